@@ -1,0 +1,202 @@
+"""What a command is: one declaration that everything else is derived from.
+
+A `CommandSpec` holds the handler and all that is known about it. Dispatch, arity errors, ACL
+categories, COMMAND, COMMAND DOCS, COMMAND GETKEYS, per-command statistics, the reference page
+and the generated tests read it; nothing about a command is written anywhere else.
+
+Two kinds of command, told apart by the decorator that declares them:
+
+* `data_command`: ``handler(keyspace, request) -> Reply``. Synchronous, touches records of one
+  store only, so it may run inside MULTI and scripts, and again when a commit has failed.
+* `session_command`: ``handler(session, request) -> Reply``. Needs the connection or the server.
+
+``request`` is a list of byte strings; ``request[0]`` is the name as the client wrote it. A handler
+decides first and mutates last: one that raises `ErrorReply` has written nothing.
+
+A subcommand is declared under its full name, ``"CONFIG|GET"``; its container (``"CONFIG"``) is
+declared by `container`. Arity counts the name (and the subcommand's name); negative means
+"at least". Source: Redis 7.2 `COMMAND` documentation for flags, arity, key specs and categories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Flag as EnumFlag
+from enum import auto
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import attrs
+
+from protocol.replies import Reply
+
+if TYPE_CHECKING:
+    from kvd.session import Session
+    from storage.store import Keyspace
+
+Request: TypeAlias = list[bytes]
+DataHandler: TypeAlias = "Callable[[Keyspace, Request], Reply]"
+SessionHandler: TypeAlias = "Callable[[Session, Request], Reply]"
+
+
+class Flag(EnumFlag):
+    """What dispatch has to know; the lower-case names are those of Redis's COMMAND INFO."""
+
+    NONE = 0
+    WRITE = auto()
+    READONLY = auto()
+    DENYOOM = auto()
+    ADMIN = auto()
+    PUBSUB = auto()
+    NOSCRIPT = auto()
+    BLOCKING = auto()
+    LOADING = auto()
+    STALE = auto()
+    SKIP_MONITOR = auto()
+    SKIP_SLOWLOG = auto()
+    FAST = auto()
+    NO_AUTH = auto()
+    MAY_REPLICATE = auto()
+    SENTINEL = auto()
+    ALLOW_BUSY = auto()
+    MOVABLEKEYS = auto()
+    NO_MULTI = auto()
+    NO_ASYNC_LOADING = auto()
+    NO_MANDATORY_KEYS = auto()
+    # Ours: constant time and no look at the session, so a pipeline's run of it is timed as one.
+    PLAIN = auto()
+
+
+@attrs.frozen
+class KeyRange:
+    """Where the keys stand: `first` .. `last` in steps of `step`; a negative `last` counts from the end.
+
+    `access` is what the command does to them, in the words of Redis's key specs: one of
+    ``RO RW OW RM`` and any of ``access update insert delete not_key``.
+    """
+
+    first: int = 1
+    last: int = 0  # 0 means: only `first`
+    step: int = 1
+    access: tuple[str, ...] = ("RO", "access")
+
+
+@attrs.frozen
+class KeyCount:
+    """Keys whose number is an argument: request[count_index] tells how many follow at `first`."""
+
+    count_index: int
+    first: int
+    access: tuple[str, ...] = ("RW", "access", "update")
+
+
+@attrs.frozen
+class Arg:
+    """One argument of the command's grammar, as COMMAND DOCS describes it.
+
+    `kind` is one of ``key string integer double unix-time pattern pure-token oneof block``.
+    """
+
+    name: str
+    kind: str = "string"
+    token: str | None = None
+    optional: bool = False
+    multiple: bool = False
+    multiple_token: bool = False
+    arguments: tuple[Arg, ...] = ()
+    since: str | None = None
+
+
+class CommandStats:
+    """What happened to one command since the start or CONFIG RESETSTAT. Times in nanoseconds."""
+
+    __slots__ = ("calls", "failed", "histogram", "nanoseconds", "rejected")
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.calls = 0
+        self.nanoseconds = 0
+        self.rejected = 0
+        self.failed = 0
+        # Bucket i counts the calls that took less than 2**i nanoseconds (LATENCY HISTOGRAM).
+        self.histogram = [0] * 48
+
+
+@attrs.define(eq=False)
+class CommandSpec:
+    """One command: its handler, and everything that is derived from its declaration."""
+
+    name: str  # upper case; "CONFIG|GET" for a subcommand
+    arity: int
+    summary: str
+    group: str  # string, generic, bitmap, connection, server, pubsub, transactions, scripting, kv
+    since: str
+    complexity: str
+    flags: Flag = Flag.NONE
+    keys: tuple[KeyRange | KeyCount, ...] = ()
+    find_keys: Callable[[Request], Sequence[bytes]] | None = None  # where positions depend on options
+    channels: Callable[[Request], Sequence[tuple[bytes, bool]]] | None = None  # (channel, is_pattern)
+    categories: frozenset[str] = frozenset()  # beyond those that flags and group give
+    arguments: tuple[Arg, ...] = ()
+    history: tuple[tuple[str, str], ...] = ()
+    replaced_by: str | None = None
+    deprecated_since: str | None = None
+    tips: tuple[str, ...] = ()
+    data_handler: DataHandler | None = None
+    session_handler: SessionHandler | None = None
+    subcommands: dict[bytes, CommandSpec] = attrs.field(factory=dict)
+    stats: CommandStats = attrs.field(factory=CommandStats)
+
+    @property
+    def is_write(self) -> bool:
+        return Flag.WRITE in self.flags
+
+    def accepts(self, count: int) -> bool:
+        """Tell whether a request of `count` arguments, the name included, has the right length."""
+        return count == self.arity if self.arity >= 0 else count >= -self.arity
+
+    def key_arguments(self, request: Request) -> Sequence[bytes]:
+        """Return the keys that `request` names. The request must have passed `accepts`."""
+        if self.find_keys is not None:
+            return self.find_keys(request)
+        found: list[bytes] = []
+        for part in self.keys:
+            found.extend(_keys_of(part, request))
+        return found
+
+
+def _keys_of(part: KeyRange | KeyCount, request: Request) -> list[bytes]:
+    if isinstance(part, KeyCount):
+        try:
+            count = int(request[part.count_index])
+        except (ValueError, IndexError):
+            return []
+        return request[part.first : part.first + max(count, 0)]
+    if part.last == 0:
+        return request[part.first : part.first + 1]
+    last = part.last if part.last > 0 else len(request) + part.last
+    return request[part.first : last + 1 : part.step]
+
+
+def data_command(name: str, **declaration: Any) -> Callable[[DataHandler], CommandSpec]:
+    """Declare a data command; the decorated name becomes its `CommandSpec`."""
+
+    def declare(handler: DataHandler) -> CommandSpec:
+        return CommandSpec(name=name, data_handler=handler, **declaration)
+
+    return declare
+
+
+def session_command(name: str, **declaration: Any) -> Callable[[SessionHandler], CommandSpec]:
+    """Declare a session command; the decorated name becomes its `CommandSpec`."""
+
+    def declare(handler: SessionHandler) -> CommandSpec:
+        return CommandSpec(name=name, session_handler=handler, **declaration)
+
+    return declare
+
+
+def container(name: str, **declaration: Any) -> CommandSpec:
+    """Declare a command that only holds subcommands (``CONFIG``, ``CLIENT`` ...)."""
+    return CommandSpec(name=name, **declaration)
