@@ -64,6 +64,8 @@ class Flag(EnumFlag):
     NO_MANDATORY_KEYS = auto()
     # Ours: constant time and no look at the session, so a pipeline's run of it is timed as one.
     PLAIN = auto()
+    # Ours: a session command that may write records (EXEC, EVAL), so its reply stands on the commit.
+    MAY_WRITE = auto()
 
 
 @attrs.frozen
@@ -147,6 +149,10 @@ class CommandSpec:
     session_handler: SessionHandler | None = None
     subcommands: dict[bytes, CommandSpec] = attrs.field(factory=dict)
     stats: CommandStats = attrs.field(factory=CommandStats)
+
+    def copy(self) -> CommandSpec:
+        """Return a spec with statistics and subcommands of its own."""
+        return attrs.evolve(self, stats=CommandStats(), subcommands={})
 
     @property
     def is_write(self) -> bool:

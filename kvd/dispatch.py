@@ -1,0 +1,237 @@
+"""From a request to its reply: the ordered refusals, the queue of MULTI, the call, the accounts.
+
+`CHECKS` is the whole policy, in the order in which Redis 7.2 asks (server.c, processCommand): what a
+client is told first when several things are wrong is part of the protocol. Each check is a function
+``(session, spec, request) -> ErrorReply | None``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from kvd.commands.spec import CommandSpec, Flag, Request
+from kvd.commands.table import wrong_arity
+from protocol.replies import NO_REPLY, QUEUED, ErrorReply, Reply
+from storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from kvd.session import Session
+
+log = structlog.get_logger()
+
+# A transaction's queue may hold as much as a client may have in its input buffer.
+QUEUED_BYTES_MAX = 1 << 30
+
+_PUBSUB_CONTEXT: Final = frozenset(
+    "SUBSCRIBE UNSUBSCRIBE PSUBSCRIBE PUNSUBSCRIBE SSUBSCRIBE SUNSUBSCRIBE PING QUIT RESET".split()
+)
+_UNQUEUED: Final = frozenset("EXEC DISCARD MULTI WATCH QUIT RESET".split())
+
+
+def execute(session: Session, request: Request) -> Reply:
+    """Run one request in full and return its reply; an error is returned, not raised."""
+    server = session.server
+    session.active_at = server.store.now_ms / 1000
+    try:
+        spec = server.table.find(request)
+    except ErrorReply as error:
+        _refuse_transaction(session)
+        server.stats.count_error(error.text)
+        return error
+    session.last_command = spec.name
+    for check in CHECKS:
+        error = check(session, spec, request)
+        if error is not None:
+            spec.stats.rejected += 1
+            _refuse_transaction(session)
+            server.stats.count_error(error.text)
+            return error
+    if session.transaction is not None and spec.name not in _UNQUEUED:
+        return _queue(session, spec, request)
+    if _must_wait(session, spec):
+        return _wait_for_pause(session, request)
+    return call(session, spec, request)
+
+
+def call(session: Session, spec: CommandSpec, request: Request) -> Reply:
+    """Run a request that passed the checks (from a client, EXEC or a script) and keep the accounts."""
+    server = session.server
+    if server.monitors and Flag.SKIP_MONITOR not in spec.flags:
+        server.slowlog.feed_monitors(session, request)
+    started = time.perf_counter_ns()
+    reply: Reply
+    try:
+        if spec.data_handler is not None:
+            reply = spec.data_handler(session.keyspace, request)
+        elif spec.session_handler is not None:
+            reply = spec.session_handler(session, request)
+        else:
+            reply = ErrorReply(wrong_arity(spec))
+    except (ErrorReply, StorageError) as error:
+        reply = refusal(session, spec, error)
+    except Exception:
+        # A bug of ours ends this request, not the daemon. What it may have written half-way stays
+        # inside the tick's one batch, so the whole tick is given up.
+        log.exception("command failed unexpectedly", command=spec.name, session_id=session.id)
+        server.stats.unexpected_errors += 1
+        server.store.poison(f"{spec.name} failed unexpectedly")
+        reply = refusal(session, spec, ErrorReply("ERR internal error; the server's log has the details"))
+    _settle(session, spec, 1, time.perf_counter_ns() - started, request)
+    if session.tracking is not None and Flag.READONLY in spec.flags:
+        server.tracking.remember(session, spec, request)
+    return reply
+
+
+def account(session: Session, spec: CommandSpec, calls: int, started: int) -> None:
+    """Book a run of plain calls that began at `started` (perf_counter_ns)."""
+    stats = spec.stats
+    elapsed = time.perf_counter_ns() - started
+    stats.calls += calls
+    stats.nanoseconds += elapsed
+    average = elapsed // calls
+    stats.histogram[average.bit_length()] += calls
+    if average >= session.server.slowlog.threshold_ns:
+        session.server.slowlog.add(session, [spec.name.encode()], average)
+
+
+def _settle(session: Session, spec: CommandSpec, calls: int, elapsed: int, request: Request) -> None:
+    stats = spec.stats
+    stats.calls += calls
+    stats.nanoseconds += elapsed
+    stats.histogram[elapsed.bit_length()] += calls
+    server = session.server
+    if elapsed >= server.slowlog.threshold_ns and Flag.SKIP_SLOWLOG not in spec.flags:
+        server.slowlog.add(session, request, elapsed)
+    if elapsed >= server.latency.threshold_ns:
+        server.latency.record("fast-command" if Flag.FAST in spec.flags else "command", elapsed)
+
+
+def refusal(session: Session, spec: CommandSpec, error: ErrorReply | StorageError) -> ErrorReply:
+    """Count an error that a handler raised, and return it as a reply."""
+    spec.stats.failed += 1
+    reply = error if isinstance(error, ErrorReply) else storage_refusal(error)
+    session.server.stats.count_error(reply.text)
+    return reply
+
+
+def storage_refusal(error: StorageError) -> ErrorReply:
+    """Return what a client is told when the store cannot do what it asked."""
+    return ErrorReply(f"{error.reply_code} {error}")
+
+
+def stands_on_commit(session: Session, request: Request, encoded: bytes) -> bool:
+    """Tell whether a reply given this tick may say something about data that did not get to disk."""
+    if encoded.startswith((b"+QUEUED", b"-")):
+        return False
+    try:
+        spec = session.server.table.find(request)
+    except ErrorReply:
+        return False
+    return spec.data_handler is not None or Flag.MAY_WRITE in spec.flags
+
+
+# --- the ordered checks
+
+
+def _check_arity(session: Session, spec: CommandSpec, request: Request) -> ErrorReply | None:
+    return None if spec.accepts(len(request)) else ErrorReply(wrong_arity(spec))
+
+
+def _check_authenticated(session: Session, spec: CommandSpec, request: Request) -> ErrorReply | None:
+    if session.user is not None or Flag.NO_AUTH in spec.flags:
+        return None
+    return ErrorReply("NOAUTH Authentication required.")
+
+
+def _check_transaction_may_hold(
+    session: Session, spec: CommandSpec, request: Request
+) -> ErrorReply | None:
+    if session.transaction is None or Flag.NO_MULTI not in spec.flags:
+        return None
+    return ErrorReply("ERR Command not allowed inside a transaction")
+
+
+def _check_permission(session: Session, spec: CommandSpec, request: Request) -> ErrorReply | None:
+    user = session.user
+    if user is None or user.unrestricted:
+        return None
+    return session.server.acl.check(session, spec, request)
+
+
+def _check_busy_script(session: Session, spec: CommandSpec, request: Request) -> ErrorReply | None:
+    if session.server.scripts.running is None or session.is_script or Flag.ALLOW_BUSY in spec.flags:
+        return None
+    return session.server.scripts.busy_error()
+
+
+def _check_writable(session: Session, spec: CommandSpec, request: Request) -> ErrorReply | None:
+    error = session.server.store.writable
+    if error is None or not (spec.is_write or spec.name == "EXEC" and _queued_writes(session)):
+        return None
+    return storage_refusal(error)
+
+
+def _check_subscriber(session: Session, spec: CommandSpec, request: Request) -> ErrorReply | None:
+    if session.proto != 2 or not session.subscription_count or spec.name in _PUBSUB_CONTEXT:
+        return None
+    return ErrorReply(
+        f"ERR Can't execute '{spec.name.lower()}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / "
+        "PING / QUIT / RESET are allowed in this context"
+    )
+
+
+CHECKS: Final[tuple[Callable[[Session, CommandSpec, Request], ErrorReply | None], ...]] = (
+    _check_arity,
+    _check_authenticated,
+    _check_transaction_may_hold,
+    _check_permission,
+    _check_busy_script,
+    _check_writable,
+    _check_subscriber,
+)
+
+
+def _queued_writes(session: Session) -> bool:
+    transaction = session.transaction
+    return transaction is not None and any(spec.is_write for spec, _ in transaction.queued)
+
+
+# --- MULTI's queue and CLIENT PAUSE
+
+
+def _queue(session: Session, spec: CommandSpec, request: Request) -> Reply:
+    transaction = session.transaction
+    assert transaction is not None
+    transaction.queued_bytes += sum(map(len, request))
+    if transaction.queued_bytes > QUEUED_BYTES_MAX:
+        transaction.refused = True
+        return ErrorReply("ERR the transaction's queued commands are larger than 1 GiB")
+    transaction.queued.append((spec, request))
+    return QUEUED
+
+
+def _refuse_transaction(session: Session) -> None:
+    if session.transaction is not None:
+        session.transaction.refused = True
+
+
+def _must_wait(session: Session, spec: CommandSpec) -> bool:
+    pause = session.server.pause
+    if pause is None or session.is_script:
+        return False
+    if not pause.writes_only:
+        return not (spec.name.startswith("CLIENT|") or Flag.NO_AUTH in spec.flags)
+    return spec.is_write or bool(spec.flags & (Flag.MAY_WRITE | Flag.MAY_REPLICATE))
+
+
+def _wait_for_pause(session: Session, request: Request) -> Reply:
+    pause = session.server.pause
+    assert pause is not None
+    session.backlog.appendleft(request)
+    session.suspend()
+    pause.waiting.append(session)
+    return NO_REPLY

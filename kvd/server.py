@@ -1,0 +1,92 @@
+"""What commands may reach beyond their own session: the parts of one running daemon.
+
+`Server` holds the parts and nothing else; it is put together in `kvd.daemon` and lives as long as
+the process. Everything runs in one thread, between or inside the hub's ticks, so nothing here
+needs a lock.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from kvd.acl import Acl
+from kvd.commands.table import CommandTable
+from kvd.cursors import CursorTable
+from kvd.latency import LatencyMonitor
+from kvd.pubsub import PubSub
+from kvd.scripting.engine import ScriptEngine
+from kvd.slowlog import Slowlog
+from kvd.stats import ServerStats
+from kvd.tracking import Tracking
+
+if TYPE_CHECKING:
+    from kvd.hub import Hub
+    from kvd.session import Session
+    from kvd.settings import Settings
+    from storage.store import Store
+
+log = structlog.get_logger()
+
+
+class Server:
+    """The daemon's parts, reachable from every session as `session.server`."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.settings = settings
+        self.store = store
+        self.run_id = secrets.token_hex(20)
+        self.started_at = time.time()
+        self.stats = ServerStats()
+        self.table = CommandTable.standard()
+        self.acl = Acl(settings, self.table)
+        self.sessions: dict[int, Session] = {}
+        self.monitors: set[Session] = set()
+        self.pubsub = PubSub(self)
+        self.tracking = Tracking(self)
+        self.slowlog = Slowlog(self)
+        self.latency = LatencyMonitor(self)
+        self.scripts = ScriptEngine(self)
+        self.cursors = CursorTable()
+        self.pause: Pause | None = None
+        self.hub: Hub | None = None  # set while the daemon runs; a test drives sessions without one
+        self.spawn: Callable[..., None] = _nowhere_to_run  # start a Trio task that ends with the daemon
+        self.stop: Callable[[], None] = _nowhere_to_run  # begin the orderly shutdown
+        self._last_session_id = 0
+        self.refresh_plain()
+
+    def next_session_id(self) -> int:
+        self._last_session_id += 1
+        return self._last_session_id
+
+    def refresh_plain(self) -> None:
+        """Choose again which commands a session may run on its fast path.
+
+        To be called whenever something begins or ends that every command has to be checked
+        against: a monitor, a pause, a busy script, a store that refuses writes.
+        """
+        watched = bool(self.monitors) or self.pause is not None or self.scripts.running is not None
+        writes = not watched and self.store.writable is None
+        self.table.allow_plain(reads=not watched, writes=writes)
+
+
+class Pause:
+    """CLIENT PAUSE: until when, and whether only writes wait."""
+
+    __slots__ = ("until_ms", "waiting", "writes_only")
+
+    def __init__(self, until_ms: int, *, writes_only: bool) -> None:
+        self.until_ms = until_ms
+        self.writes_only = writes_only
+        self.waiting: list[Session] = []
+
+
+def _nowhere_to_run(*args: Any) -> None:
+    raise RuntimeError("the server has no running hub")
+
+
+TaskFunction = Callable[..., Awaitable[None]]

@@ -1,0 +1,345 @@
+"""One RESP client: bytes in, replies out, no socket and no await.
+
+The hub, a TLS connection's task, a unix socket and a test all drive the same object:
+
+    session.receive(data)      parse, run every complete request, gather the replies in `out`
+    ... one commit of the store ...
+    session.take_output()      what may now be sent
+
+Three things can hold requests back, which then wait in order in `backlog`: the session is
+*suspended* (a command whose answer comes later), it is *throttled* (this tick's replies are large
+enough for now), or it is closing. `resume` and `run_backlog` go on from there.
+
+Plain commands (constant-time data commands in a session without special state) run in the loop of
+`run`, everything else goes through `kvd.dispatch`. The loop is the daemon's hottest code: local
+names, no calls that it can do without; `make bench` has its figures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from kvd import dispatch
+from kvd.commands.spec import CommandSpec, Request
+from protocol.encode import encoder
+from protocol.replies import NO_REPLY, OK, ErrorReply, Push, Reply
+from protocol.requests import RequestReader
+from storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from kvd.acl import User
+    from kvd.commands.table import PlainEntry
+    from kvd.server import Server
+    from kvd.tracking import TrackingState
+    from storage.store import Keyspace
+
+# Replies of one session in one tick, in bytes, after which its further requests wait for the next.
+# One MiB fills a socket's send buffer several times over, and ten thousand clients cannot take
+# more than ten GiB together even if each asks for its largest values at once.
+TICK_OUTPUT_BYTES_MAX = 1 << 20
+# Replies smaller than this are not counted: the input that asks for them is bounded already.
+_COUNTED_REPLY_BYTES = 1024
+
+_OK_BYTES = b"+OK\r\n"
+_NOTHING_PLAIN: dict[bytes, PlainEntry] = {}
+
+
+@attrs.define
+class Transaction:
+    """What MULTI has queued. `refused` is set by the first request that could not be queued."""
+
+    queued: list[tuple[CommandSpec, Request]] = attrs.field(factory=list)
+    refused: bool = False
+    queued_bytes: int = 0
+
+
+@attrs.frozen
+class Endpoint:
+    """Where a connection comes from and arrives: ``ip:port``, or a socket's path with ``:0``."""
+
+    address: str
+    local_address: str
+    is_unix: bool = False
+    is_tls: bool = False
+
+
+class Session:
+    """The state of one client. Public attributes are read and written by session commands."""
+
+    def __init__(self, server: Server, endpoint: Endpoint) -> None:
+        self.server = server
+        self.endpoint = endpoint
+        self.id = server.next_session_id()
+        self.name = b""
+        self.library_name = b""
+        self.library_version = b""
+        self.connected_at = time.time()
+        self.active_at = self.connected_at
+        self.last_command = "NULL"
+        self.no_evict = False
+        self.no_touch = False
+
+        self.keyspace: Keyspace = server.store.keyspace(0)
+        self.user: User | None = None
+        self.proto = 2
+        self.encode = encoder(2)
+        self.reply_mode = "on"  # on, off, skip (the next reply), skipping
+        self.transaction: Transaction | None = None
+        self.watched: dict[tuple[Keyspace, bytes], bytes | None] = {}
+        self.channels: set[bytes] = set()
+        self.patterns: set[bytes] = set()
+        self.shard_channels: set[bytes] = set()
+        self.tracking: TrackingState | None = None
+        self.is_script = False  # a script's own session: replies are values, not bytes
+
+        self.out: list[bytes] = []  # one element a request run this tick, and one a push
+        self.executed: list[Request] = []  # the requests of those elements, until the commit
+        self.push_positions: list[int] = []  # which elements of `out` are pushes
+        self.backlog: deque[Request] = deque()
+        self.suspended = False
+        self.on_unblock: Any = None  # how CLIENT UNBLOCK ends the suspension, if it may
+        self.throttled = False
+        self.closing = False  # close once `out` is sent; nothing more is run
+        self.close_reason: str | None = None
+        self.on_output: Any = _ignore  # tells the driver that `out` got something between its calls
+        self._out_bytes = 0
+        self._reader = RequestReader()
+        self.plain = _NOTHING_PLAIN
+        self._begin_authentication()
+
+    # --- state
+
+    def _begin_authentication(self) -> None:
+        user = self.server.acl.user_without_password()
+        self.become(user)
+
+    def become(self, user: User | None) -> None:
+        """Act as `user` from now on; None is nobody: only AUTH, HELLO, QUIT and RESET are allowed."""
+        self.user = user
+        self._reader.authenticated = user is not None
+        self.refresh()
+
+    def use_protocol(self, proto: int) -> None:
+        """Encode all that follows as RESP2 or RESP3."""
+        self.proto = proto
+        self.encode = encoder(proto)
+        self.refresh()
+
+    @property
+    def subscription_count(self) -> int:
+        return len(self.channels) + len(self.patterns) + len(self.shard_channels)
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes of input that are not yet a whole request."""
+        return self._reader.pending_bytes
+
+    def refresh(self) -> None:
+        """Decide anew whether plain commands may skip the dispatcher. Call after any change of state."""
+        special = (
+            self.user is None
+            or not self.user.unrestricted
+            or self.transaction is not None
+            or self.tracking is not None
+            or self.reply_mode != "on"
+            or (self.proto == 2 and self.subscription_count > 0)
+        )
+        self.plain = _NOTHING_PLAIN if special else self.server.table.plain
+
+    # --- input
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes from the client and run what is complete. Never raises for what the client sent."""
+        requests = self._reader.feed(data)
+        if self.suspended or self.backlog or self.closing:
+            if not self.closing:
+                self.backlog.extend(requests)
+        elif requests:
+            self.run(requests)
+        if self._reader.error is not None:
+            self._end_after_protocol_error()
+
+    def _end_after_protocol_error(self) -> None:
+        if self.closing or self.suspended or self.backlog:
+            return  # its turn comes after what was complete before it
+        assert self._reader.error is not None
+        self.server.stats.count_error("ERR")
+        self.push_encoded(self.encode(ErrorReply(f"ERR {self._reader.error.text}")))
+        self.close_after_reply("protocol error: " + self._reader.error.text)
+
+    def run(self, requests: list[Request]) -> None:
+        """Run requests in order until they end or the session is held back."""
+        append = self.out.append
+        plain = self.plain
+        keyspace = self.keyspace
+        current: PlainEntry | None = None
+        calls = 0
+        started = 0
+        index = 0
+        for request in requests:
+            entry = plain.get(request[0])
+            if entry is None or not entry[1] <= len(request) <= entry[2]:
+                if current is not None:
+                    dispatch.account(self, current[3], calls, started)
+                    current = None
+                self._run_general(request)
+                index += 1
+                if self.suspended or self.throttled or self.closing:
+                    break
+                plain = self.plain
+                keyspace = self.keyspace
+                continue
+            # A run of the same plain command is timed as one: two clock readings a run, not a request.
+            if entry is not current:
+                if current is not None:
+                    dispatch.account(self, current[3], calls, started)
+                current = entry
+                calls = 0
+                started = time.perf_counter_ns()
+            calls += 1
+            index += 1
+            try:
+                reply = entry[0](keyspace, request)
+            except (ErrorReply, StorageError) as error:
+                append(self.encode(dispatch.refusal(self, entry[3], error)))
+                continue
+            if reply.__class__ is bytes:
+                append(b"$%d\r\n%b\r\n" % (len(reply), reply))
+                if len(reply) > _COUNTED_REPLY_BYTES:
+                    self._out_bytes += len(reply)
+                    if self._out_bytes > TICK_OUTPUT_BYTES_MAX:
+                        self.throttled = True
+                        break
+            elif reply is OK:
+                append(_OK_BYTES)
+            else:
+                append(self.encode(reply))
+        if current is not None:
+            dispatch.account(self, current[3], calls, started)
+            self.last_command = current[3].name
+        if index == len(requests):
+            self.executed += requests
+        else:
+            self.executed += requests[:index]
+            if not self.closing:
+                self.backlog.extend(requests[index:])
+
+    def _run_general(self, request: Request) -> None:
+        reply = dispatch.execute(self, request)
+        if self.reply_mode != "on":
+            reply = self._silenced(reply)
+        self._append_reply(reply)
+
+    def _append_reply(self, reply: Reply) -> None:
+        if reply is NO_REPLY:
+            self.out.append(b"")
+            return
+        encoded = self.encode(reply)
+        self.out.append(encoded)
+        self._out_bytes += len(encoded)
+        if self._out_bytes > TICK_OUTPUT_BYTES_MAX:
+            self.throttled = True
+
+    def _silenced(self, reply: Reply) -> Reply:
+        """Apply CLIENT REPLY: SKIP drops the reply of the one command after it, OFF all of them."""
+        if self.reply_mode == "skip":
+            self.reply_mode = "skipping"
+            return reply
+        if self.reply_mode == "skipping":
+            self.reply_mode = "on"
+            self.refresh()
+        return NO_REPLY
+
+    def run_backlog(self) -> None:
+        """Go on with requests that were held back, after the output of the last tick was sent."""
+        if self.suspended or self.closing:
+            return
+        if self.backlog:
+            requests = list(self.backlog)
+            self.backlog.clear()
+            self.run(requests)
+        if self._reader.error is not None:
+            self._end_after_protocol_error()
+
+    # --- suspension
+
+    def suspend(self, on_unblock: Any = None) -> None:
+        """Hold all further requests until `resume`. The command then returns NO_REPLY.
+
+        `on_unblock(error: bool)` is called by CLIENT UNBLOCK; without it the client cannot be unblocked.
+        """
+        self.suspended = True
+        self.on_unblock = on_unblock
+
+    def resume(self, reply: Reply) -> None:
+        """Answer the command that suspended the session, and let its driver run the backlog."""
+        if not self.suspended:
+            return  # the client has gone meanwhile
+        self.suspended = False
+        self.on_unblock = None
+        if self.reply_mode != "on":
+            reply = self._silenced(reply)
+        if reply is not NO_REPLY:
+            self.push_encoded(self.encode(reply))
+        self.on_output(self)
+
+    # --- output
+
+    def push(self, message: Push) -> None:
+        """Queue an out-of-band message; it goes out with the next tick's replies."""
+        self.push_encoded(self.encode(message))
+        self.on_output(self)
+
+    def push_encoded(self, encoded: bytes) -> None:
+        self.push_positions.append(len(self.out))
+        self.out.append(encoded)
+
+    def take_output(self) -> bytes:
+        """Return the bytes gathered since the last call. Only after the commit they depend on."""
+        out = self.out
+        if len(out) == 1:
+            data = out[0]
+        else:
+            data = b"".join(out)
+        out.clear()
+        self.executed.clear()
+        self.push_positions.clear()
+        self._out_bytes = 0
+        self.throttled = False
+        return data
+
+    def refuse_uncommitted(self, error: ErrorReply) -> None:
+        """Replace the replies that stood on a commit which failed."""
+        pushes = set(self.push_positions)
+        replies = (i for i in range(len(self.out)) if i not in pushes)
+        encoded = self.encode(error)
+        for position, request in zip(replies, self.executed, strict=False):
+            if dispatch.stands_on_commit(self, request, self.out[position]):
+                self.out[position] = encoded
+
+    def close_after_reply(self, reason: str | None = None) -> None:
+        """Run nothing more, and close the connection once what is queued has been sent."""
+        self.closing = True
+        self.close_reason = self.close_reason or reason
+        self.backlog.clear()
+        self.on_output(self)
+
+    def end(self) -> None:
+        """Forget the session everywhere; the connection is gone."""
+        self.closing = True
+        self.suspended = False
+        self.backlog.clear()
+        self.server.pubsub.forget(self)
+        self.server.tracking.forget(self)
+        if self in self.server.monitors:
+            self.server.monitors.discard(self)
+            self.server.refresh_plain()
+        self.server.sessions.pop(self.id, None)
+
+
+def _ignore(session: Session) -> None:
+    """Stand in for a driver that looks at `out` by itself."""
