@@ -1,0 +1,13 @@
+"""The explicit list of the modules that declare commands."""
+
+from __future__ import annotations
+
+from kvd.commands.spec import CommandSpec
+
+MODULES = ()
+
+
+def all_commands() -> list[CommandSpec]:
+    """Return every declared command; containers come before their subcommands."""
+    found = [spec for module in MODULES for spec in module.COMMANDS]
+    return sorted(found, key=lambda spec: "|" in spec.name)
