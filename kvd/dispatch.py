@@ -35,7 +35,6 @@ _UNQUEUED: Final = frozenset("EXEC DISCARD MULTI WATCH QUIT RESET".split())
 def execute(session: Session, request: Request) -> Reply:
     """Run one request in full and return its reply; an error is returned, not raised."""
     server = session.server
-    session.active_at = server.store.now_ms / 1000
     try:
         spec = server.table.find(request)
     except ErrorReply as error:

@@ -18,6 +18,7 @@ from kvd.acl import Acl
 from kvd.commands.table import CommandTable
 from kvd.cursors import CursorTable
 from kvd.latency import LatencyMonitor
+from kvd.notify import Notifications
 from kvd.pubsub import PubSub
 from kvd.scripting.engine import ScriptEngine
 from kvd.slowlog import Slowlog
@@ -48,6 +49,7 @@ class Server:
         self.monitors: set[Session] = set()
         self.pubsub = PubSub(self)
         self.tracking = Tracking(self)
+        self.notifications = Notifications(self)
         self.slowlog = Slowlog(self)
         self.latency = LatencyMonitor(self)
         self.scripts = ScriptEngine(self)

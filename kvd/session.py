@@ -77,8 +77,8 @@ class Session:
         self.name = b""
         self.library_name = b""
         self.library_version = b""
-        self.connected_at = time.time()
-        self.active_at = self.connected_at
+        self.connected_at_ms = time.time_ns() // 1_000_000
+        self.active_at_ms = self.connected_at_ms
         self.last_command = "NULL"
         self.no_evict = False
         self.no_touch = False
@@ -154,6 +154,7 @@ class Session:
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the client and run what is complete. Never raises for what the client sent."""
+        self.active_at_ms = self.server.store.now_ms
         requests = self._reader.feed(data)
         if self.suspended or self.backlog or self.closing:
             if not self.closing:

@@ -1,0 +1,264 @@
+"""One client's transport as the hub sees it: where its output goes and what it has not taken yet.
+
+`SocketConnection` is a plain non-blocking socket in the hub's selector; `StreamConnection` (TLS) is
+driven by a Trio task of its own and only meets the hub in the tick. Both keep the same accounts of
+unsent output, and the same two bounds apply:
+
+* back-pressure: above `PAUSE_BYTES` unsent nothing more is read from the client until it has taken some;
+* the output limit of its class (normal or pubsub, as Redis's client-output-buffer-limit): beyond it
+  the connection is closed. A paused client that takes nothing for `STALLED_SECONDS` is closed as well.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from kvd.poller import READ, WRITE
+
+if TYPE_CHECKING:
+    from kvd.hub import Hub
+    from kvd.session import Session
+
+# A client may send this much more than it reads before it is paused. Naive clients write a whole
+# pipeline before they read the first reply, so it is generous: a million replies of 32 bytes.
+PAUSE_BYTES: Final = 32 << 20
+# When all clients together have this much unsent, each is paused at `CROWDED_PAUSE_BYTES`.
+CROWDED_BYTES: Final = 512 << 20
+CROWDED_PAUSE_BYTES: Final = 64 << 10
+STALLED_SECONDS: Final = 60.0
+# What is handed to the kernel at once; more than any socket buffer takes.
+_SEND_BYTES: Final = 1 << 20
+
+
+class Connection:
+    """What both kinds have in common. `marked` means that the hub will flush it in this tick."""
+
+    def __init__(self, hub: Hub, session: Session) -> None:
+        self.hub = hub
+        self.session = session
+        self.unsent: deque[memoryview] = deque()
+        self.unsent_bytes = 0
+        self.marked = False
+        self.closed = False
+        self._soft_since: float | None = None
+        self._progress_at = 0.0
+        session.on_output = self.mark
+
+    def mark(self, session: Session | None = None) -> None:
+        """Have the hub look at this connection in this tick, or the next one."""
+        if not self.marked and not self.closed:
+            self.marked = True
+            self.hub.mark(self)
+
+    @property
+    def paused(self) -> bool:
+        """Tell whether the client has to read before more is read from it."""
+        crowded = self.hub.unsent_bytes > CROWDED_BYTES
+        return self.unsent_bytes > (CROWDED_PAUSE_BYTES if crowded else PAUSE_BYTES)
+
+    def flush(self) -> None:
+        """Send, or queue, what the session has gathered. After the commit only."""
+        raise NotImplementedError
+
+    def close(self, reason: str) -> None:
+        """Close the transport now and end the session. Idempotent."""
+        raise NotImplementedError
+
+    def _queue(self, data: memoryview) -> None:
+        if not self.unsent:
+            self._progress_at = trio.current_time()
+        self.unsent.append(data)
+        self.unsent_bytes += len(data)
+        self.hub.unsent_bytes += len(data)
+
+    def _taken(self, count: int) -> None:
+        """Drop `count` bytes from the front of the unsent output."""
+        self.unsent_bytes -= count
+        self.hub.unsent_bytes -= count
+        self._progress_at = trio.current_time()
+        while count:
+            first = self.unsent[0]
+            if len(first) > count:
+                self.unsent[0] = first[count:]
+                return
+            count -= len(first)
+            self.unsent.popleft()
+
+    def check_limits(self, now: float) -> str | None:
+        """Return why the connection must be closed for not reading, or None. `now` is Trio's clock."""
+        hard_bytes, soft_bytes, soft_seconds = self._limit()
+        size = self.unsent_bytes
+        if hard_bytes and size > hard_bytes:
+            return "output limit"
+        if self.paused and now - self._progress_at > STALLED_SECONDS:
+            return "stalled"
+        if not soft_bytes or size <= soft_bytes:
+            self._soft_since = None
+            return None
+        if self._soft_since is None:
+            self._soft_since = now
+        return "output limit" if now - self._soft_since > soft_seconds else None
+
+    def _limit(self) -> tuple[int, int, int]:
+        """Return hard bytes, soft bytes and soft seconds; 0 is no limit."""
+        clients = self.hub.server.settings.clients
+        session = self.session
+        if session.subscription_count or session in self.hub.server.monitors:
+            return (
+                clients.output_pubsub_hard_bytes,
+                clients.output_pubsub_soft_bytes,
+                clients.output_pubsub_soft_seconds,
+            )
+        return (
+            clients.output_normal_hard_bytes,
+            clients.output_normal_soft_bytes,
+            clients.output_normal_soft_seconds,
+        )
+
+    def _end(self, reason: str) -> None:
+        self.closed = True
+        self.hub.unsent_bytes -= self.unsent_bytes
+        self.unsent_bytes = 0
+        self.unsent.clear()
+        self.session.on_output = _ignore
+        self.session.end()
+        self.hub.forget(self, reason)
+
+
+class SocketConnection(Connection):
+    """A plain TCP or unix socket, registered in the hub's selector."""
+
+    def __init__(self, hub: Hub, session: Session, sock: socket.socket) -> None:
+        super().__init__(hub, session)
+        self.socket = sock
+        self.fd = sock.fileno()
+        self.recv = sock.recv
+        self._send = sock.send
+        self._mask = READ
+
+    def flush(self) -> None:
+        self.marked = False
+        data = self.session.take_output()
+        if self.unsent:
+            if data:
+                self._queue(memoryview(data))
+        elif data:
+            try:
+                sent = self._send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.close("connection lost")
+                return
+            if sent != len(data):
+                self._queue(memoryview(data)[sent:])
+        self._after_output()
+
+    def send_more(self) -> None:
+        """Send unsent output as far as the kernel takes it."""
+        try:
+            while self.unsent:
+                chunk = self.unsent[0][:_SEND_BYTES]
+                sent = self._send(chunk)
+                self._taken(sent)
+                if sent < len(chunk):
+                    break
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close("connection lost")
+            return
+        self._after_output()
+
+    def _after_output(self) -> None:
+        session = self.session
+        if session.closing and not self.unsent and not session.out:
+            self.close(session.close_reason or "closed")
+            return
+        if self.unsent or self._mask != READ:
+            wanted = (WRITE if self.unsent else 0) | (0 if self.paused else READ)
+            if wanted != self._mask:
+                self._mask = wanted
+                self.hub.poller.modify(self.fd, wanted)
+        if session.backlog and not session.suspended and not self.paused:
+            self.hub.run_backlog_later(self)
+
+    def close(self, reason: str) -> None:
+        if self.closed:
+            return
+        self.hub.poller.unregister(self.fd)
+        self.hub.sockets.pop(self.fd, None)
+        self.socket.close()
+        self._end(reason)
+
+
+class StreamConnection(Connection):
+    """A TLS stream: one task reads and hands over, one sends what the hub flushed."""
+
+    def __init__(self, hub: Hub, session: Session, stream: trio.abc.Stream) -> None:
+        super().__init__(hub, session)
+        self._stream = stream
+        self._changed = trio.Event()
+        self._scope = trio.CancelScope()
+
+    async def run(self) -> None:
+        """Serve the client until either side closes. The stream is closed on return."""
+        reason = "client closed"
+        try:
+            async with self._stream, trio.open_nursery() as nursery:
+                self._scope = nursery.cancel_scope
+                nursery.start_soon(self._send_all)
+                await self._receive_all()
+                nursery.cancel_scope.cancel()
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
+            reason = "connection lost"
+        finally:
+            if not self.closed:
+                self._end(self.session.close_reason or reason)
+
+    async def _receive_all(self) -> None:
+        while not self.session.closing:
+            data = await self._stream.receive_some(self.hub.receive_bytes)
+            if not data:
+                return
+            self.hub.deliver(self, bytes(data))
+            while self.paused and not self.closed:
+                await self._changed.wait()
+        await trio.sleep_forever()  # the sender ends the connection once all is sent
+
+    async def _send_all(self) -> None:
+        while True:
+            while self.unsent:
+                chunk = self.unsent[0][:_SEND_BYTES]
+                await self._stream.send_all(chunk)
+                self._taken(len(chunk))
+            session = self.session
+            if session.closing and not session.out:
+                self._scope.cancel()
+                return
+            if session.backlog and not session.suspended:
+                self.hub.run_backlog_later(self)
+            changed, self._changed = self._changed, trio.Event()
+            changed.set()
+            await self._changed.wait()
+
+    def flush(self) -> None:
+        self.marked = False
+        data = self.session.take_output()
+        if data:
+            self._queue(memoryview(data))
+        self._changed.set()
+
+    def close(self, reason: str) -> None:
+        if self.closed:
+            return
+        self._end(reason)
+        self._scope.cancel()
+
+
+def _ignore(session: Session) -> None:
+    """Take the place of `mark` once the connection is closed."""

@@ -1,0 +1,324 @@
+"""The hub: one Trio task that owns the selector and every plain client socket.
+
+When it wakes it handles every ready socket in one synchronous pass, a *tick*:
+
+    receive -> sessions run their commands -> one storage commit -> events -> send
+
+then lets every other Trio task have its turn. No reply leaves before the commit it depends on; a
+commit that fails takes its tick's replies with it (`Session.refuse_uncommitted`). TLS connections
+have tasks of their own and put what they received into the same tick.
+
+Deliberately not here: what a command means (`kvd.dispatch`), how bytes are framed (`protocol`).
+
+Why one task and not one a connection: measured on one machine with redis-benchmark, 50 clients, a
+task a connection served 50,000 GETs a second, the hub 82,000, redis-server 91,000.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from kvd.connection import Connection, SocketConnection, StreamConnection
+from kvd.dispatch import storage_refusal
+from kvd.poller import READ, WRITE, Poller
+from kvd.session import Session
+from storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from kvd.listeners import PlainListener
+    from kvd.server import Server
+
+log = structlog.get_logger()
+
+# What is read from one socket in one tick: several pipelines' worth, small enough to be fair.
+RECEIVE_BYTES: Final = 64 << 10
+# A tick that has run this long commits and answers before it goes on with other sockets.
+TICK_NANOSECONDS: Final = 5_000_000
+# After this long without a turn for the other tasks, they get one even under full load.
+_TURN_NANOSECONDS: Final = 2_000_000
+
+
+class Hub:
+    """Owns the selector, the plain connections and the ticks."""
+
+    receive_bytes = RECEIVE_BYTES
+
+    def __init__(self, server: Server, poller: Poller) -> None:
+        self.server = server
+        self.poller = poller
+        self.sockets: dict[int, SocketConnection] = {}
+        self.listeners: dict[int, PlainListener] = {}
+        self.unsent_bytes = 0
+        self._marked: list[Connection] = []
+        self._behind: deque[Connection] = deque()  # connections whose backlog goes on next tick
+        self._delivered: deque[tuple[StreamConnection, bytes]] = deque()
+        self._leftover: list[tuple[int, int]] = []
+        self._in_tick = False
+        self._waker, self._woken = socket.socketpair()
+        self._waker.setblocking(False)
+        self._woken.setblocking(False)
+        poller.register(self._woken.fileno(), READ)
+        self._is_awake = False
+        server.hub = self
+
+    # --- connections
+
+    def adopt(self, sock: socket.socket, session: Session) -> SocketConnection:
+        """Serve `session` over a connected, non-blocking socket from the next tick on."""
+        connection = SocketConnection(self, session, sock)
+        self.sockets[connection.fd] = connection
+        self.poller.register(connection.fd, READ)
+        return connection
+
+    def add_listener(self, listener: PlainListener) -> None:
+        self.listeners[listener.fd] = listener
+        self.poller.register(listener.fd, READ)
+
+    def remove_listener(self, listener: PlainListener) -> None:
+        del self.listeners[listener.fd]
+        self.poller.unregister(listener.fd)
+
+    def forget(self, connection: Connection, reason: str) -> None:
+        """Note that a connection is closed; called by the connection itself."""
+        log.debug("client disconnected", session_id=connection.session.id, reason=reason)
+        if reason == "output limit":
+            self.server.stats.output_limit_closed += 1
+
+    def mark(self, connection: Connection) -> None:
+        """Flush a connection at the end of this tick, or of one that is started for it."""
+        self._marked.append(connection)
+        self.wake()
+
+    def run_backlog_later(self, connection: Connection) -> None:
+        self._behind.append(connection)
+        self.wake()
+
+    def deliver(self, connection: StreamConnection, data: bytes) -> None:
+        """Take input that a stream's own task has read into the next tick."""
+        self._delivered.append((connection, data))
+        self.wake()
+
+    def wake(self) -> None:
+        """Make sure that a tick follows. From this thread only."""
+        if not self._in_tick and not self._is_awake:
+            self._is_awake = True
+            self._waker.send(b"!")
+
+    # --- the task
+
+    async def run(self) -> None:
+        """Tick for as long as the daemon lives. Cancelled between ticks only."""
+        turn_ends = 0
+        while True:
+            if self._has_work() and time.perf_counter_ns() < turn_ends:
+                self.tick()
+                continue
+            if self._has_work():
+                await trio.lowlevel.checkpoint()
+            else:
+                await self.poller.wait()
+            turn_ends = time.perf_counter_ns() + _TURN_NANOSECONDS
+            self.tick()
+
+    def _has_work(self) -> bool:
+        return bool(self._leftover or self._behind or self._delivered or self._marked)
+
+    def tick(self) -> None:
+        """Serve everything that is ready, commit once, answer."""
+        self._in_tick = True
+        self.server.store.begin(time.time_ns() // 1_000_000)
+        self.server.stats.ticks += 1
+        self._receive_ready()
+        if self._delivered:
+            self._receive_delivered()
+        if self._behind:
+            self._run_backlogs()
+        self.finish()
+        self._in_tick = False
+        self._is_awake = False
+
+    def _receive_ready(self) -> None:
+        """Read every ready socket and run its session, for about `TICK_NANOSECONDS`."""
+        events = self._leftover or self.poller.poll()
+        sockets = self.sockets
+        marked = self._marked
+        received = 0
+        deadline = time.perf_counter_ns() + TICK_NANOSECONDS
+        done = 0
+        for fd, mask in events:
+            if done & 15 == 15 and time.perf_counter_ns() > deadline:
+                break
+            done += 1
+            connection = sockets.get(fd)
+            if connection is None:
+                self._other_ready(fd)
+                continue
+            if mask & WRITE:
+                connection.send_more()
+                if mask == WRITE or connection.closed:
+                    continue
+            try:
+                data = connection.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError:
+                data = b""
+            if not data:
+                connection.close("client closed")
+                continue
+            received += len(data)
+            if not connection.marked:
+                connection.marked = True
+                marked.append(connection)
+            connection.session.receive(data)
+        self.server.stats.input_bytes += received
+        # What the deadline left over comes first in the next tick, so that nobody starves.
+        self._leftover = events[done:]
+
+    def _other_ready(self, fd: int) -> None:
+        listener = self.listeners.get(fd)
+        if listener is not None:
+            listener.accept_ready(self)
+        elif fd == self._woken.fileno():
+            self._woken.recv(64)
+
+    def _receive_delivered(self) -> None:
+        while self._delivered:
+            connection, data = self._delivered.popleft()
+            if not connection.closed:
+                connection.mark()
+                connection.session.receive(data)
+
+    def _run_backlogs(self) -> None:
+        for _ in range(len(self._behind)):
+            connection = self._behind.popleft()
+            if not connection.closed:
+                connection.mark()
+                connection.session.run_backlog()
+
+    def finish(self) -> None:
+        """Commit what was written since the last time, and let the replies go."""
+        store = self.server.store
+        if store.dirty:
+            self._commit()
+        marked = self._marked
+        now = 0.0
+        # Flushing may mark further connections (a closed subscriber, a woken client): the list grows.
+        for connection in marked:
+            if connection.closed:
+                continue
+            connection.flush()
+            if connection.unsent_bytes:
+                now = now or trio.current_time()
+                self._close_if_over_limit(connection, now)
+        marked.clear()
+
+    def _commit(self) -> None:
+        server = self.server
+        changed = server.store.changed if server.tracking.active else ()
+        changed = list(changed)
+        try:
+            server.store.commit()
+        except StorageError as error:
+            self._commit_failed(error)
+            return
+        server.notifications.deliver()
+        if changed:
+            server.tracking.invalidate(changed)
+
+    def _commit_failed(self, error: StorageError) -> None:
+        server = self.server
+        server.stats.ticks_failed += 1
+        log.error("commit failed, the tick's writes are undone", error=str(error))
+        server.notifications.discard()
+        server.refresh_plain()
+        refusal = storage_refusal(error)
+        for connection in self._marked:
+            connection.session.refuse_uncommitted(refusal)
+
+    def _close_if_over_limit(self, connection: Connection, now: float) -> None:
+        reason = connection.check_limits(now)
+        if reason is not None:
+            log.warning(
+                "client closed: it does not read its replies",
+                session_id=connection.session.id,
+                address=connection.session.endpoint.address,
+                unsent_bytes=connection.unsent_bytes,
+                reason=reason,
+            )
+            connection.close(reason)
+
+    # --- other uses of the store between ticks
+
+    def exclusively(self, work: Callable[[], object]) -> None:
+        """Run `work()` as a tick of its own: with one clock reading, one commit, its output sent."""
+        self._in_tick = True
+        self.server.store.begin(time.time_ns() // 1_000_000)
+        work()
+        self.finish()
+        self._in_tick = False
+
+    def pump(self) -> None:
+        """Look at the other clients from inside a script that takes long.
+
+        They are read and answered (dispatch tells them BUSY), but nothing is committed: the running
+        script's tick is still open, so only sessions without replies of that tick are flushed.
+        """
+        held = self._marked
+        held_set = set(held)
+        self._marked = []
+        for fd, mask in self.poller.poll():
+            connection = self.sockets.get(fd)
+            if connection is None or connection in held_set or not mask & ~WRITE:
+                continue
+            self._pump_one(connection)
+        for connection in self._marked:
+            if not connection.closed and connection not in held_set:
+                connection.flush()
+        self._marked = held
+
+    def _pump_one(self, connection: SocketConnection) -> None:
+        try:
+            data = connection.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            connection.close("client closed")
+            return
+        connection.mark()
+        connection.session.receive(data)
+
+    # --- timers
+
+    def close_idle(self, idle_seconds: float) -> None:
+        """Close the clients that have sent nothing for so long; subscribers and monitors may be silent."""
+        oldest = time.time() * 1000 - idle_seconds * 1000
+        for connection in list(self.sockets.values()):
+            session = connection.session
+            exempt = session.subscription_count or session.suspended or session in self.server.monitors
+            if not exempt and session.active_at_ms < oldest:
+                connection.close("idle timeout")
+
+    def close_stalled(self) -> None:
+        """Close the clients that are over their output limits for too long."""
+        now = trio.current_time()
+        for connection in list(self.sockets.values()):
+            if connection.unsent_bytes:
+                self._close_if_over_limit(connection, now)
+
+    def close(self) -> None:
+        """Close every connection and the selector; what is committed has been sent before."""
+        for connection in list(self.sockets.values()):
+            connection.close("shutdown")
+        self.poller.close()
+        self._waker.close()
+        self._woken.close()

@@ -1,0 +1,315 @@
+"""Where clients come in: TCP, unix socket and TLS listeners, and who is let in.
+
+Plain listeners are accepted from inside the hub's tick; a TLS listener is a Trio task, and so is each
+of its connections, because the handshake and the record layer need to wait.
+
+Who is refused, and told why, before a session exists: the one above ``maxclients``, and in protected
+mode a client from another machine while the default user has no password (as Redis does).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+import ssl
+import stat
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from kvd.connection import StreamConnection
+from kvd.session import Endpoint, Session
+
+if TYPE_CHECKING:
+    from kvd.hub import Hub
+    from kvd.server import Server
+    from kvd.settings import ServerSettings
+
+log = structlog.get_logger()
+
+# Accepted at once before the connections that are there already get their turn again.
+_ACCEPTS_A_TICK: Final = 200
+_TLS_HANDSHAKE_SECONDS: Final = 10.0
+# With no file descriptor left, accepting would spin; other clients get this much time to leave.
+_OUT_OF_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+_FULL: Final = b"-ERR max number of clients reached\r\n"
+_PROTECTED: Final = (
+    b"-DENIED kvd runs in protected mode: the default user has no password, so only clients on this "
+    b"machine are let in. Set a password (security.requirepass or an ACL), or, if the network is "
+    b"closed to strangers, server.protected_mode = false.\r\n"
+)
+
+
+class PlainListener:
+    """A listening socket in the hub's selector."""
+
+    def __init__(self, sock: socket.socket, server: Server) -> None:
+        self.socket = sock
+        self.fd = sock.fileno()
+        self._server = server
+
+    @property
+    def port(self) -> int:
+        """Return the TCP port, 0 for a unix socket."""
+        name = self.socket.getsockname()
+        return int(name[1]) if isinstance(name, tuple) else 0
+
+    def accept_ready(self, hub: Hub) -> None:
+        """Accept who is waiting, a bounded number at a time."""
+        for _ in range(_ACCEPTS_A_TICK):
+            try:
+                sock, address = self.socket.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _OUT_OF_FILES:
+                    raise
+                log.error("cannot accept a client", error=str(error))
+                hub.rest_listener(self)
+                return
+            self._admit(hub, sock, address)
+
+    def _admit(self, hub: Hub, sock: socket.socket, address: object) -> None:
+        sock.setblocking(False)
+        endpoint = endpoint_of(sock, address)
+        refused = refusal(self._server, endpoint)
+        if refused is not None:
+            with contextlib.suppress(OSError):  # the client may be gone; it was told what it can be told
+                sock.send(refused)
+            sock.close()
+            return
+        tune(sock, self._server.settings.server)
+        hub.adopt(sock, new_session(self._server, endpoint))
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def new_session(server: Server, endpoint: Endpoint) -> Session:
+    """Open a session and enter it in the server's register."""
+    session = Session(server, endpoint)
+    server.sessions[session.id] = session
+    server.stats.connections_received += 1
+    return session
+
+
+def refusal(server: Server, endpoint: Endpoint) -> bytes | None:
+    """Return what a client is told that may not come in, or None."""
+    settings = server.settings.server
+    if len(server.sessions) >= settings.maxclients:
+        server.stats.connections_rejected += 1
+        return _FULL
+    open_to_all = server.acl.user_without_password() is not None
+    if settings.protected_mode and open_to_all and not _is_local(endpoint):
+        server.stats.connections_rejected += 1
+        return _PROTECTED
+    return None
+
+
+def _is_local(endpoint: Endpoint) -> bool:
+    if endpoint.is_unix:
+        return True
+    host = endpoint.address.rsplit(":", 1)[0].strip("[]")
+    address = ipaddress.ip_address(host.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def endpoint_of(sock: socket.socket, address: object, *, is_tls: bool = False) -> Endpoint:
+    """Describe both ends of an accepted connection."""
+    local = sock.getsockname()
+    if sock.family == getattr(socket, "AF_UNIX", None):
+        path = f"{local or ''}:0"
+        return Endpoint(path, path, is_unix=True)
+    assert isinstance(address, tuple)
+    return Endpoint(_host_port(address), _host_port(local), is_tls=is_tls)
+
+
+def _host_port(address: tuple[object, ...]) -> str:
+    host, port = str(address[0]), address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def tune(sock: socket.socket, settings: ServerSettings) -> None:
+    """Set what every TCP client socket gets: no Nagle delay, keep-alive probes."""
+    if sock.family == getattr(socket, "AF_UNIX", None):
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    seconds = settings.tcp_keepalive_seconds
+    if not seconds:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "linux":
+        # As Redis: first probe after the interval, then thirds of it, three unanswered ones end it.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(seconds // 3, 1))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+
+
+def open_tcp(settings: ServerSettings, port: int) -> list[socket.socket]:
+    """Listen on `port` at every configured address; 0 takes one free port for all of them.
+
+    An address written with a leading ``-`` may be missing on this machine. Any other failure raises
+    OSError whose message names the address, and leaves nothing open.
+    """
+    opened: list[socket.socket] = []
+    try:
+        for written in settings.bind:
+            address = written.removeprefix("-")
+            sock = _listen(address, port, settings.tcp_backlog, optional=written.startswith("-"))
+            if sock is not None:
+                opened.append(sock)
+                port = port or sock.getsockname()[1]
+    except OSError:
+        for sock in opened:
+            sock.close()
+        raise
+    return opened
+
+
+def _listen(address: str, port: int, backlog: int, *, optional: bool) -> socket.socket | None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    missing = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        if optional and error.errno in missing:
+            return None
+        raise
+    try:
+        sock.setblocking(False)
+        if os.name == "posix":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((address, port))
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        if optional and error.errno in missing:
+            return None
+        raise OSError(error.errno, f"cannot listen on {address} port {port}: {error.strerror}") from error
+    return sock
+
+
+def open_unix(path: str, permissions: int, backlog: int) -> socket.socket:
+    """Listen on a unix socket, taking the place of one that a dead process left behind."""
+    _remove_dead_socket(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        before = os.umask(0o177)  # nobody may connect before the mode is set
+        try:
+            sock.bind(path)
+        finally:
+            os.umask(before)
+        Path(path).chmod(permissions)
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"cannot listen on unix socket {path}: {error.strerror}") from error
+    return sock
+
+
+def _remove_dead_socket(path: str) -> None:
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise OSError(errno.EEXIST, f"cannot listen on unix socket {path}: a file that is no socket is there")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+    raise OSError(errno.EADDRINUSE, f"cannot listen on unix socket {path}: another process answers there")
+
+
+def tls_context(settings: ServerSettings) -> ssl.SSLContext:
+    """Build the server's TLS context. Raise OSError (ssl.SSLError included) with a file's name."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    versions = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+    context.minimum_version = versions[settings.tls_min_version]
+    try:
+        context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
+    except OSError as error:
+        files = f"{settings.tls_cert_file} and {settings.tls_key_file}"
+        raise OSError(error.errno, f"cannot use the certificate and key in {files}: {error}") from error
+    needed = {"no": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "yes": ssl.CERT_REQUIRED}
+    context.verify_mode = needed[settings.tls_auth_clients]
+    if settings.tls_ca_file:
+        try:
+            context.load_verify_locations(settings.tls_ca_file)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot use the authorities in {settings.tls_ca_file}: {error}") from error
+    return context
+
+
+class TlsListener:
+    """TLS listeners: each connection is a Trio task around the same sans-IO session."""
+
+    def __init__(self, hub: Hub, server: Server, sockets: list[socket.socket]) -> None:
+        self._hub = hub
+        self._server = server
+        self._sockets = sockets
+        self._context = tls_context(server.settings.server)
+
+    @property
+    def port(self) -> int:
+        return int(self._sockets[0].getsockname()[1])
+
+    def reload(self) -> None:
+        """Read certificate files again; connections that are up keep theirs."""
+        self._context = tls_context(self._server.settings.server)
+
+    async def run(self) -> None:
+        """Accept until cancelled; then every TLS connection has ended."""
+        listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(s)) for s in self._sockets]
+        await trio.serve_listeners(self._serve, listeners)
+
+    async def _serve(self, transport: trio.SocketStream) -> None:
+        sock = transport.socket
+        try:
+            endpoint = Endpoint(_host_port(sock.getpeername()), _host_port(sock.getsockname()), is_tls=True)
+        except OSError:
+            await transport.aclose()  # gone before we looked
+            return
+        tune_trio(transport, self._server.settings.server)
+        stream = trio.SSLStream(transport, self._context, server_side=True, https_compatible=True)
+        if await self._shake_hands(stream, endpoint):
+            connection = StreamConnection(self._hub, new_session(self._server, endpoint), stream)
+            await connection.run()
+        else:
+            await trio.aclose_forcefully(stream)
+
+    async def _shake_hands(self, stream: trio.SSLStream[trio.SocketStream], endpoint: Endpoint) -> bool:
+        with trio.move_on_after(_TLS_HANDSHAKE_SECONDS):
+            try:
+                await stream.do_handshake()
+                refused = refusal(self._server, endpoint)
+                if refused is None:
+                    return True
+                await stream.send_all(refused)
+            except trio.BrokenResourceError as error:
+                log.info("TLS handshake failed", address=endpoint.address, error=str(error.__cause__ or error))
+        return False
+
+
+def tune_trio(stream: trio.SocketStream, settings: ServerSettings) -> None:
+    """Set keep-alive on a Trio stream's socket (it sets TCP_NODELAY by itself)."""
+    seconds = settings.tcp_keepalive_seconds
+    if seconds:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if sys.platform == "linux":
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(seconds // 3, 1))
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
