@@ -1,0 +1,39 @@
+"""The `kvd` command: a group of verbs."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version as version_of
+
+import click
+
+import kvd
+from kvd.cli.serve import check_config, serve
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+Examples:
+  kvd serve --config conf/kvd.toml     run the daemon
+  kvd check-config --config my.toml    find mistakes in a configuration
+  kvd verify --data-dir ./data         examine a database that no daemon uses
+""",
+)
+@click.version_option(kvd.__version__, prog_name="kvd", message="%(prog)s %(version)s")
+def main() -> None:
+    """A durable key-value daemon that speaks the Redis protocol."""
+
+
+@click.command()
+def version() -> None:
+    """Print the version of kvd and of what it is built on."""
+    click.echo(f"kvd {kvd.__version__}")
+    click.echo(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    for distribution in ("trio", "hiredis", "rocksdict", "lupa"):
+        click.echo(f"{distribution} {version_of(distribution)}")
+
+
+main.add_command(serve)
+main.add_command(check_config)
+main.add_command(version)

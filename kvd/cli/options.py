@@ -1,0 +1,67 @@
+"""The flags that say where settings come from, shared by the verbs that need settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from kvd.cli.errors import fail_config
+from kvd.config import ConfigError, Flag, load, parse_flag
+from kvd.settings import SETTINGS, Settings
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+# Flags of their own for the settings that are given most often.
+_SHORTCUTS: Final = {
+    "--data-dir": ("storage.data_dir", "DIR", "Directory of the database."),
+    "--bind": ("server.bind", "ADDR", "Addresses to listen on, with commas between them."),
+    "--port": ("server.port", "N", "TCP port; 0 takes a free one."),
+    "--unix-socket": ("server.unix_socket", "PATH", "Unix socket to listen on as well."),
+    "--durability": ("storage.durability", "WORD", "When writes reach the disk: always, everysec or no."),
+}
+
+
+def settings_options(function: FunctionT) -> FunctionT:
+    """Add --config, --set and the shortcuts; the function gets them as keyword arguments."""
+    function = click.option(
+        "--set",
+        "assignments",
+        metavar="SECTION.KEY=VALUE",
+        multiple=True,
+        help="Set any setting; may be given many times. See docs/configuration.md.",
+    )(function)
+    for flag, (name, metavar, text) in reversed(_SHORTCUTS.items()):
+        shown = SETTINGS[name].kind.to_toml(SETTINGS[name].default)
+        function = click.option(flag, metavar=metavar, help=f"{text}  [default: {shown}]")(function)
+    return click.option(
+        "--config",
+        "file",
+        envvar="KVD_CONFIG",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Settings in TOML, such as conf/kvd.toml. Also from KVD_CONFIG.",
+    )(function)
+
+
+def load_settings(
+    file: Path | None, assignments: tuple[str, ...], shortcuts: dict[str, str | None]
+) -> Settings:
+    """Return the settings of this command line; print every problem and exit if there is one."""
+    flags = [
+        Flag(flag, name, text)
+        for flag, (name, _, _) in _SHORTCUTS.items()
+        if (text := shortcuts[flag.removeprefix("--").replace("-", "_")]) is not None
+    ]
+    for assignment in assignments:
+        try:
+            flags.append(parse_flag(assignment))
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--set") from error
+    try:
+        return load(file, os.environ, flags)
+    except ConfigError as error:
+        fail_config(error)

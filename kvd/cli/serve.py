@@ -1,0 +1,81 @@
+"""`kvd serve` runs the daemon; `kvd check-config` reads what it would run with."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import click
+import structlog
+import trio
+
+from kvd import logs
+from kvd.cli.errors import fail
+from kvd.cli.options import load_settings, settings_options
+from kvd.settings import SECTIONS, SETTINGS, Settings
+from storage.errors import StorageError
+
+log = structlog.get_logger()
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  kvd serve
+  kvd serve --config conf/kvd.toml --data-dir /var/lib/kvd
+  kvd serve --port 0 --ports-file ports.json
+  kvd serve --durability always --set server.maxclients=20000
+"""
+)
+@settings_options
+@click.option(
+    "--ports-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help='Write the real ports there as JSON once all are open: {"resp": 6379}.',
+)
+def serve(
+    file: Path | None, assignments: tuple[str, ...], ports_file: Path | None, **shortcuts: str | None
+) -> None:
+    """Run the daemon until SIGTERM or SIGINT.
+
+    Settings come from the flags here, then from the environment (KVD_SERVER__PORT=6380), then from
+    the file given with --config, then from the defaults.
+    """
+    settings = load_settings(file, assignments, shortcuts)
+    try:
+        logs.configure(settings.log)
+        _run(settings, ports_file)
+    except (StorageError, OSError, ExceptionGroup) as error:
+        log.debug("the daemon ended", exc_info=True)
+        fail(error)
+
+
+def _run(settings: Settings, ports_file: Path | None) -> None:
+    # Imported here: the other verbs need neither the database nor the script engine.
+    from kvd.daemon import serve as serve_daemon  # noqa: PLC0415
+
+    trio.run(partial(serve_daemon, settings, ports_file=ports_file))
+
+
+@click.command(
+    "check-config",
+    epilog="""\b
+Examples:
+  kvd check-config --config /etc/kvd/kvd.toml
+  KVD_SERVER__PORT=6380 kvd check-config
+""",
+)
+@settings_options
+def check_config(file: Path | None, assignments: tuple[str, ...], **shortcuts: str | None) -> None:
+    """Read the settings as serve would, and print those in force as TOML.
+
+    Prints every problem and exits with 2 if there is one. Secrets are not shown.
+    """
+    settings = load_settings(file, assignments, shortcuts)
+    for section in SECTIONS:
+        click.echo(f"[{section}]")
+        for setting in SETTINGS.values():
+            if setting.section == section:
+                click.echo(f"{setting.field} = {setting.kind.to_toml(settings.value(setting.name))}")
+        click.echo()

@@ -1,0 +1,133 @@
+"""The daemon's own log: structlog, to standard error or to a file, as lines for people or as JSON.
+
+One sink for the whole process. It must never take the daemon down: a full disk or a reader that
+has gone away costs log lines, not service. Lost lines are counted, and the count is the first
+thing written when the sink works again.
+
+Keys and values never appear in the log. So that no traceback brings them in through the back door,
+tracebacks are plain, without the local variables that richer formatters show.
+
+`configure` may be called again at any time (CONFIG SET loglevel); loggers that modules made at
+import follow, because structlog looks the configuration up at each call. Logging is not on the path
+of a request, so that look-up costs nothing that matters.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final, TextIO
+
+import structlog
+
+from kvd.settings import LogSettings
+
+_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+# C0 and C1 control characters, which could move a terminal's cursor or forge a line.
+_CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+
+
+class Sink:
+    """Where lines go: standard error, or a file that can be opened anew."""
+
+    def __init__(self) -> None:
+        self.lost_count = 0
+        self._path = ""
+        self._file: TextIO | None = None
+
+    @property
+    def is_terminal(self) -> bool:
+        return self._file is None and sys.stderr is not None and sys.stderr.isatty()
+
+    def open(self, path: str) -> None:
+        """Write to the file at `path` from now on, or to standard error if it is empty.
+
+        Raises OSError when the file cannot be opened; the sink then stays as it was.
+        """
+        file = open(path, "a", encoding="utf-8", errors="backslashreplace") if path else None  # noqa: SIM115, PTH123
+        self.close()
+        self._path, self._file = path, file
+
+    def reopen(self) -> None:
+        """Open the file again under its name: the old one may have been moved away."""
+        if self._path:
+            self.open(self._path)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def write(self, line: str) -> None:
+        """Write one line, or count it as lost."""
+        stream = self._file if self._file is not None else sys.stderr
+        try:
+            if self.lost_count:
+                stream.write(f"{self.lost_count} log lines were lost: the log could not be written\n")
+            stream.write(line + "\n")
+            stream.flush()
+        except (OSError, ValueError):  # a full disk, a closed pipe, a closed stream
+            self.lost_count += 1
+        else:
+            self.lost_count = 0
+
+
+class _SinkLogger:
+    """What structlog calls with a finished line; every level ends in the same place."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.debug = self.info = self.warning = self.error = self.critical = sink.write
+        self.exception = self.msg = self.log = sink.write
+
+
+sink: Final = Sink()
+
+
+def configure(settings: LogSettings) -> None:
+    """Let every logger of the process write as `settings` say.
+
+    Raises OSError when the log file cannot be opened.
+    """
+    sink.open(settings.file)
+    console = settings.format == "console" or (settings.format == "auto" and sink.is_terminal)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            *(_console() if console else _json()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.level]),
+        logger_factory=lambda *_: _SinkLogger(sink),
+        cache_logger_on_first_use=False,
+    )
+
+
+def reopen() -> None:
+    """Open the log file anew, after a log rotation has moved it. Raises OSError."""
+    sink.reopen()
+
+
+def _console() -> list[structlog.typing.Processor]:
+    colors = sink.is_terminal and "NO_COLOR" not in os.environ
+    return [
+        _escape_control,
+        structlog.dev.ConsoleRenderer(
+            colors=colors, exception_formatter=structlog.dev.plain_traceback, sort_keys=False
+        ),
+    ]
+
+
+def _json() -> list[structlog.typing.Processor]:
+    return [structlog.processors.JSONRenderer(default=repr)]
+
+
+def _escape_control(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Make control characters of foreign texts (a client's name, an address) visible."""
+    for key, value in event.items():
+        if isinstance(value, str) and key != "exception":
+            event[key] = value.translate(_CONTROL)
+    return event
