@@ -41,6 +41,8 @@ log = structlog.get_logger()
 RECEIVE_BYTES: Final = 64 << 10
 # A tick that has run this long commits and answers before it goes on with other sockets.
 TICK_NANOSECONDS: Final = 5_000_000
+# How long a listener rests that found no free file descriptor.
+_LISTENER_REST_SECONDS: Final = 0.1
 # After this long without a turn for the other tasks, they get one even under full load.
 _TURN_NANOSECONDS: Final = 2_000_000
 
@@ -84,6 +86,15 @@ class Hub:
     def remove_listener(self, listener: PlainListener) -> None:
         del self.listeners[listener.fd]
         self.poller.unregister(listener.fd)
+
+    def rest_listener(self, listener: PlainListener) -> None:
+        """Stop accepting for a moment: there is no file descriptor left, and trying would spin."""
+        self.remove_listener(listener)
+        self.server.spawn(self._resume_listener, listener)
+
+    async def _resume_listener(self, listener: PlainListener) -> None:
+        await trio.sleep(_LISTENER_REST_SECONDS)
+        self.add_listener(listener)
 
     def forget(self, connection: Connection, reason: str) -> None:
         """Note that a connection is closed; called by the connection itself."""

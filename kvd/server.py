@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -55,6 +56,7 @@ class Server:
         self.scripts = ScriptEngine(self)
         self.cursors = CursorTable()
         self.pause: Pause | None = None
+        self.config_file: Path | None = None  # what CONFIG REWRITE writes
         self.hub: Hub | None = None  # set while the daemon runs; a test drives sessions without one
         self.spawn: Callable[..., None] = _nowhere_to_run  # start a Trio task that ends with the daemon
         self.stop: Callable[[], None] = _nowhere_to_run  # begin the orderly shutdown
@@ -89,6 +91,3 @@ class Pause:
 
 def _nowhere_to_run(*args: Any) -> None:
     raise RuntimeError("the server has no running hub")
-
-
-TaskFunction = Callable[..., Awaitable[None]]

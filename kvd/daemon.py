@@ -1,0 +1,192 @@
+"""The composition root: builds the parts, opens the nurseries, and stops everything in order.
+
+    daemon ⊃ hub, TLS listener ⊃ TLS connections
+           ⊃ timers (sync, sweep, housekeeping)
+           ⊃ what commands spawn (checkpoints, long walks, waits)
+
+The order of the start: store, server, sockets, tasks, ports file. The order of the stop is in
+`_stop`, which reads as a checklist.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+
+from kvd import housekeeping
+from kvd.hub import Hub
+from kvd.listeners import PlainListener, TlsListener, open_tcp, open_unix
+from kvd.poller import open_poller
+from kvd.server import Server
+from kvd.settings import Settings
+from storage.store import Store
+
+log = structlog.get_logger()
+
+# How long the tasks of the daemon may take to end once it stops; then they are left behind.
+_STOP_SECONDS: Final = 10.0
+# Young objects between two collections. A request makes and frees a few containers, so the default of
+# 700 would collect all the time for nothing; what lives long is frozen, see `_tune_collector`.
+_YOUNG_OBJECTS: Final = 50_000
+
+
+async def serve(settings: Settings, *, ports_file: Path | None = None, config_file: Path | None = None) -> None:
+    """Run the daemon until SIGTERM or SIGINT.
+
+    `ports_file` gets ``{"resp": port, ...}`` once every socket is open, written atomically.
+    Raises StorageError or OSError if it cannot start, with nothing left open.
+    """
+    with contextlib.ExitStack() as resources:
+        store = housekeeping.open_store(settings)
+        resources.callback(store.close)
+        server = Server(settings, store)
+        server.config_file = config_file
+        hub = Hub(server, open_poller())
+        resources.callback(hub.close)
+        listeners = _open_plain(settings, server, hub, resources)
+        tls = _open_tls(settings, server, hub)
+        if ports_file is not None:
+            _write_ports(ports_file, listeners, tls)
+        _tune_collector()
+        await _run(server, hub, tls, _announce(settings, listeners, tls))
+        store.sync()
+    log.info("stopped")
+
+
+def _open_plain(
+    settings: Settings, server: Server, hub: Hub, resources: contextlib.ExitStack
+) -> list[PlainListener]:
+    sockets = []
+    if settings.server.port >= 0:
+        sockets += open_tcp(settings.server, settings.server.port)
+    path = settings.server.unix_socket
+    if path:
+        permissions = settings.server.unix_socket_permissions
+        sockets.append(open_unix(path, permissions, settings.server.tcp_backlog))
+        resources.callback(Path(path).unlink, missing_ok=True)
+    listeners = [PlainListener(sock, server) for sock in sockets]
+    for listener in listeners:
+        resources.callback(listener.close)
+        hub.add_listener(listener)
+    return listeners
+
+
+def _open_tls(settings: Settings, server: Server, hub: Hub) -> TlsListener | None:
+    if settings.server.tls_port < 0:
+        return None
+    return TlsListener(hub, server, open_tcp(settings.server, settings.server.tls_port))
+
+
+def _write_ports(path: Path, listeners: list[PlainListener], tls: TlsListener | None) -> None:
+    ports = {"resp": next((one.port for one in listeners if one.port), None)}
+    if tls is not None:
+        ports["resp_tls"] = tls.port
+    new = path.with_name(path.name + ".new")
+    new.write_text(json.dumps({name: port for name, port in ports.items() if port}))
+    new.replace(path)
+
+
+def _announce(settings: Settings, listeners: list[PlainListener], tls: TlsListener | None) -> Callable[[], None]:
+    def announce() -> None:
+        log.info(
+            "ready for clients",
+            port=next((one.port for one in listeners if one.port), None),
+            tls_port=tls.port if tls else None,
+            unix_socket=settings.server.unix_socket or None,
+            data_dir=settings.storage.data_dir,
+            durability=settings.storage.durability,
+            pid=os.getpid(),
+        )
+
+    return announce
+
+
+def _tune_collector() -> None:
+    """Keep the cyclic garbage collector from ever walking the record cache.
+
+    A full collection looks at every container; a dict of a million records would stop all clients for
+    tens of milliseconds. What exists now (code, the cache's dicts, the tables) is frozen for good, and
+    records are plain tuples of atoms, which the collector lets go of by itself.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS, 20, 100)
+
+
+async def _run(server: Server, hub: Hub, tls: TlsListener | None, announce: Callable[[], None]) -> None:
+    stopping = trio.Event()
+    server.stop = stopping.set
+    async with trio.open_nursery() as nursery:
+        server.spawn = _spawner(nursery)
+        nursery.start_soon(hub.run)
+        nursery.start_soon(housekeeping.sync_every_second, server)
+        nursery.start_soon(housekeeping.sweep, server, hub)
+        nursery.start_soon(housekeeping.watch, server, hub)
+        if tls is not None:
+            nursery.start_soon(tls.run)
+        await nursery.start(_heed_signals, server, tls, stopping)
+        announce()
+        await stopping.wait()
+        await _stop(server, hub, nursery.cancel_scope)
+
+
+def _spawner(nursery: trio.Nursery) -> Callable[..., None]:
+    """Return `Server.spawn`: a task whose failure is logged and ends nothing but itself."""
+
+    async def run(function: Callable[..., Awaitable[None]], *args: object) -> None:
+        try:
+            await function(*args)
+        except Exception:
+            log.exception("background task failed", task=getattr(function, "__name__", repr(function)))
+
+    def spawn(function: Callable[..., Awaitable[None]], *args: object) -> None:
+        nursery.start_soon(run, function, *args, name=function)
+
+    return spawn
+
+
+async def _stop(server: Server, hub: Hub, scope: trio.CancelScope) -> None:
+    """Stop in order. Every tick is whole by now: this task runs between two of them."""
+    log.info("stopping")
+    for listener in list(hub.listeners.values()):
+        hub.remove_listener(listener)
+    hub.exclusively(lambda: None)  # commits and sends what tasks have left since the last tick
+    scope.deadline = trio.current_time() + _STOP_SECONDS
+    scope.cancel()
+
+
+async def _heed_signals(
+    server: Server,
+    tls: TlsListener | None,
+    stopping: trio.Event,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """SIGTERM and SIGINT stop in order, a second one at once; SIGHUP reopens what can be."""
+    wanted = [signal.SIGTERM, signal.SIGINT]
+    if sys.platform != "win32":
+        wanted.append(signal.SIGHUP)
+    with trio.open_signal_receiver(*wanted) as signals:
+        task_status.started()
+        async for received in signals:
+            if received in (signal.SIGTERM, signal.SIGINT):
+                if stopping.is_set():
+                    os._exit(128 + received)
+                log.info("signal received", signal=signal.Signals(received).name)
+                stopping.set()
+            else:
+                housekeeping.reopen(server, tls)
+
+
+def uptime_seconds(server: Server) -> int:
+    return int(time.time() - server.started_at)

@@ -1,0 +1,97 @@
+"""What the daemon does by the clock: syncing, sweeping, watching over limits and the disk.
+
+Each function here is a Trio task for the daemon's lifetime. Whatever touches records runs as a tick of
+its own between the hub's ticks (`Hub.exclusively`), in slices that clients do not notice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from kvd import logs
+from storage.errors import StorageError
+from storage.store import Store, StoreOptions
+
+if TYPE_CHECKING:
+    from kvd.hub import Hub
+    from kvd.listeners import TlsListener
+    from kvd.server import Server
+    from kvd.settings import Settings
+
+log = structlog.get_logger()
+
+_SYNC_SECONDS: Final = 1.0
+_WATCH_SECONDS: Final = 1.0
+
+
+def open_store(settings: Settings) -> Store:
+    """Open the store in ``storage.data_dir``. Raises StorageError with what the operator can do."""
+    return Store.open_directory(settings.storage.data_dir, store_options(settings))
+
+
+def store_options(settings: Settings) -> StoreOptions:
+    """Translate the settings that the store needs."""
+    storage = settings.storage
+    return StoreOptions(
+        durability=storage.durability,
+        cache_bytes=storage.cache_bytes,
+        block_cache_bytes=storage.block_cache_bytes,
+        key_bytes_max=storage.key_bytes_max,
+        value_bytes_max=storage.value_bytes_max,
+        metadata_bytes_max=storage.metadata_bytes_max,
+        gc_min_age_ms=storage.gc_min_age_seconds * 1000,
+    )
+
+
+async def sync_every_second(server: Server) -> None:
+    """Under ``everysec``: get what was committed onto the disk once a second, in a thread."""
+    store = server.store
+    while True:
+        await trio.sleep(_SYNC_SECONDS)
+        if server.settings.storage.durability != "everysec" or not store.unsynced:
+            continue
+        try:
+            await trio.to_thread.run_sync(store.sync)
+        except StorageError as error:
+            log.error("sync failed, the last second's writes may not be on the disk", error=str(error))
+
+
+async def sweep(server: Server, hub: Hub) -> None:
+    """Remove expired records and old marks of deletion, a slice at a time."""
+    while True:
+        storage = server.settings.storage
+        await trio.sleep(storage.sweep_interval_ms / 1000)
+        if server.store.writable is None:
+            hub.exclusively(lambda rows=storage.sweep_rows_max: server.store.sweep(rows))
+
+
+async def watch(server: Server, hub: Hub) -> None:
+    """Once a second: idle and stalled clients, and whether a full disk has space again."""
+    while True:
+        await trio.sleep(_WATCH_SECONDS)
+        idle_seconds = server.settings.server.idle_timeout_seconds
+        if idle_seconds:
+            hub.close_idle(idle_seconds)
+        hub.close_stalled()
+        if server.store.writable is not None:
+            _try_to_recover(server)
+
+
+def _try_to_recover(server: Server) -> None:
+    if server.store.probe():
+        log.info("the disk takes writes again")
+        server.refresh_plain()
+
+
+def reopen(server: Server, tls: TlsListener | None) -> None:
+    """Open log files and certificates again (SIGHUP): both may have been replaced on disk."""
+    logs.reopen()
+    if tls is not None:
+        try:
+            tls.reload()
+        except OSError as error:
+            log.error("TLS files not reloaded, the old ones stay in use", error=str(error))
+    log.info("log and TLS files reopened")
