@@ -1,0 +1,176 @@
+"""Replies to bytes: `encode2` for RESP2, `encode3` for RESP3.
+
+What becomes what is the table in `protocol.replies`. Each protocol has one table of scalars, type
+to function; aggregates (arrays, maps, sets, pushes) are walked with a stack of our own, so depth
+costs no Python frames and is bounded by `NESTING_MAX`. A subclass is encoded as what it derives from.
+
+Text in errors is UTF-8; a byte that is not travels as a surrogate escape and comes out as it was.
+
+Source: RESP3 specification; Redis 7 for the spelling of doubles and of null in RESP2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Any, Final, TypeAlias
+
+from protocol.replies import (
+    NO_REPLY,
+    NULL_ARRAY,
+    BigNumber,
+    ErrorReply,
+    Push,
+    Reply,
+    Set,
+    Simple,
+    Verbatim,
+)
+
+# Deeper than any command nests; only a Lua table could be, or a list that holds itself. It is
+# also the depth at which hiredis, the parser of most clients, gives up.
+NESTING_MAX: Final = 1024
+
+Encoder: TypeAlias = Callable[[Reply], bytes]
+_Scalars: TypeAlias = dict[type, Callable[[Any], bytes]]
+_Open: TypeAlias = Callable[[Any], tuple[bytes, Iterable[Any]]]
+
+_SMALL: Final = 1024
+_BULK_HEADERS: Final = tuple(b"$%d\r\n" % size for size in range(_SMALL))
+_INTEGERS: Final = tuple(b":%d\r\n" % number for number in range(_SMALL))
+
+
+def encode2(reply: Reply) -> bytes:
+    """Return `reply` in RESP2."""
+    scalar = _SCALARS2.get(type(reply))
+    return _encode_other(reply, _SCALARS2, _AGGREGATES2) if scalar is None else scalar(reply)
+
+
+def encode3(reply: Reply) -> bytes:
+    """Return `reply` in RESP3."""
+    scalar = _SCALARS3.get(type(reply))
+    return _encode_other(reply, _SCALARS3, _AGGREGATES3) if scalar is None else scalar(reply)
+
+
+def encoder(proto: int) -> Encoder:
+    """Return the encoder of protocol version 2 or 3."""
+    return {2: encode2, 3: encode3}[proto]
+
+
+def _encode_other(reply: Reply, scalars: _Scalars, aggregates: dict[type, _Open]) -> bytes:
+    """Encode an aggregate, depth first; or a scalar of a derived type."""
+    parts: list[bytes] = []
+    opened: list[Iterator[Any]] = [iter((reply,))]
+    while opened:
+        for item in opened[-1]:
+            scalar = scalars.get(type(item))
+            if scalar is not None:
+                parts.append(scalar(item))
+                continue
+            known = _known_type(item, scalars, aggregates)
+            if known in scalars:
+                parts.append(scalars[known](item))
+                continue
+            if len(opened) > NESTING_MAX:
+                return _encode_error(ErrorReply(f"ERR reply is nested deeper than {NESTING_MAX} levels"))
+            header, items = aggregates[known](item)
+            parts.append(header)
+            opened.append(iter(items))
+            break
+        else:
+            opened.pop()
+    return b"".join(parts)
+
+
+def _known_type(item: Reply, scalars: _Scalars, aggregates: dict[type, _Open]) -> type:
+    """Return the type by which `item` is encoded: its own, or the nearest that it derives from."""
+    for kind in type(item).__mro__:
+        if kind in aggregates or kind in scalars:
+            return kind
+    raise TypeError(f"{type(item).__name__} is not a reply")
+
+
+def _encode_bulk(value: bytes) -> bytes:
+    size = len(value)
+    if size < _SMALL:
+        return _BULK_HEADERS[size] + value + b"\r\n"
+    return b"$%d\r\n%b\r\n" % (size, value)
+
+
+def _encode_integer(number: int) -> bytes:
+    return _INTEGERS[number] if 0 <= number < _SMALL else b":%d\r\n" % number
+
+
+def _encode_simple(reply: Simple) -> bytes:
+    return b"+%b\r\n" % reply.text
+
+
+def _encode_error(reply: ErrorReply) -> bytes:
+    text = reply.text.strip("\r\n").replace("\r", " ").replace("\n", " ")
+    return b"-%b\r\n" % text.encode("utf-8", "surrogateescape")
+
+
+def format_double(number: float) -> bytes:
+    """Return a double as Redis 7.0 writes it in replies: 17 digits, or ``inf``, ``-inf``, ``nan``."""
+    return b"nan" if math.isnan(number) else b"%.17g" % number
+
+
+def _open_array(items: Any) -> tuple[bytes, Iterable[Any]]:
+    return b"*%d\r\n" % len(items), items
+
+
+def _open_flat_map(items: dict[Any, Any]) -> tuple[bytes, Iterable[Any]]:
+    return b"*%d\r\n" % (2 * len(items)), chain.from_iterable(items.items())
+
+
+def _open_map(items: dict[Any, Any]) -> tuple[bytes, Iterable[Any]]:
+    return b"%%%d\r\n" % len(items), chain.from_iterable(items.items())
+
+
+def _open_set(items: Set) -> tuple[bytes, Iterable[Any]]:
+    return b"~%d\r\n" % len(items), items
+
+
+def _open_push(items: Push) -> tuple[bytes, Iterable[Any]]:
+    return b">%d\r\n" % len(items), items
+
+
+_MARKERS2: Final = {NULL_ARRAY: b"*-1\r\n", NO_REPLY: b""}
+_MARKERS3: Final = {NULL_ARRAY: b"_\r\n", NO_REPLY: b""}
+
+_SCALARS2: Final[_Scalars] = {
+    bytes: _encode_bulk,
+    int: _encode_integer,
+    type(None): lambda _: b"$-1\r\n",
+    Simple: _encode_simple,
+    ErrorReply: _encode_error,
+    bool: lambda truth: b":1\r\n" if truth else b":0\r\n",
+    float: lambda number: _encode_bulk(format_double(number)),
+    Verbatim: lambda reply: _encode_bulk(reply.text),
+    BigNumber: lambda reply: _encode_bulk(reply.digits),
+    type(NULL_ARRAY): _MARKERS2.__getitem__,
+}
+_SCALARS3: Final[_Scalars] = {
+    **_SCALARS2,
+    type(None): lambda _: b"_\r\n",
+    bool: lambda truth: b"#t\r\n" if truth else b"#f\r\n",
+    float: lambda number: b",%b\r\n" % format_double(number),
+    Verbatim: lambda reply: b"=%d\r\n%b:%b\r\n" % (len(reply.text) + 4, reply.format, reply.text),
+    BigNumber: lambda reply: b"(%b\r\n" % reply.digits,
+    type(NULL_ARRAY): _MARKERS3.__getitem__,
+}
+_AGGREGATES2: Final[dict[type, _Open]] = {
+    list: _open_array,
+    tuple: _open_array,
+    dict: _open_flat_map,
+    Set: _open_array,
+    Push: _open_array,
+}
+_AGGREGATES3: Final[dict[type, _Open]] = {
+    list: _open_array,
+    tuple: _open_array,
+    dict: _open_map,
+    Set: _open_set,
+    Push: _open_push,
+}
