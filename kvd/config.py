@@ -77,7 +77,7 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Iterable[Flag
             continue
         values[setting.name] = value
         sources[setting.name] = source
-    settings = attrs.evolve(Settings().replaced(values), config_file=file.resolve() if file else None)
+    settings = Settings().replaced(values)
     problems += [Problem(sources.get(name, name), sentence) for name, sentence in contradictions(settings)]
     if problems:
         raise ConfigError(problems)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import attrs
@@ -503,7 +502,7 @@ class EventsSettings:
 
 @attrs.frozen
 class Settings:
-    """All settings of one daemon, and the file that they came from."""
+    """All settings of one daemon."""
 
     server: ServerSettings = ServerSettings()
     security: SecuritySettings = SecuritySettings()
@@ -513,7 +512,6 @@ class Settings:
     compat: CompatSettings = CompatSettings()
     log: LogSettings = LogSettings()
     events: EventsSettings = EventsSettings()
-    config_file: Path | None = None  # what CONFIG REWRITE writes; absolute
 
     def value(self, name: str) -> Value:
         """Return the value of the setting called `name` (``section.field``)."""

@@ -45,17 +45,18 @@ def serve(
     settings = load_settings(file, assignments, shortcuts)
     try:
         logs.configure(settings.log)
-        _run(settings, ports_file)
+        _run(settings, ports_file, file)
     except (StorageError, OSError, ExceptionGroup) as error:
         log.debug("the daemon ended", exc_info=True)
         fail(error)
 
 
-def _run(settings: Settings, ports_file: Path | None) -> None:
+def _run(settings: Settings, ports_file: Path | None, config_file: Path | None) -> None:
     # Imported here: the other verbs need neither the database nor the script engine.
     from kvd.daemon import serve as serve_daemon  # noqa: PLC0415
 
-    trio.run(partial(serve_daemon, settings, ports_file=ports_file))
+    rewritable = config_file.resolve() if config_file is not None else None
+    trio.run(partial(serve_daemon, settings, ports_file=ports_file, config_file=rewritable))
 
 
 @click.command(
