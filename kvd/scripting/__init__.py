@@ -1,0 +1,1 @@
+"""Lua scripts: the sandboxed interpreter, its libraries, and the cache of compiled scripts."""
