@@ -1,0 +1,81 @@
+# Everything a person does with a checkout. Needs Python 3.11 or newer and make; nothing else has to be
+# installed, the rest lives in .venv. `make help` lists what there is.
+
+# The first Python on the path that is new enough.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; \
+	done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SERVE_FLAGS ?=
+PYTEST_FLAGS ?=
+LOCK_FLAGS ?=
+LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate $(LOCK_FLAGS)
+
+.PHONY: help serve test lint format bench bench-scale soak docs lock clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make serve        run the daemon with conf/kvd.toml, data in ./data (SERVE_FLAGS=... for more)"
+	@echo "make test         lint, types, import directions and all tests (PYTEST_FLAGS=... for more)"
+	@echo "make lint         the first three of these"
+	@echo "make format       let ruff lay out the code"
+	@echo "make bench        speed against redis-server, side by side"
+	@echo "make bench-scale  cost per operation from 10^4 to 10^7 keys"
+	@echo "make soak         long runs: crashes under load, fuzzing"
+	@echo "make docs         generate conf/kvd.toml and the references in docs/ from the tables"
+	@echo "make lock         resolve the dependencies anew into the lock files"
+
+serve: $(VENV)/.serve
+	$(BIN)/kvd serve --config conf/kvd.toml $(SERVE_FLAGS)
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m tests.bench.against_redis
+
+bench-scale: $(VENV)/.dev
+	$(BIN)/python -m tests.bench.scale
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m pytest -m soak --timeout=0 $(PYTEST_FLAGS)
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m tools.generate_docs
+
+# The locks name versions and hashes, no addresses: pip takes the files from wherever it is told to.
+# Only this target needs uv. What is locked stays as it is unless LOCK_FLAGS=--upgrade.
+lock:
+	$(LOCK) --group build -o requirements.lock
+	$(LOCK) --group build --group dev -c requirements.lock -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+# Stamps: pip runs again only when what it would install has changed.
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "kvd needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: requirements.lock pyproject.toml | $(VENV)/bin/python
+	$(PIP_INSTALL) --require-hashes -r requirements.lock
+	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.serve
+	$(PIP_INSTALL) --require-hashes -r requirements-dev.lock
+	touch $@
