@@ -64,8 +64,9 @@ class Kind:
     title: str
     from_text: Callable[[str], Value]
     from_toml: Callable[[object], Value]
-    to_toml: Callable[[Value], str]
+    to_toml: Callable[[Value], str]  # secrets as they are: for files, never for the log
     words: tuple[str, ...] = ()  # all values, where they are a few words
+    is_secret: bool = False
 
 
 @attrs.frozen
@@ -100,15 +101,20 @@ class Setting:
         too_low = self.low is not None and value < self.low
         too_high = self.high is not None and value > self.high
         if too_low or too_high:
-            return f"{self.kind.to_toml(value)} is out of range; use {self.range}"
+            return f"{self.show(value)} is out of range; use {self.range}"
         return self.check(value) if self.check is not None else None
+
+    def show(self, value: Value) -> str:
+        """Return the value as TOML, for people to read: a secret only as something or nothing."""
+        hidden = self.kind.is_secret and value
+        return '"<secret>"' if hidden else self.kind.to_toml(value)
 
     @property
     def range(self) -> str:
         """The allowed values in words; empty where the kind alone says it."""
         if self.kind.words:
             return ", ".join(self.kind.words)
-        show = self.kind.to_toml
+        show = self.show
         if self.low is not None and self.high is not None:
             return f"{show(self.low)} to {show(self.high)}"
         return f"{show(self.low)} or more" if self.low is not None else ""
@@ -131,6 +137,183 @@ def setting(
         default=default,
         doc=" ".join(doc.split()),
         kind=kind if kind is not None else _KIND_OF_TYPE[type(default)],
+        low=low,
+        high=high,
+        check=check,
+        parameters=parameters,
+        runtime=runtime,
+    )
+    # Declared as ValueT so that type checkers see the field's own type, as attrs.field itself does.
+    field: ValueT = attrs.field(default=default, validator=_validate, metadata={"setting": declared})
+    return field
+
+
+def settings_of(section: str, section_class: type[attrs.AttrsInstance]) -> list[Setting]:
+    """Return the settings that a class declares, in its order, named for `section`."""
+    return [
+        attrs.evolve(field.metadata["setting"], name=f"{section}.{field.name}")
+        for field in attrs.fields(section_class)
+    ]
+
+
+def _validate(instance: object, attribute: attrs.Attribute[Any], value: Value) -> None:
+    problem = attribute.metadata["setting"].problem(value)
+    if problem is not None:
+        raise ValueError(f"{attribute.name}: {problem}")
+
+
+# ---------------------------------------------------------------- kinds
+
+_WORDS_TRUE: Final = frozenset({"yes", "true", "on", "1"})
+_WORDS_FALSE: Final = frozenset({"no", "false", "off", "0"})
+
+# Redis's units (k is 1000, kb is 1024) and the unambiguous ones of IEC 80000-13.
+_UNITS: Final = {
+    "": 1,
+    "b": 1,
+    "k": 1000,
+    "kb": KIB,
+    "kib": KIB,
+    "m": 1000**2,
+    "mb": MIB,
+    "mib": MIB,
+    "g": 1000**3,
+    "gb": GIB,
+    "gib": GIB,
+}
+_SIZE: Final = re.compile(r"(\d{1,19})\s*([A-Za-z]*)")
+
+
+def _boolean_from_text(text: str) -> bool:
+    word = text.strip().lower()
+    if word in _WORDS_TRUE:
+        return True
+    if word in _WORDS_FALSE:
+        return False
+    raise ValueError(f"{text!r} is neither yes nor no")
+
+
+def _boolean_from_toml(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError(f"write true or false, not {value!r}")
+
+
+def _integer_from_text(text: str) -> int:
+    try:
+        return int(text.strip(), 10)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a whole number") from None
+
+
+def _integer_from_toml(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError(f"write a whole number without quotes, not {value!r}")
+
+
+def _bytes_from_text(text: str) -> int:
+    match = _SIZE.fullmatch(text.strip())
+    factor = _UNITS.get(match[2].lower()) if match else None
+    if match is None or factor is None:
+        raise ValueError(f"{text!r} is not a size; write bytes as a number, or with KiB, MiB or GiB")
+    return int(match[1]) * factor
+
+
+def _bytes_from_toml(value: object) -> int:
+    return _bytes_from_text(value) if isinstance(value, str) else _integer_from_toml(value)
+
+
+def _bytes_to_toml(value: int) -> str:
+    for unit, factor in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
+        if value and value % factor == 0:
+            return f'"{value // factor} {unit}"'
+    return str(value)
+
+
+def _mode_from_text(text: str) -> int:
+    try:
+        return int(text.strip().removeprefix("0o"), 8)
+    except ValueError:
+        raise ValueError(f"{text!r} is not an octal file mode such as 700") from None
+
+
+def _text_from_toml(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"write a text in quotes, not {value!r}")
+
+
+def _quoted(text: str) -> str:
+    """Write a TOML basic string. Source: TOML 1.0, "String"."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda m: f"\\u{ord(m[0]):04x}", escaped) + '"'
+
+
+def _list_from_text(text: str) -> tuple[str, ...]:
+    """Split at commas or blanks: neither an address nor a path of ours holds one."""
+    return tuple(re.split(r"[,\s]+", text.strip())) if text.strip() else ()
+
+
+def _list_from_toml(value: object) -> tuple[str, ...]:
+    if isinstance(value, list):
+        return tuple(_text_from_toml(item) for item in value)
+    raise ValueError(f"write a list in brackets, not {value!r}")
+
+
+def _secret_from_toml(value: object) -> Secret:
+    if isinstance(value, str):
+        return Secret(value)
+    raise ValueError("write a text in quotes")  # the value stays unsaid
+
+
+def _secrets_from_text(text: str) -> tuple[Secret, ...]:
+    return tuple(Secret(line.strip()) for line in text.split(";") if line.strip())
+
+
+def _secrets_from_toml(value: object) -> tuple[Secret, ...]:
+    if isinstance(value, list):
+        return tuple(_secret_from_toml(item) for item in value)
+    raise ValueError("write a list of texts in brackets")
+
+
+def choice(*words: str) -> Kind:
+    """Return the kind of a setting whose value is one of a few words."""
+
+    def read(value: object) -> str:
+        word = value.strip().lower() if isinstance(value, str) else value
+        if word not in words:
+            raise ValueError(f"{value!r} is not one of {', '.join(words)}")
+        return str(word)
+
+    return Kind("one of a few words", read, read, _quoted, words=words)
+
+
+BOOLEAN: Final = Kind(
+    "true or false", _boolean_from_text, _boolean_from_toml, lambda value: "true" if value else "false"
+)
+INTEGER: Final = Kind("whole number", _integer_from_text, _integer_from_toml, str)
+BYTES: Final = Kind("size", _bytes_from_text, _bytes_from_toml, _bytes_to_toml)
+MODE: Final = Kind("file mode", _mode_from_text, _integer_from_toml, lambda value: f"0o{value:o}")
+TEXT: Final = Kind("text", str, _text_from_toml, _quoted)
+LIST: Final = Kind(
+    "list of texts",
+    _list_from_text,
+    _list_from_toml,
+    lambda value: "[" + ", ".join(_quoted(item) for item in value) + "]",
+)
+SECRET: Final = Kind(
+    "secret text", Secret, _secret_from_toml, lambda value: _quoted(value.reveal()), is_secret=True
+)
+SECRETS: Final = Kind(
+    "list of secret texts",
+    _secrets_from_text,
+    _secrets_from_toml,
+    lambda value: "[" + ", ".join(_quoted(item.reveal()) for item in value) + "]",
+    is_secret=True,
+)
+
+_KIND_OF_TYPE[type(default)],
         low=low,
         high=high,
         check=check,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
 
-from tests.processes import Daemon, RedisServer, has_redis
+from tests.servers import RunningServer, kvd_server
+from tests.servers import redis_server as start_redis_server
 
-StartDaemon: TypeAlias = Callable[..., Daemon]
+_REDIS_PROGRAMS = ("redis-server", "redis-cli", "redis-benchmark")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -31,45 +32,24 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("needs_redis") is None:
         return
     item.user_properties.append(("needs_redis", "yes"))  # counted in the JUnit report by .ci/run
-    if has_redis():
+    missing = [program for program in _REDIS_PROGRAMS if shutil.which(program) is None]
+    if not missing:
         return
-    reason = "redis-server, redis-cli or redis-benchmark is not installed"
+    reason = f"not installed: {', '.join(missing)}"
     if os.environ.get("KVD_REQUIRE_REDIS") == "1":
         pytest.fail(f"KVD_REQUIRE_REDIS=1, but {reason}", pytrace=False)
     pytest.skip(reason)
 
 
 @pytest.fixture
-def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
-    """Return a function that starts a `kvd serve` with more arguments; all are stopped at the end.
-
-    Each gets a data directory of its own unless `data_dir` names one.
-    """
-    started: list[Daemon] = []
-
-    def start(
-        *arguments: str, data_dir: Path | None = None, environment: dict[str, str] | None = None
-    ) -> Daemon:
-        directory = data_dir or tmp_path / f"data-{len(started)}"
-        daemon = Daemon(directory, *arguments, environment=environment)
-        started.append(daemon)
-        return daemon
-
-    yield start
-    for daemon in started:
-        if daemon.process.poll() is None:
-            daemon.kill()
-
-
-@pytest.fixture
-def daemon(start_daemon: StartDaemon) -> Daemon:
-    """Return a `kvd serve` with default settings, on a free port of 127.0.0.1."""
-    return start_daemon()
+def daemon(tmp_path: Path) -> Iterator[RunningServer]:
+    """A `kvd serve` with default settings on a free port; its data goes with the test."""
+    with kvd_server(tmp_path) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """Return a redis-server, one for all tests: flush it before use. Needs the marker needs_redis."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.stop()
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A redis-server, one for all tests: flush it before use. Needs the marker needs_redis."""
+    with start_redis_server(tmp_path_factory.mktemp("redis")) as running:
+        yield running

@@ -35,7 +35,7 @@ def settings_options(function: FunctionT) -> FunctionT:
         help="Set any setting; may be given many times. See docs/configuration.md.",
     )(function)
     for flag, (name, metavar, text) in reversed(_SHORTCUTS.items()):
-        shown = SETTINGS[name].kind.to_toml(SETTINGS[name].default)
+        shown = SETTINGS[name].show(SETTINGS[name].default)
         function = click.option(flag, metavar=metavar, help=f"{text}  [default: {shown}]")(function)
     return click.option(
         "--config",

@@ -78,5 +78,5 @@ def check_config(file: Path | None, assignments: tuple[str, ...], **shortcuts: s
         click.echo(f"[{section}]")
         for setting in SETTINGS.values():
             if setting.section == section:
-                click.echo(f"{setting.field} = {setting.kind.to_toml(settings.value(setting.name))}")
+                click.echo(f"{setting.field} = {setting.show(settings.value(setting.name))}")
         click.echo()
