@@ -37,6 +37,8 @@ _SEND_BYTES: Final = 1 << 20
 class Connection:
     """What both kinds have in common. `marked` means that the hub will flush it in this tick."""
 
+    fd = -1  # of a plain socket; a stream has none that the hub may touch
+
     def __init__(self, hub: Hub, session: Session) -> None:
         self.hub = hub
         self.session = session
@@ -47,6 +49,7 @@ class Connection:
         self._soft_since: float | None = None
         self._progress_at = 0.0
         session.on_output = self.mark
+        session.transport = self
 
     def mark(self, session: Session | None = None) -> None:
         """Have the hub look at this connection in this tick, or the next one."""
@@ -55,8 +58,19 @@ class Connection:
             self.hub.mark(self)
 
     @property
+    def unsent_count(self) -> int:
+        """In how many pieces the unsent output waits."""
+        return len(self.unsent)
+
+    @property
     def paused(self) -> bool:
-        """Tell whether the client has to read before more is read from it."""
+        """Tell whether nothing more is to be read from the client for now.
+
+        Either it has to take output first, or requests of it are waiting already (its session is
+        suspended or throttled): what a client may make us hold stays bounded by what was in flight.
+        """
+        if self.session.backlog:
+            return True
         crowded = self.hub.unsent_bytes > CROWDED_BYTES
         return self.unsent_bytes > (CROWDED_PAUSE_BYTES if crowded else PAUSE_BYTES)
 
@@ -94,7 +108,7 @@ class Connection:
         size = self.unsent_bytes
         if hard_bytes and size > hard_bytes:
             return "output limit"
-        if self.paused and now - self._progress_at > STALLED_SECONDS:
+        if self.unsent and self.paused and now - self._progress_at > STALLED_SECONDS:
             return "stalled"
         if not soft_bytes or size <= soft_bytes:
             self._soft_since = None
@@ -179,7 +193,7 @@ class SocketConnection(Connection):
         if session.closing and not self.unsent and not session.out:
             self.close(session.close_reason or "closed")
             return
-        if self.unsent or self._mask != READ:
+        if self.unsent or session.backlog or self._mask != READ:
             wanted = (WRITE if self.unsent else 0) | (0 if self.paused else READ)
             if wanted != self._mask:
                 self._mask = wanted

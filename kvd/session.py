@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
@@ -55,6 +55,7 @@ class Transaction:
     queued: list[tuple[CommandSpec, Request]] = attrs.field(factory=list)
     refused: bool = False
     queued_bytes: int = 0
+    executing: bool = False  # EXEC is running the queue; what it runs must not suspend the session
 
 
 @attrs.frozen
@@ -65,6 +66,17 @@ class Endpoint:
     local_address: str
     is_unix: bool = False
     is_tls: bool = False
+
+
+class Transport(Protocol):
+    """What a session may ask of the connection that drives it."""
+
+    fd: int  # the socket's file descriptor, -1 if it has none of its own
+    unsent_bytes: int  # output that the client has not taken yet
+    unsent_count: int  # in so many pieces
+
+    def close(self, reason: str) -> None:
+        """Close the connection now, and with it the session."""
 
 
 class Session:
@@ -105,8 +117,10 @@ class Session:
         self.throttled = False
         self.closing = False  # close once `out` is sent; nothing more is run
         self.close_reason: str | None = None
+        self.transport: Transport | None = None  # a test drives a session without one
         self.on_output: Any = _ignore  # tells the driver that `out` got something between its calls
         self._out_bytes = 0
+        self._pushes_after_reply: list[bytes] = []
         self._reader = RequestReader()
         self.plain = _NOTHING_PLAIN
         self._begin_authentication()
@@ -134,6 +148,11 @@ class Session:
         return len(self.channels) + len(self.patterns) + len(self.shard_channels)
 
     @property
+    def may_suspend(self) -> bool:
+        """Tell whether a command may leave its answer for later: not in a script, not inside EXEC."""
+        return not (self.is_script or (self.transaction is not None and self.transaction.executing))
+
+    @property
     def buffered_bytes(self) -> int:
         """Bytes of input that are not yet a whole request."""
         return self._reader.pending_bytes
@@ -155,13 +174,26 @@ class Session:
     def receive(self, data: bytes) -> None:
         """Take bytes from the client and run what is complete. Never raises for what the client sent."""
         self.active_at_ms = self.server.store.now_ms
-        requests = self._reader.feed(data)
-        if self.suspended or self.backlog or self.closing:
-            if not self.closing:
-                self.backlog.extend(requests)
-        elif requests:
+        self._take(self._reader.feed(data))
+        self._go_on_reading()
+
+    def _take(self, requests: list[Request]) -> None:
+        if self.closing or not requests:
+            return
+        if self.suspended or self.backlog:
+            self.backlog.extend(requests)
+        else:
             self.run(requests)
-        if self._reader.error is not None:
+
+    def _go_on_reading(self) -> None:
+        """Read what the reader has held back until the requests before it were run (AUTH lifts limits)."""
+        reader = self._reader
+        while reader.held and not (self.suspended or self.backlog or self.closing):
+            self._take(reader.feed(b""))
+        if reader.pending_bytes > self.server.settings.clients.query_buffer_bytes_max:
+            self.server.stats.query_limit_closed += 1
+            self.close_after_reply("query buffer limit")
+        if reader.error is not None:
             self._end_after_protocol_error()
 
     def _end_after_protocol_error(self) -> None:
@@ -236,14 +268,18 @@ class Session:
         self._append_reply(reply)
 
     def _append_reply(self, reply: Reply) -> None:
-        if reply is NO_REPLY:
-            self.out.append(b"")
-            return
         encoded = self.encode(reply)
         self.out.append(encoded)
+        if self._pushes_after_reply:
+            self._append_late_pushes()
         self._out_bytes += len(encoded)
         if self._out_bytes > TICK_OUTPUT_BYTES_MAX:
             self.throttled = True
+
+    def _append_late_pushes(self) -> None:
+        for encoded in self._pushes_after_reply:
+            self.push_encoded(encoded)
+        self._pushes_after_reply.clear()
 
     def _silenced(self, reply: Reply) -> Reply:
         """Apply CLIENT REPLY: SKIP drops the reply of the one command after it, OFF all of them."""
@@ -263,8 +299,7 @@ class Session:
             requests = list(self.backlog)
             self.backlog.clear()
             self.run(requests)
-        if self._reader.error is not None:
-            self._end_after_protocol_error()
+        self._go_on_reading()
 
     # --- suspension
 
@@ -294,6 +329,10 @@ class Session:
         """Queue an out-of-band message; it goes out with the next tick's replies."""
         self.push_encoded(self.encode(message))
         self.on_output(self)
+
+    def push_after_reply(self, encoded: bytes) -> None:
+        """Queue an out-of-band message of the running command behind the reply to it."""
+        self._pushes_after_reply.append(encoded)
 
     def push_encoded(self, encoded: bytes) -> None:
         self.push_positions.append(len(self.out))
@@ -328,6 +367,12 @@ class Session:
         self.close_reason = self.close_reason or reason
         self.backlog.clear()
         self.on_output(self)
+
+    def kill(self, reason: str) -> None:
+        """Close the connection at once, whatever it still waits for or has not read."""
+        self.close_after_reply(reason)
+        if self.transport is not None:
+            self.transport.close(reason)
 
     def end(self) -> None:
         """Forget the session everywhere; the connection is gone."""
