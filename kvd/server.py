@@ -19,7 +19,7 @@ from kvd.acl import Acl
 from kvd.commands.table import CommandTable
 from kvd.cursors import CursorTable
 from kvd.latency import LatencyMonitor
-from kvd.notify import Notifications
+from kvd.notifications import Notifications
 from kvd.pubsub import PubSub
 from kvd.scripting.engine import ScriptEngine
 from kvd.slowlog import Slowlog
@@ -28,6 +28,7 @@ from kvd.tracking import Tracking
 
 if TYPE_CHECKING:
     from kvd.hub import Hub
+    from kvd.pause import Pause
     from kvd.session import Session
     from kvd.settings import Settings
     from storage.store import Store
@@ -76,17 +77,6 @@ class Server:
         watched = bool(self.monitors) or self.pause is not None or self.scripts.running is not None
         writes = not watched and self.store.writable is None
         self.table.allow_plain(reads=not watched, writes=writes)
-
-
-class Pause:
-    """CLIENT PAUSE: until when, and whether only writes wait."""
-
-    __slots__ = ("until_ms", "waiting", "writes_only")
-
-    def __init__(self, until_ms: int, *, writes_only: bool) -> None:
-        self.until_ms = until_ms
-        self.writes_only = writes_only
-        self.waiting: list[Session] = []
 
 
 def _nowhere_to_run(*args: Any) -> None:

@@ -73,7 +73,10 @@ class Transport(Protocol):
 
     fd: int  # the socket's file descriptor, -1 if it has none of its own
     unsent_bytes: int  # output that the client has not taken yet
-    unsent_count: int  # in so many pieces
+
+    @property
+    def unsent_count(self) -> int:
+        """In how many pieces the unsent output waits."""
 
     def close(self, reason: str) -> None:
         """Close the connection now, and with it the session."""
@@ -105,6 +108,7 @@ class Session:
         self.channels: set[bytes] = set()
         self.patterns: set[bytes] = set()
         self.shard_channels: set[bytes] = set()
+        self.subscribed_bytes = 0  # what those names take, by `kvd.pubsub`'s reckoning
         self.tracking: TrackingState | None = None
         self.is_script = False  # a script's own session: replies are values, not bytes
 
