@@ -106,6 +106,7 @@ class Arg:
     multiple_token: bool = False
     arguments: tuple[Arg, ...] = ()
     since: str | None = None
+    deprecated_since: str | None = None
 
 
 class CommandStats:
@@ -144,6 +145,7 @@ class CommandSpec:
     history: tuple[tuple[str, str], ...] = ()
     replaced_by: str | None = None
     deprecated_since: str | None = None
+    is_system: bool = False  # for debugging and the like, not for applications
     tips: tuple[str, ...] = ()
     data_handler: DataHandler | None = None
     session_handler: SessionHandler | None = None
