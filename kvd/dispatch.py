@@ -38,7 +38,8 @@ def execute(session: Session, request: Request) -> Reply:
     try:
         spec = server.table.find(request)
     except ErrorReply as error:
-        _refuse_transaction(session)
+        if session.transaction is not None:
+            session.transaction.refused = True
         server.stats.count_error(error.text)
         return error
     session.last_command = spec.name
@@ -46,7 +47,7 @@ def execute(session: Session, request: Request) -> Reply:
         error = check(session, spec, request)
         if error is not None:
             spec.stats.rejected += 1
-            _refuse_transaction(session)
+            error = _refuse_transaction(session, spec, error)
             server.stats.count_error(error.text)
             return error
     if session.transaction is not None and spec.name not in _UNQUEUED:
@@ -61,6 +62,8 @@ def call(session: Session, spec: CommandSpec, request: Request) -> Reply:
     server = session.server
     if server.monitors and Flag.SKIP_MONITOR not in spec.flags:
         server.slowlog.feed_monitors(session, request)
+    tracking = session.tracking
+    changes_before = 0 if tracking is None else len(server.store.changed)
     started = time.perf_counter_ns()
     reply: Reply
     try:
@@ -80,8 +83,8 @@ def call(session: Session, spec: CommandSpec, request: Request) -> Reply:
         server.store.poison(f"{spec.name} failed unexpectedly")
         reply = refusal(session, spec, ErrorReply("ERR internal error; the server's log has the details"))
     _settle(session, spec, 1, time.perf_counter_ns() - started, request)
-    if session.tracking is not None and Flag.READONLY in spec.flags:
-        server.tracking.remember(session, spec, request)
+    if tracking is not None:
+        server.tracking.executed(tracking, spec, request, changes_before)
     return reply
 
 
@@ -146,9 +149,7 @@ def _check_authenticated(session: Session, spec: CommandSpec, request: Request) 
     return ErrorReply("NOAUTH Authentication required.")
 
 
-def _check_transaction_may_hold(
-    session: Session, spec: CommandSpec, request: Request
-) -> ErrorReply | None:
+def _check_transaction_may_hold(session: Session, spec: CommandSpec, request: Request) -> ErrorReply | None:
     if session.transaction is None or Flag.NO_MULTI not in spec.flags:
         return None
     return ErrorReply("ERR Command not allowed inside a transaction")
@@ -213,9 +214,18 @@ def _queue(session: Session, spec: CommandSpec, request: Request) -> Reply:
     return QUEUED
 
 
-def _refuse_transaction(session: Session) -> None:
-    if session.transaction is not None:
-        session.transaction.refused = True
+def _refuse_transaction(session: Session, spec: CommandSpec, error: ErrorReply) -> ErrorReply:
+    """Let a refused request spoil its transaction; a refused EXEC ends it. Return what the client is told."""
+    transaction = session.transaction
+    if transaction is None:
+        return error
+    transaction.refused = True
+    if spec.name != "EXEC":
+        return error
+    session.transaction = None
+    session.watched.clear()
+    session.refresh()
+    return ErrorReply(f"EXECABORT Transaction discarded because of: {error.text.removeprefix('ERR ')}")
 
 
 def _must_wait(session: Session, spec: CommandSpec) -> bool:

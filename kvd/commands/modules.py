@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from kvd.commands import auth, pubsub, transactions
 from kvd.commands.spec import CommandSpec
 
-MODULES = ()
+MODULES = (auth, pubsub, transactions)
 
 
 def all_commands() -> list[CommandSpec]:
