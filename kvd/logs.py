@@ -16,17 +16,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import MutableMapping
-from typing import Any, Final, TextIO
+from typing import Final, TextIO
 
 import structlog
 
 from kvd.settings import LogSettings
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-
-# C0 and C1 control characters, which could move a terminal's cursor or forge a line.
-_CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 
 class Sink:
@@ -112,22 +108,14 @@ def reopen() -> None:
 
 
 def _console() -> list[structlog.typing.Processor]:
-    colors = sink.is_terminal and "NO_COLOR" not in os.environ
-    return [
-        _escape_control,
-        structlog.dev.ConsoleRenderer(
-            colors=colors, exception_formatter=structlog.dev.plain_traceback, sort_keys=False
-        ),
-    ]
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=sink.is_terminal and "NO_COLOR" not in os.environ,
+        exception_formatter=structlog.dev.plain_traceback,
+        # Quoted and escaped, so that a client's name can neither forge a line nor move the cursor.
+        repr_native_str=True,
+    )
+    return [renderer]
 
 
 def _json() -> list[structlog.typing.Processor]:
     return [structlog.processors.JSONRenderer(default=repr)]
-
-
-def _escape_control(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Make control characters of foreign texts (a client's name, an address) visible."""
-    for key, value in event.items():
-        if isinstance(value, str) and key != "exception":
-            event[key] = value.translate(_CONTROL)
-    return event

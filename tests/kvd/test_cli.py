@@ -1,0 +1,155 @@
+"""The command line: help, exit codes, and errors that say what to do."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import kvd
+from kvd.cli.errors import describe, fail
+from kvd.cli.main import main
+from kvd.settings import SETTINGS
+from storage.errors import StorageError
+from tests.servers import launch_kvd
+
+
+def run(*arguments: str, **environment: str) -> Result:
+    return CliRunner(env=environment).invoke(main, arguments)
+
+
+# ---------------------------------------------------------------- version, help
+
+
+def test_version_names_kvd_first() -> None:
+    result = run("version")
+    assert result.exit_code == 0
+    assert result.output.splitlines()[0] == f"kvd {kvd.__version__}"
+    assert run("--version").output == f"kvd {kvd.__version__}\n"
+
+
+@pytest.mark.parametrize("verb", sorted(main.commands))
+def test_every_verb_explains_itself(verb: str) -> None:
+    result = run(verb, "--help")
+    assert result.exit_code == 0
+    assert result.output.startswith(f"Usage: kvd {verb}") or result.output.startswith(f"Usage: main {verb}")
+
+
+@pytest.mark.parametrize("verb", ["serve", "check-config", "verify"])
+def test_verbs_with_flags_show_examples(verb: str) -> None:
+    assert "Examples:\n  " in run(verb, "--help").output
+
+
+def test_python_dash_m_is_the_same_command() -> None:
+    command = [sys.executable, "-m", "kvd", "--version"]
+    assert (
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout == run("--version").output
+    )
+
+
+# ---------------------------------------------------------------- check-config
+
+
+def test_check_config_prints_the_settings_in_force_as_toml(tmp_path: Path) -> None:
+    file = tmp_path / "kvd.toml"
+    file.write_text("[server]\nport = 1\nmaxclients = 5\n")
+    arguments = ("--config", str(file), "--port", "3", "--set", "security.requirepass=hunter2")
+    result = run("check-config", *arguments, KVD_SERVER__PORT="2", KVD_STORAGE__DURABILITY="no")
+    assert result.exit_code == 0
+    document = tomllib.loads(result.stdout)
+    assert document["server"]["port"] == 3
+    assert document["server"]["maxclients"] == 5
+    assert document["storage"]["durability"] == "no"
+    assert document["security"]["requirepass"] == "<secret>"
+    assert sum(len(fields) for fields in document.values()) == len(SETTINGS)
+
+
+def test_check_config_reports_every_problem_and_exits_with_2(tmp_path: Path) -> None:
+    file = tmp_path / "kvd.toml"
+    file.write_text("[server]\nprot = 1\n")
+    result = run("check-config", "--config", str(file), "--bind", "here", "--durability", "maybe")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert lines[0] == "kvd: 3 problems in the configuration:"
+    assert [line.split(": ")[0].strip() for line in lines[1:]] == [str(file), "--bind", "--durability"]
+
+
+def test_the_configuration_file_can_come_from_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "kvd.toml"
+    file.write_text("[server]\nport = 1234\n")
+    assert "port = 1234" in run("check-config", KVD_CONFIG=str(file)).stdout
+
+
+def test_a_set_without_a_value_is_a_usage_error() -> None:
+    result = run("check-config", "--set", "server.port")
+    assert result.exit_code == 2
+    assert "write section.key=value" in result.stderr
+
+
+# ---------------------------------------------------------------- failures
+
+
+def test_serve_refuses_a_wrong_configuration_before_it_touches_anything(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    result = run("serve", "--data-dir", str(data_dir), "--port", "70000")
+    assert result.exit_code == 2
+    assert "--port: 70000 is out of range" in result.stderr
+    assert not data_dir.exists()
+
+
+def test_a_taken_port_is_one_line_with_the_mend(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with launch_kvd(tmp_path, "--port", port) as process:
+            assert process.wait(60) == 1
+    (line,) = (tmp_path / "kvd.log").read_text().splitlines()
+    assert line == (
+        f"kvd: cannot listen on 127.0.0.1 port {port}: Address already in use; "
+        "stop the server that listens there, or choose another --port"
+    )
+
+
+def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with launch_kvd(tmp_path, "--data-dir", str(tmp_path / "file" / "data")) as process:
+        assert process.wait(60) == 1
+    (line,) = (tmp_path / "kvd.log").read_text().splitlines()
+    assert line.startswith("kvd: ")
+    assert str(tmp_path / "file") in line
+
+
+def test_a_data_directory_in_use_is_one_line(daemon_directory: Path) -> None:
+    with launch_kvd(daemon_directory) as process:
+        assert process.wait(60) == 1
+    (line,) = (daemon_directory / "kvd.log").read_text().splitlines()
+    assert line.startswith("kvd: ")
+    assert "another" in line
+
+
+def test_an_expected_error_in_groups_is_told_leaf_by_leaf(capsys: pytest.CaptureFixture[str]) -> None:
+    group = ExceptionGroup("", [ExceptionGroup("", [StorageError("the disk is full")]), OSError("odd")])
+    with pytest.raises(SystemExit) as caught:
+        fail(group)
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == "kvd: the disk is full\nkvd: odd\n"
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    group = ExceptionGroup("", [StorageError("the disk is full"), KeyError("x")])
+    with pytest.raises(ExceptionGroup) as caught:
+        fail(group)
+    assert caught.value is group
+
+
+def test_an_error_of_the_system_names_the_file_and_the_mend() -> None:
+    assert describe(OSError(errno.EACCES, "Permission denied", "/x")) == (
+        "/x: Permission denied; give the daemon's user the right to it, or choose another place"
+    )
+    assert describe(OSError(errno.EISDIR, "Is a directory")) == "Is a directory"
