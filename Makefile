@@ -45,7 +45,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m tests.bench.against_redis
+	$(BIN)/python -m tests.bench.compare
 
 bench-scale: $(VENV)/.dev
 	$(BIN)/python -m tests.bench.scale
