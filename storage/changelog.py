@@ -1,0 +1,117 @@
+"""The change log: which key each dot wrote, in the batch of the write itself.
+
+One row for each commit, a *chunk* of consecutive dots of one origin:
+
+    key    origin# (4) ‖ first seq (8)
+    value  CBOR [last hlc, [place, place ...], [[index, count], ...]]
+
+A place is a row key; null for "the same row as the dot before"; ``[namespace]`` for a flush; the
+empty byte string for a dot that compaction found dead. The dot of place i is (origin, first seq +
+i). The pairs name groups of dots that one transaction wrote and that must be applied together.
+
+The log names keys and holds no values: whoever reads it reads the live row and looks whether a
+register still carries the dot. Hence overwriting removes nothing here; what is dead stays until
+`compaction` comes by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+
+from storage.errors import RecordError
+from storage.layout import NAMESPACE_BYTES
+from storage.record import array_head, bytes_head, loads, short_heads, unsigned
+from storage.transaction import Place
+
+DEAD: Final = b""
+
+_HEADS: Final = short_heads()
+_NULL: Final = b"\xf6"
+_ARRAY_1: Final = b"\x81"
+_ARRAY_3: Final = b"\x83"
+_join: Final = b"".join
+
+
+@attrs.frozen
+class Chunk:
+    """A decoded chunk. `places` are resolved: null is replaced by the place it stands for."""
+
+    last_hlc: int
+    places: list[Place]
+    groups: list[tuple[int, int]]
+
+
+def encode_chunk(last_hlc: int, places: Sequence[Place], groups: Sequence[tuple[int, int]]) -> bytes:
+    """Return the value of a chunk's row."""
+    # Hot: once for every commit.
+    try:
+        parts = [_HEADS[len(place)] + place for place in places]  # type: ignore[arg-type, operator]
+    except (TypeError, IndexError):
+        parts = [_encode_place(place) for place in places]
+    pairs = [_encode_pair(index, count) for index, count in groups]
+    return _join(
+        (
+            _ARRAY_3,
+            unsigned(last_hlc),
+            array_head(len(parts)),
+            _join(parts),
+            array_head(len(pairs)),
+            _join(pairs),
+        )
+    )
+
+
+def decode_chunk(encoded: bytes) -> Chunk:
+    """Return the chunk of a row's value. Raise `RecordError` if it is not one."""
+    try:
+        last_hlc, places, groups = loads(encoded)
+        chunk = Chunk(last_hlc, _resolve(places), [(index, count) for index, count in groups])
+    except (TypeError, ValueError) as error:
+        raise RecordError(f"a chunk of the change log: {error}") from error
+    if type(last_hlc) is not int or not all(
+        _fits(index, count, len(places)) for index, count in chunk.groups
+    ):
+        raise RecordError("a chunk of the change log has a part of the wrong type")
+    return chunk
+
+
+def _encode_place(place: Place) -> bytes:
+    if place is None:
+        return _NULL
+    if isinstance(place, list):
+        return _ARRAY_1 + bytes_head(len(place[0])) + place[0]
+    return bytes_head(len(place)) + place
+
+
+def _encode_pair(index: int, count: int) -> bytes:
+    return array_head(2) + unsigned(index) + unsigned(count)
+
+
+def _resolve(places: list[Place]) -> list[Place]:
+    resolved: list[Place] = []
+    for place in places:
+        if place is None:
+            place = resolved[-1] if resolved else DEAD
+        elif not _is_place(place):
+            raise RecordError("a chunk of the change log names something that is not a row")
+        resolved.append(place)
+    return resolved
+
+
+def _is_place(place: object) -> bool:
+    if isinstance(place, list):
+        return len(place) == 1 and isinstance(place[0], bytes) and len(place[0]) == NAMESPACE_BYTES
+    return isinstance(place, bytes) and (not place or len(place) >= NAMESPACE_BYTES)
+
+
+def _fits(index: object, count: object, places_count: int) -> bool:
+    return (
+        type(index) is int
+        and type(count) is int
+        and index >= 0
+        and count > 1
+        and index + count <= places_count
+    )

@@ -1,0 +1,189 @@
+"""An engine in memory that models what disks do to a database.
+
+It keeps three things: the image that a power cut cannot take (`synced`), the tail of batches
+written since, and the live state that is both together. A test cuts the power at any write
+boundary with `crash(keep=n)`, kills the process with `kill`, fills the disk with `fail_next`, or
+puts back an older `image`. The same suite runs over this engine and RocksDB, so the model stays true.
+
+It is for tests and simulation: a snapshot copies everything, and the tail grows until `sync`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from sortedcontainers import SortedDict  # type: ignore[import-untyped]
+
+from storage.engine import Batch, Family, Snapshot
+from storage.errors import Closed, StorageError, Unavailable
+
+Table: TypeAlias = "SortedDict[bytes, bytes]"
+# (family, key, value) puts; value None deletes; (family, start, end, _) of length four is a range.
+Operation: TypeAlias = tuple[Family, bytes, bytes | None] | tuple[Family, bytes, bytes, None]
+Image: TypeAlias = dict[Family, dict[bytes, bytes]]
+
+
+class MemoryBatch:
+    """A list of operations in the order in which they were given."""
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+
+    def put(self, family: Family, key: bytes, value: bytes) -> None:
+        self.operations.append((family, key, value))
+
+    def put_all(self, family: Family, items: Iterable[tuple[bytes, bytes]]) -> None:
+        self.operations.extend((family, key, value) for key, value in items)
+
+    def delete(self, family: Family, key: bytes) -> None:
+        self.operations.append((family, key, None))
+
+    def delete_range(self, family: Family, start: bytes, end: bytes) -> None:
+        self.operations.append((family, start, end, None))
+
+
+class _Tables:
+    """Sorted tables, one a family, and the reads that engine and snapshot share."""
+
+    def __init__(self, image: Image | None = None) -> None:
+        image = image or {}
+        self._tables: dict[Family, Table] = {family: SortedDict(image.get(family, {})) for family in Family}
+
+    def get(self, family: Family, key: bytes) -> bytes | None:
+        value: bytes | None = self._tables[family].get(key)
+        return value
+
+    def multi_get(self, family: Family, keys: Sequence[bytes]) -> list[bytes | None]:
+        table = self._tables[family]
+        return [table.get(key) for key in keys]
+
+    def iterate(
+        self, family: Family, start: bytes = b"", end: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        table = self._tables[family]
+        # The keys are fixed here; a value is looked up at once too, so later writes are not seen.
+        keys = list(table.irange(start, end, inclusive=(True, False), reverse=reverse))
+        return iter([(key, table[key]) for key in keys])
+
+    def apply(self, operations: list[Operation]) -> None:
+        for operation in operations:
+            table = self._tables[operation[0]]
+            if len(operation) == 4:
+                for key in list(table.irange(operation[1], operation[2], inclusive=(True, False))):
+                    del table[key]
+            elif operation[2] is None:
+                table.pop(operation[1], None)
+            else:
+                table[operation[1]] = operation[2]
+
+    def image(self) -> Image:
+        return {family: dict(table) for family, table in self._tables.items()}
+
+
+class MemorySnapshot(_Tables):
+    def close(self) -> None:
+        self._tables.clear()
+
+
+class MemoryEngine(_Tables):
+    """The model. `tail` is what a power cut may take, oldest first; `writes` counts batches written."""
+
+    def __init__(self, path: str = "memory") -> None:
+        super().__init__()
+        self._path = path
+        self._synced = _Tables()
+        self._failure: StorageError | None = None
+        self._failures_left = 0
+        self._open = True
+        self.tail: list[list[Operation]] = []
+        self.writes = 0
+        self.checkpoints: dict[Path, Image] = {}
+
+    @property
+    def path(self) -> str:
+        return self._path
+
+    def batch(self) -> Batch:
+        return MemoryBatch()
+
+    def get(self, family: Family, key: bytes) -> bytes | None:
+        self._check_open()
+        return super().get(family, key)
+
+    def multi_get(self, family: Family, keys: Sequence[bytes]) -> list[bytes | None]:
+        self._check_open()
+        return super().multi_get(family, keys)
+
+    def iterate(
+        self, family: Family, start: bytes = b"", end: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        self._check_open()
+        return super().iterate(family, start, end, reverse=reverse)
+
+    def write(self, batch: Batch, *, sync: bool) -> None:
+        self._check_open()
+        assert isinstance(batch, MemoryBatch)
+        if self._failures_left:
+            self._failures_left -= 1
+            assert self._failure is not None
+            raise self._failure
+        self.apply(batch.operations)
+        self.tail.append(batch.operations)
+        self.writes += 1
+        if sync:
+            self.sync()
+
+    def sync(self) -> None:
+        self._check_open()
+        for operations in self.tail:
+            self._synced.apply(operations)
+        self.tail = []
+
+    def recover(self) -> None:
+        self._check_open()
+
+    def snapshot(self) -> Snapshot:
+        self._check_open()
+        return MemorySnapshot(self.image())
+
+    def checkpoint(self, target: Path) -> None:
+        self._check_open()
+        if target in self.checkpoints:
+            raise Unavailable(str(target), "it exists already")
+        self.checkpoints[target] = self.image()
+
+    def stats(self) -> dict[str, int]:
+        return {f"{family}_rows": len(table) for family, table in self._tables.items()}
+
+    def close(self) -> None:
+        self._open = False
+
+    # What tests do to it.
+
+    def crash(self, keep: int = 0) -> None:
+        """Cut the power: the synced image and the first `keep` batches of the tail remain."""
+        for operations in self.tail[:keep]:
+            self._synced.apply(operations)
+        self.restore(self._synced.image())
+
+    def kill(self) -> None:
+        """Kill the process: all that was written remains, and the engine may be opened again."""
+        self._open = True
+
+    def restore(self, image: Image) -> None:
+        """Put back an image taken earlier, as an operator restores a backup."""
+        self._tables = _Tables(image)._tables
+        self._synced = _Tables(image)
+        self.tail = []
+        self._open = True
+
+    def fail_next(self, error: StorageError, count: int = 1) -> None:
+        """Let the next `count` writes fail with `error`, leaving nothing behind."""
+        self._failure = error
+        self._failures_left = count
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise Closed

@@ -1,0 +1,128 @@
+"""What storage raises: one class for each thing that an operator or a client can do about it.
+
+Every message is one sentence that says what happened, and one that says what mends it. The
+engine's own exceptions never leave `engine_rocksdb`; they are translated there, with `from`.
+
+    StorageError
+      Locked            another process has the data directory open
+      Missing           there is no data directory where one was expected
+      Corrupt           what is on disk cannot be trusted
+        RecordError     one row cannot be read; the rest of the store is not affected
+      NewerFormat       written by a later kvd
+      NoSpace           the disk is full
+      Unavailable       the disk or the engine failed; `Store.probe` tries again
+      Closed            used after `close`
+      LimitError        the client asked for more than the settings allow
+        KeyTooLong, ValueTooLong, MetadataTooLong, TitleTooLong
+      KeyspaceError     a namespace is missing, gone, or its title is taken
+        KeyspaceGone, TitleTaken
+"""
+
+from __future__ import annotations
+
+
+class StorageError(Exception):
+    """The base of all that storage raises on purpose."""
+
+
+class Locked(StorageError):
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"the data directory {path} is in use by another process; "
+            "stop that process, or give this one a data directory of its own"
+        )
+
+
+class Missing(StorageError):
+    def __init__(self, path: str) -> None:
+        super().__init__(f"there is no kvd data in {path}; check the path of the data directory")
+
+
+class Corrupt(StorageError):
+    """What is on disk contradicts itself; nothing was changed."""
+
+
+class DamagedFiles(Corrupt):
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            f"the data in {path} is damaged ({reason}); restore a backup, or copy the directory away and start empty"
+        )
+
+
+class RecordError(Corrupt):
+    """One row cannot be decoded. Reading its key fails; deleting the key or flushing removes it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"the stored record cannot be read ({reason}); delete the key or restore it from a backup"
+        )
+
+
+class NewerFormat(StorageError):
+    def __init__(self, path: str, found: int, known: int) -> None:
+        super().__init__(
+            f"the data in {path} has format {found}, this kvd knows formats up to {known}; "
+            "use the kvd version that wrote it, or a later one"
+        )
+
+
+class NoSpace(StorageError):
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"no space left on the disk of {path}; free some space, writes are accepted again by themselves then"
+        )
+
+
+class Unavailable(StorageError):
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            f"writing to {path} failed ({reason}); check the disk and its permissions, "
+            "writes are accepted again by themselves once it works"
+        )
+
+
+class Closed(StorageError):
+    def __init__(self) -> None:
+        super().__init__("the store is closed; it must be opened again before it is used")
+
+
+class LimitError(StorageError):
+    """The client asked for more than the settings allow; nothing was written."""
+
+
+class KeyTooLong(LimitError):
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"key of {size} bytes exceeds the limit of {limit} bytes (storage.key_bytes_max)")
+
+
+class ValueTooLong(LimitError):
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"value of {size} bytes exceeds the limit of {limit} bytes (storage.value_bytes_max)"
+        )
+
+
+class MetadataTooLong(LimitError):
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"metadata of {size} bytes exceeds the limit of {limit} bytes (storage.metadata_bytes_max)"
+        )
+
+
+class TitleTooLong(LimitError):
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"namespace title of {size} bytes is not between 1 and {limit} bytes")
+
+
+class KeyspaceError(StorageError):
+    """A named namespace is not as the caller thought; nothing was written."""
+
+
+class KeyspaceGone(KeyspaceError):
+    def __init__(self, id_hex: str) -> None:
+        super().__init__(f"the namespace {id_hex} does not exist; list the namespaces and use one of those")
+
+
+class TitleTaken(KeyspaceError):
+    def __init__(self, title: str) -> None:
+        super().__init__(f"a namespace with the title {title!r} exists already; choose another title")
