@@ -15,6 +15,7 @@ import structlog
 
 from kvd.commands.spec import CommandSpec, Flag, Request
 from kvd.commands.table import wrong_arity
+from kvd.monitor_feed import feed_monitors
 from protocol.replies import NO_REPLY, QUEUED, ErrorReply, Reply
 from storage.errors import StorageError
 
@@ -60,8 +61,9 @@ def execute(session: Session, request: Request) -> Reply:
 def call(session: Session, spec: CommandSpec, request: Request) -> Reply:
     """Run a request that passed the checks (from a client, EXEC or a script) and keep the accounts."""
     server = session.server
-    if server.monitors and Flag.SKIP_MONITOR not in spec.flags:
-        server.slowlog.feed_monitors(session, request)
+    # A script is shown before the commands that it calls, everything else once it has run.
+    if server.monitors and Flag.SKIP_MONITOR in spec.flags:
+        feed_monitors(session, spec, request)
     tracking = session.tracking
     changes_before = 0 if tracking is None else len(server.store.changed)
     started = time.perf_counter_ns()
@@ -85,6 +87,8 @@ def call(session: Session, spec: CommandSpec, request: Request) -> Reply:
     _settle(session, spec, 1, time.perf_counter_ns() - started, request)
     if tracking is not None:
         server.tracking.executed(tracking, spec, request, changes_before)
+    if server.monitors and Flag.SKIP_MONITOR not in spec.flags:
+        feed_monitors(session, spec, request)
     return reply
 
 

@@ -34,7 +34,7 @@ _ESCAPES: Final = {
 
 def feed_monitors(session: Session, spec: CommandSpec, request: Request) -> None:
     """Show one request of `session` to all monitors."""
-    if spec.flags & (Flag.SKIP_MONITOR | Flag.ADMIN):
+    if Flag.ADMIN in spec.flags:
         return
     line = b"+" + _line(session, redacted(request)) + b"\r\n"
     for monitor in list(session.server.monitors):
