@@ -35,7 +35,7 @@ def _flags(session: Session) -> bytes:
         b"x": session.transaction is not None,
         b"b": session.suspended,
         b"t": tracking is not None,
-        b"R": tracking is not None and tracking.redirect_broken,
+        b"R": tracking is not None and tracking.broken_redirect,
         b"B": tracking is not None and tracking.broadcast,
         b"c": session.closing,
         b"U": session.endpoint.is_unix,
@@ -68,10 +68,8 @@ def _total_bytes(session: Session) -> int:
 
 
 def _redirection(session: Session) -> int:
-    tracking = session.tracking
-    if tracking is None:
-        return -1
-    return tracking.redirect or 0
+    """Return who hears this session's invalidations: -1 nobody, 0 itself, else another session's id."""
+    return -1 if session.tracking is None else session.tracking.redirect
 
 
 def _command(session: Session) -> bytes:
@@ -81,7 +79,7 @@ def _command(session: Session) -> bytes:
 
 def _user(session: Session) -> bytes:
     # Who has not authenticated yet is listed as the default user, as in Redis.
-    return b"default" if session.user is None else session.user.name.encode()
+    return b"default" if session.user is None else session.user.name
 
 
 def _number(value: Callable[[Session], int]) -> Callable[[Session], bytes]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvd import client_list
 from kvd.commands.arguments import INTEGER_MAX, SYNTAX_ERROR, parse_integer
+from kvd.commands.auth import check_client_name
 from kvd.commands.help import help_command, subcommand_error
 from kvd.commands.spec import Arg, Flag, Request, container, session_command
 from kvd.pause import begin_pause, end_pause
@@ -20,8 +21,8 @@ from protocol.replies import NO_REPLY, OK, ErrorReply, Reply, Verbatim
 if TYPE_CHECKING:
     from kvd.session import Session
 
-# Names are shown in every CLIENT LIST, so they must not be used to store things.
-NAME_BYTES_MAX: Final = 1024
+# What a library calls itself is shown in every CLIENT LIST, so it must not be used to store things.
+_LIBRARY_BYTES_MAX: Final = 1024
 
 _CONNECTION: Final = frozenset({"connection"})
 _ANYTIME: Final = Flag.NOSCRIPT | Flag.LOADING | Flag.STALE
@@ -252,7 +253,7 @@ def _by_kind(session: Session, value: bytes) -> Callable[[Session], bool]:
 
 
 def _by_user(session: Session, value: bytes) -> Callable[[Session], bool]:
-    user = session.server.acl.find(value)
+    user = session.server.acl.users.get(value)
     if user is None:
         raise ErrorReply(f"ERR No such user '{value.decode('utf-8', 'replace')}'")
     return lambda each: each.user is user
@@ -297,19 +298,13 @@ def _parse_word(value: bytes, *, yes: bytes, no: bytes) -> bool:
     arguments=(Arg("connection-name"),),
 )
 def client_setname(session: Session, request: Request) -> Reply:
-    set_name(session, request[2])
+    check_client_name(request[2])
+    session.name = request[2]
     return OK
 
 
-def set_name(session: Session, name: bytes) -> None:
-    """Name a session (HELLO SETNAME does too). Raises `ErrorReply` for a name that CLIENT LIST cannot show."""
-    if not _is_showable(name):
-        raise ErrorReply("ERR Client names cannot contain spaces, newlines or special characters.")
-    session.name = name
-
-
 def _is_showable(text: bytes) -> bool:
-    return len(text) <= NAME_BYTES_MAX and all(0x21 <= byte <= 0x7E for byte in text)
+    return len(text) <= _LIBRARY_BYTES_MAX and all(0x21 <= byte <= 0x7E for byte in text)
 
 
 @session_command(
