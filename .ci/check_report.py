@@ -7,7 +7,7 @@ guards against the guard: a marker that is no longer looked at would let CI pass
 from __future__ import annotations
 
 import sys
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 ENOUGH = 20  # fewer than this, and something has unmarked them
 
@@ -15,7 +15,7 @@ ENOUGH = 20  # fewer than this, and something has unmarked them
 def main(path: str) -> int:
     ran: list[str] = []
     skipped: list[str] = []
-    for case in ElementTree.parse(path).iter("testcase"):  # noqa: S314  our own file
+    for case in ET.parse(path).iter("testcase"):  # noqa: S314  our own file
         if case.find("properties/property[@name='needs_redis']") is not None:
             (skipped if case.find("skipped") is not None else ran).append(case.get("name", "?"))
     print(f"{len(ran)} tests compared with redis-server, {len(skipped)} were skipped")
