@@ -73,13 +73,15 @@ class KeyRange:
     """Where the keys stand: `first` .. `last` in steps of `step`; a negative `last` counts from the end.
 
     `access` is what the command does to them, in the words of Redis's key specs: one of
-    ``RO RW OW RM`` and any of ``access update insert delete not_key``.
+    ``RO RW OW RM`` and any of ``access update insert delete not_key``. Where it depends on the
+    request's options it has ``variable_flags`` as well, and `vary` returns what one request does.
     """
 
     first: int = 1
     last: int = 0  # 0 means: only `first`
     step: int = 1
     access: tuple[str, ...] = ("RO", "access")
+    vary: Callable[[Request], tuple[str, ...]] | None = None
 
 
 @attrs.frozen
@@ -172,6 +174,23 @@ class CommandSpec:
         for part in self.keys:
             found.extend(_keys_of(part, request))
         return found
+
+    def key_accesses(self, request: Request) -> list[tuple[bytes, tuple[str, ...]]]:
+        """Return each key that `request` names with what is done to it, as in `KeyRange.access`."""
+        if self.find_keys is not None:
+            access = _access_of(self.keys[0], request)
+            return [(key, access) for key in self.find_keys(request)]
+        found: list[tuple[bytes, tuple[str, ...]]] = []
+        for part in self.keys:
+            access = _access_of(part, request)
+            found.extend((key, access) for key in _keys_of(part, request))
+        return found
+
+
+def _access_of(part: KeyRange | KeyCount, request: Request) -> tuple[str, ...]:
+    if isinstance(part, KeyCount) or part.vary is None:
+        return part.access
+    return part.vary(request)
 
 
 def _keys_of(part: KeyRange | KeyCount, request: Request) -> list[bytes]:
