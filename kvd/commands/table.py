@@ -7,7 +7,7 @@ constant-time data commands that a session without special state may run at once
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 from kvd.commands.spec import CommandSpec, DataHandler, Flag, Request
@@ -51,6 +51,20 @@ class CommandTable:
 
     def __iter__(self) -> Iterable[CommandSpec]:  # type: ignore[override]
         return iter(self.specs.values())
+
+    def everything(self) -> Iterator[CommandSpec]:
+        """Yield every command, containers and their subcommands included."""
+        for spec in self.specs.values():
+            yield spec
+            yield from spec.subcommands.values()
+
+    def named(self, name: bytes) -> CommandSpec | None:
+        """Return the command called ``get``, ``config`` or ``config|get``, in any case, or None."""
+        parent, separator, child = name.upper().partition(b"|")
+        spec = self.specs.get(parent)
+        if spec is None or not separator:
+            return spec
+        return spec.subcommands.get(child)
 
     def find(self, request: Request) -> CommandSpec:
         """Return the command that `request` names, its subcommand resolved.
