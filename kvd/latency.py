@@ -1,6 +1,6 @@
 """The latency monitor: when, and for how long, something held up the clients.
 
-Events are named by what caused them (``command``, ``fast-command``, ``tick-commit`` ...). Each keeps
+Events are named by what caused them (``command``, ``fast-command``, ``commit`` ...). Each keeps
 its last `SAMPLES_MAX` samples, at most one a second, the worst of that second; and the worst since
 LATENCY RESET. Nothing is kept below the threshold, and nothing at all with a threshold of 0.
 

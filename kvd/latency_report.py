@@ -29,7 +29,7 @@ def graph(name: str, history: EventHistory, now_seconds: int) -> str:
     columns = [_column(value, high, low) for value in values]
     ages = [_age(now_seconds - at_seconds) for at_seconds, _ in samples]
     depth = max(map(len, ages))
-    lines = _turned(columns) + [""] + _turned([age.rjust(depth) for age in ages])
+    lines = [*_turned(columns), "", *_turned([age.rjust(depth) for age in ages])]
     return "\n".join([heading, "-" * _WIDTH, *lines]) + "\n"
 
 
@@ -97,22 +97,30 @@ def _slowlog_sees_less(server: Server) -> bool:
 _ADVICE: Final[tuple[tuple[Callable[[Server], bool], str], ...]] = (
     (
         lambda server: _has("command", "fast-command")(server) and _slowlog_sees_less(server),
-        "The slow log leaves out commands that the latency monitor counts. Set "
-        "slowlog-log-slower-than to the same time, in microseconds.",
+        (
+            "The slow log leaves out commands that the latency monitor counts. Set "
+            "slowlog-log-slower-than to the same time, in microseconds."
+        ),
     ),
     (
         _has("command"),
-        "Look at SLOWLOG GET for the commands that take long: KEYS, large ranges and long scripts hold "
-        "up everybody. SCAN, smaller values and shorter scripts do not.",
+        (
+            "Look at SLOWLOG GET for the commands that take long: KEYS, large ranges and long scripts hold "
+            "up everybody. SCAN, smaller values and shorter scripts do not."
+        ),
     ),
     (
         _has("fast-command"),
-        "Commands of constant time were slow: the machine was short of processor time or memory, or "
-        "reads went to a slow disk. A larger storage.cache_bytes keeps more records in memory.",
+        (
+            "Commands of constant time were slow: the machine was short of processor time or memory, or "
+            "reads went to a slow disk. A larger storage.cache_bytes keeps more records in memory."
+        ),
     ),
     (
-        _has("tick-commit"),
-        "Commits were slow: under durability always each waits for the disk. A faster disk helps, or "
-        "durability everysec, which may lose the last second in a power cut.",
+        _has("commit"),
+        (
+            "Commits were slow: under durability always each waits for the disk. A faster disk helps, or "
+            "durability everysec, which may lose the last second in a power cut."
+        ),
     ),
 )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kvd.commands import auth, pubsub, transactions
+from kvd.commands import auth, client, latency, monitor, pubsub, slowlog, transactions
 from kvd.commands.spec import CommandSpec
 
-MODULES = (auth, pubsub, transactions)
+MODULES = (auth, client, latency, monitor, pubsub, slowlog, transactions)
 
 
 def all_commands() -> list[CommandSpec]:

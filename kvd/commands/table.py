@@ -49,9 +49,6 @@ class CommandTable:
         else:
             self.specs[spec.name.encode()] = spec
 
-    def __iter__(self) -> Iterable[CommandSpec]:  # type: ignore[override]
-        return iter(self.specs.values())
-
     def everything(self) -> Iterator[CommandSpec]:
         """Yield every command, containers and their subcommands included."""
         for spec in self.specs.values():
