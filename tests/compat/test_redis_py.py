@@ -138,7 +138,9 @@ def test_messages_reach_channel_and_pattern_subscribers(client: Client) -> None:
     with client.pubsub(ignore_subscribe_messages=True) as pubsub:
         pubsub.subscribe("news")
         pubsub.psubscribe("new*")
-        wait_until(lambda: client.pubsub_numpat() == 1 and client.pubsub_numsub("news") == [("news", 1)], "both")
+        wait_until(
+            lambda: client.pubsub_numpat() == 1 and client.pubsub_numsub("news") == [("news", 1)], "both"
+        )
         assert client.publish("news", "hello") == 2
         received = [next_message(pubsub), next_message(pubsub)]
         assert sorted(str(message["type"]) for message in received) == ["message", "pmessage"]
@@ -159,7 +161,7 @@ def test_a_subscriber_of_resp2_may_ping(server: RunningServer) -> None:
 def test_a_subscriber_thread_is_called_back(client: Client) -> None:
     received: list[str] = []
     pubsub = client.pubsub()
-    pubsub.subscribe(**{"jobs": lambda message: received.append(message["data"])})
+    pubsub.subscribe(jobs=lambda message: received.append(message["data"]))
     thread = pubsub.run_in_thread(sleep_time=0.01, daemon=True)
     try:
         wait_until(lambda: client.publish("jobs", "one") == 1, "the thread subscribes")
