@@ -16,7 +16,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -58,7 +57,7 @@ async def serve(settings: Settings, *, ports_file: Path | None = None, config_fi
         tls = _open_tls(settings, server, hub)
         if ports_file is not None:
             _write_ports(ports_file, listeners, tls)
-        _tune_collector()
+        _tune_collector(store)
         await _run(server, hub, tls, _announce(settings, listeners, tls))
         store.sync()
     log.info("stopped")
@@ -112,15 +111,14 @@ def _announce(settings: Settings, listeners: list[PlainListener], tls: TlsListen
     return announce
 
 
-def _tune_collector() -> None:
+def _tune_collector(store: Store) -> None:
     """Keep the cyclic garbage collector from ever walking the record cache.
 
     A full collection looks at every container; a dict of a million records would stop all clients for
     tens of milliseconds. What exists now (code, the cache's dicts, the tables) is frozen for good, and
     records are plain tuples of atoms, which the collector lets go of by itself.
     """
-    gc.collect()
-    gc.freeze()
+    store.freeze()
     gc.set_threshold(_YOUNG_OBJECTS, 20, 100)
 
 
@@ -186,7 +184,3 @@ async def _heed_signals(
                 stopping.set()
             else:
                 housekeeping.reopen(server, tls)
-
-
-def uptime_seconds(server: Server) -> int:
-    return int(time.time() - server.started_at)

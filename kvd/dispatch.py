@@ -17,7 +17,7 @@ from kvd.commands.spec import CommandSpec, Flag, Request
 from kvd.commands.table import wrong_arity
 from kvd.monitor_feed import feed_monitors
 from protocol.replies import NO_REPLY, QUEUED, ErrorReply, Reply
-from storage.errors import StorageError
+from storage.errors import Aborted, NoSpace, StorageError, Unavailable
 
 if TYPE_CHECKING:
     from kvd.session import Session
@@ -65,7 +65,7 @@ def call(session: Session, spec: CommandSpec, request: Request) -> Reply:
     if server.monitors and Flag.SKIP_MONITOR in spec.flags:
         feed_monitors(session, spec, request)
     tracking = session.tracking
-    changes_before = 0 if tracking is None else len(server.store.changed)
+    changes_before = 0 if tracking is None else server.store.change_count
     started = time.perf_counter_ns()
     reply: Reply
     try:
@@ -126,7 +126,8 @@ def refusal(session: Session, spec: CommandSpec, error: ErrorReply | StorageErro
 
 def storage_refusal(error: StorageError) -> ErrorReply:
     """Return what a client is told when the store cannot do what it asked."""
-    return ErrorReply(f"{error.reply_code} {error}")
+    code = "MISCONF" if isinstance(error, NoSpace | Unavailable | Aborted) else "ERR"
+    return ErrorReply(f"{code} {error}")
 
 
 def stands_on_commit(session: Session, request: Request, encoded: bytes) -> bool:

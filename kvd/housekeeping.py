@@ -13,7 +13,7 @@ import trio
 
 from kvd import logs
 from storage.errors import StorageError
-from storage.store import Store, StoreOptions
+from storage.store import Limits, Store, StoreOptions
 
 if TYPE_CHECKING:
     from kvd.hub import Hub
@@ -29,7 +29,7 @@ _WATCH_SECONDS: Final = 1.0
 
 def open_store(settings: Settings) -> Store:
     """Open the store in ``storage.data_dir``. Raises StorageError with what the operator can do."""
-    return Store.open_directory(settings.storage.data_dir, store_options(settings))
+    return Store.open(settings.storage.data_dir, store_options(settings))
 
 
 def store_options(settings: Settings) -> StoreOptions:
@@ -39,22 +39,27 @@ def store_options(settings: Settings) -> StoreOptions:
         durability=storage.durability,
         cache_bytes=storage.cache_bytes,
         block_cache_bytes=storage.block_cache_bytes,
-        key_bytes_max=storage.key_bytes_max,
-        value_bytes_max=storage.value_bytes_max,
-        metadata_bytes_max=storage.metadata_bytes_max,
         gc_min_age_ms=storage.gc_min_age_seconds * 1000,
+        limits=Limits(
+            key_bytes_max=storage.key_bytes_max,
+            value_bytes_max=storage.value_bytes_max,
+            metadata_bytes_max=storage.metadata_bytes_max,
+        ),
     )
 
 
 async def sync_every_second(server: Server) -> None:
     """Under ``everysec``: get what was committed onto the disk once a second, in a thread."""
     store = server.store
+    synced = 0
     while True:
         await trio.sleep(_SYNC_SECONDS)
-        if server.settings.storage.durability != "everysec" or not store.unsynced:
+        commits = store.commits
+        if server.settings.storage.durability != "everysec" or commits == synced:
             continue
         try:
             await trio.to_thread.run_sync(store.sync)
+            synced = commits
         except StorageError as error:
             log.error("sync failed, the last second's writes may not be on the disk", error=str(error))
 
@@ -65,7 +70,15 @@ async def sweep(server: Server, hub: Hub) -> None:
         storage = server.settings.storage
         await trio.sleep(storage.sweep_interval_ms / 1000)
         if server.store.writable is None:
-            hub.exclusively(lambda rows=storage.sweep_rows_max: server.store.sweep(rows))
+            _sweep_slice(server, hub, storage.sweep_rows_max)
+
+
+def _sweep_slice(server: Server, hub: Hub, rows: int) -> None:
+    try:
+        hub.exclusively(lambda: server.store.sweep(rows))
+    except StorageError as error:
+        log.error("sweep failed, it is tried again", error=str(error))
+        server.refresh_plain()
 
 
 async def watch(server: Server, hub: Hub) -> None:

@@ -34,6 +34,7 @@ from storage.errors import StorageError
 if TYPE_CHECKING:
     from kvd.listeners import PlainListener
     from kvd.server import Server
+    from storage.store import Keyspace
 
 log = structlog.get_logger()
 
@@ -219,6 +220,8 @@ class Hub:
         store = self.server.store
         if store.dirty:
             self._commit()
+        if self.server.notifications.pending:
+            self.server.notifications.deliver()
         marked = self._marked
         now = 0.0
         # Flushing may mark further connections (a closed subscriber, a woken client): the list grows.
@@ -233,14 +236,15 @@ class Hub:
 
     def _commit(self) -> None:
         server = self.server
-        changed = server.store.changed if server.tracking.active else ()
-        changed = list(changed)
+        changed: list[tuple[Keyspace, bytes | None]] = []
+        if server.tracking.active:
+            changed += server.store.changed
+            changed += [(keyspace, None) for keyspace in server.store.flushed]
         try:
             server.store.commit()
         except StorageError as error:
             self._commit_failed(error)
             return
-        server.notifications.deliver()
         if changed:
             server.tracking.invalidate(changed)
 
@@ -249,6 +253,7 @@ class Hub:
         server.stats.ticks_failed += 1
         log.error("commit failed, the tick's writes are undone", error=str(error))
         server.notifications.discard()
+        server.tracking.discard()
         server.refresh_plain()
         refusal = storage_refusal(error)
         for connection in self._marked:
@@ -272,9 +277,11 @@ class Hub:
         """Run `work()` as a tick of its own: with one clock reading, one commit, its output sent."""
         self._in_tick = True
         self.server.store.begin(time.time_ns() // 1_000_000)
-        work()
-        self.finish()
-        self._in_tick = False
+        try:
+            work()
+        finally:
+            self.finish()
+            self._in_tick = False
 
     def pump(self) -> None:
         """Look at the other clients from inside a script that takes long.

@@ -11,6 +11,7 @@ engine's own exceptions never leave `engine_rocksdb`; they are translated there,
       NewerFormat       written by a later kvd
       NoSpace           the disk is full
       Unavailable       the disk or the engine failed; `Store.probe` tries again
+      Aborted           the tick's writes were given up; nothing of them was stored
       Closed            used after `close`
       LimitError        the client asked for more than the settings allow
         KeyTooLong, ValueTooLong, MetadataTooLong, TitleTooLong
@@ -79,6 +80,11 @@ class Unavailable(StorageError):
             f"writing to {path} failed ({reason}); check the disk and its permissions, "
             "writes are accepted again by themselves once it works"
         )
+
+
+class Aborted(StorageError):
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the writes were given up ({reason}); nothing of them was stored, try again")
 
 
 class Closed(StorageError):

@@ -29,7 +29,7 @@ from storage.cache import Cache
 from storage.changelog import encode_chunk
 from storage.engine import Batch, Engine, Family
 from storage.engine_rocksdb import RocksEngine
-from storage.errors import StorageError
+from storage.errors import Aborted, StorageError
 from storage.expiry import Alone, Sweeper
 from storage.keyspace import Keyspace
 from storage.layout import COUNT_PREFIX, FLOOR_PREFIX, META_PROBE, NAMESPACE_BYTES, change_key, origin_key
@@ -75,11 +75,13 @@ class Store:
         self.limits = attrs.evolve(options.limits)
         self.writable: StorageError | None = None
         self.on_expired: ExpiredCallback | None = None
-        self._on_event: EventCallback | None = None
+        self.on_event: EventCallback | None = None
+        self._notifying = False
         self._entropy = entropy
         self._txn = Transaction()
         self._atomic = Atomic(self._txn)
         self._origin_stored = False  # whether the origin in use has its meta row
+        self._poisoned: str | None = None
         self.commits = 0
         prepare(engine, entropy)
         found = read_found(engine)
@@ -137,6 +139,29 @@ class Store:
         return found
 
     @property
+    def change_count(self) -> int:
+        """How many changes there are since the last commit; `changes` numbers them from 0."""
+        return len(self._txn.places)
+
+    @property
+    def changes(self) -> list[tuple[int, Keyspace, bytes | None]]:
+        """The changes since the last commit, in order: (number, keyspace, key).
+
+        A key of None means that all keys of the keyspace may have changed: it was flushed. A change of the
+        registry of namespaces is shown as one of the keyspace that holds it.
+        """
+        found: list[tuple[int, Keyspace, bytes | None]] = []
+        for number, place in enumerate(self._txn.places):
+            if place is None:
+                continue  # the same key as the change before
+            row_key = place if isinstance(place, bytes) else place[0]
+            keyspace = self.keyspaces.by_id(row_key[:NAMESPACE_BYTES])
+            if keyspace is not None:
+                whole = keyspace is self.keyspaces.system or not isinstance(place, bytes)
+                found.append((number, keyspace, None if whole else row_key[NAMESPACE_BYTES:]))
+        return found
+
+    @property
     def flushed(self) -> list[Keyspace]:
         """The keyspaces flushed since the last commit."""
         return list(self._txn.flushed)
@@ -153,6 +178,10 @@ class Store:
         txn = self._txn
         if txn.is_empty():
             return
+        if self._poisoned is not None:
+            reason, self._poisoned = self._poisoned, None
+            self._revert()
+            raise Aborted(reason)
         try:
             self.engine.write(self._build_batch(), sync=self.durability == "always")
         except StorageError as error:
@@ -166,6 +195,10 @@ class Store:
         txn.clear()
         self.commits += 1
         self.writable = None
+
+    def poison(self, reason: str) -> None:
+        """Have the coming commit fail: what is pending may be half of something. Reads go on."""
+        self._poisoned = reason
 
     def sync(self) -> None:
         """Make all commits so far safe from a power cut: one fsync. May be called from any thread."""
@@ -186,15 +219,15 @@ class Store:
                 keyspace.flush()
 
     @property
-    def on_event(self) -> EventCallback | None:
-        """What `Keyspace.notify` calls: (keyspace, event, key, kind). None: nobody listens."""
-        return self._on_event
+    def notifying(self) -> bool:
+        """Whether handlers report keyspace events, to `on_event`."""
+        return self._notifying
 
-    @on_event.setter
-    def on_event(self, callback: EventCallback | None) -> None:
-        self._on_event = callback
+    @notifying.setter
+    def notifying(self, value: bool) -> None:
+        self._notifying = value
         for keyspace in self.keyspaces:
-            keyspace.notifying = callback is not None
+            keyspace.notifying = value
 
     # Upkeep.
 
@@ -325,5 +358,5 @@ class Store:
         keyspace = Keyspace(self, self._state, namespace, index=index, title=title)
         keyspace.floor = read_floor(self.engine, namespace)
         keyspace.load_counts(*read_count(self.engine, namespace))
-        keyspace.notifying = self._on_event is not None
+        keyspace.notifying = self._notifying
         return keyspace
