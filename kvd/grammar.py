@@ -51,7 +51,7 @@ def _once(argument: Arg) -> str:
 
 def _inner(argument: Arg) -> str:
     if argument.kind == "oneof":
-        alternatives = " | ".join(_arguments(argument.arguments))
+        alternatives = " | ".join(map(_repeated, argument.arguments))
         enclosed = argument.token is not None or argument.multiple or not argument.optional
         return f"<{alternatives}>" if enclosed else alternatives
     if argument.kind == "block":
