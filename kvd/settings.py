@@ -235,7 +235,7 @@ class StorageSettings:
         runtime=True,
     )
     block_cache_bytes: int = setting(
-        64 * MIB,
+        128 * MIB,
         """Memory for the database's own blocks, indexes and filters: what a read needs that finds
         no decoded record.""",
         kind=BYTES,
