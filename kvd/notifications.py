@@ -26,7 +26,7 @@ class Notifications:
         self._server = server
         self._kinds = 0
         self._messages: list[tuple[bytes, bytes]] = []
-        self._expired: list[tuple[Keyspace, bytes]] = []
+        self._expired: list[bytes] = []
         server.store.on_event = self._on_event
         server.store.on_expired = self._on_expired
         self.configure()
@@ -50,7 +50,7 @@ class Notifications:
         if self._kinds & EXPIRED:
             self._on_event(keyspace, b"expired", key, EXPIRED)
         if self._server.tracking.active:
-            self._expired.append((keyspace, key))
+            self._expired.append(key)
 
     def deliver(self) -> None:
         """Publish what was reported. After the commit only."""
@@ -59,7 +59,7 @@ class Notifications:
             self._server.pubsub.publish(channel, message)
         expired, self._expired = self._expired, []
         if expired:
-            self._server.tracking.invalidate(expired)
+            self._server.tracking.expired(expired)
 
     def discard(self) -> None:
         """Forget what was reported of a tick whose commit failed."""

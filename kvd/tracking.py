@@ -148,7 +148,7 @@ class Tracking:
         if Flag.READONLY in spec.flags and Flag.PUBSUB not in spec.flags and state.remembers:
             self._remember(spec.key_arguments(request), state.session.id)
         if state.no_loop:
-            for position in range(changes_before, len(self._server.store.changed)):
+            for position in range(changes_before, self._server.store.change_count):
                 self._writers[position] = state
         if state.session.transaction is None and not spec.name.startswith("CLIENT|"):
             state.caching = False
@@ -178,19 +178,26 @@ class Tracking:
 
     # --- telling them
 
-    def invalidate(self, changed: Iterable[tuple[Keyspace, bytes | None]]) -> None:
-        """Tell of changes that are committed; a key of None stands for all keys of a keyspace."""
+    def invalidate(self, changes: Iterable[tuple[int, Keyspace, bytes | None]]) -> None:
+        """Tell of changes that are committed, as `Store.changes` gives them."""
+        writers, self._writers = self._writers, {}
+        self._tell_changes((key, writers.get(number)) for number, _, key in changes)
+
+    def expired(self, keys: Iterable[bytes]) -> None:
+        """Tell of keys that the sweep has removed."""
+        self._tell_changes((key, None) for key in keys)
+
+    def _tell_changes(self, changes: Iterable[tuple[bytes | None, TrackingState | None]]) -> None:
+        """Tell of each (key, who wrote it and does not want to hear of it)."""
         broadcasts: dict[bytes, dict[bytes, TrackingState | None]] = {}
-        for position, (_, key) in enumerate(changed):
+        for key, writer in changes:
             if key is None:
                 self._tell_all()
                 continue
-            writer = self._writers.get(position)
             if key in self._readers:
                 self._tell_readers(key, writer)
             for prefix, _ in self._prefixes.matching(key):
                 broadcasts.setdefault(prefix, {})[key] = writer
-        self._writers.clear()
         for prefix, keys in broadcasts.items():
             self._broadcast(prefix, keys)
 
