@@ -34,7 +34,6 @@ from storage.errors import StorageError
 if TYPE_CHECKING:
     from kvd.listeners import PlainListener
     from kvd.server import Server
-    from storage.store import Keyspace
 
 log = structlog.get_logger()
 
@@ -236,17 +235,14 @@ class Hub:
 
     def _commit(self) -> None:
         server = self.server
-        changed: list[tuple[Keyspace, bytes | None]] = []
-        if server.tracking.active:
-            changed += server.store.changed
-            changed += [(keyspace, None) for keyspace in server.store.flushed]
+        changes = server.store.changes if server.tracking.active else []
         try:
             server.store.commit()
         except StorageError as error:
             self._commit_failed(error)
             return
-        if changed:
-            server.tracking.invalidate(changed)
+        if changes:
+            server.tracking.invalidate(changes)
 
     def _commit_failed(self, error: StorageError) -> None:
         server = self.server
