@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from enum import Flag as EnumFlag
 from enum import auto
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import attrs
 
@@ -66,6 +66,51 @@ class Flag(EnumFlag):
     PLAIN = auto()
     # Ours: a session command that may write records (EXEC, EVAL), so its reply stands on the commit.
     MAY_WRITE = auto()
+
+
+# In the order in which COMMAND INFO and ACL CAT list them.
+ACL_CATEGORIES: Final = (
+    "keyspace",
+    "read",
+    "write",
+    "set",
+    "sortedset",
+    "list",
+    "hash",
+    "string",
+    "bitmap",
+    "hyperloglog",
+    "geo",
+    "stream",
+    "pubsub",
+    "admin",
+    "fast",
+    "slow",
+    "blocking",
+    "dangerous",
+    "connection",
+    "transaction",
+    "scripting",
+)
+
+_CATEGORIES_OF_FLAG: Final = (
+    (Flag.WRITE, ("write",)),
+    (Flag.READONLY, ("read",)),
+    (Flag.ADMIN, ("admin", "dangerous")),
+    (Flag.PUBSUB, ("pubsub",)),
+    (Flag.FAST, ("fast",)),
+    (Flag.BLOCKING, ("blocking",)),
+)
+
+# Commands of the groups generic and server say themselves what they belong to.
+_CATEGORY_OF_GROUP: Final = {
+    "string": "string",
+    "bitmap": "bitmap",
+    "connection": "connection",
+    "pubsub": "pubsub",
+    "transactions": "transaction",
+    "scripting": "scripting",
+}
 
 
 @attrs.frozen
@@ -161,6 +206,27 @@ class CommandSpec:
     @property
     def is_write(self) -> bool:
         return Flag.WRITE in self.flags
+
+    @property
+    def is_container(self) -> bool:
+        """Tell whether the command is nothing but a place for its subcommands."""
+        return self.data_handler is None and self.session_handler is None
+
+    @property
+    def acl_categories(self) -> tuple[str, ...]:
+        """All ACL categories of the command, in Redis's order."""
+        found = set(self.categories)
+        if not self.is_container and self.group in _CATEGORY_OF_GROUP:
+            found.add(_CATEGORY_OF_GROUP[self.group])
+        for flag, categories in _CATEGORIES_OF_FLAG:
+            if flag in self.flags:
+                found.update(categories)
+        # A script may read or not; that it may be run on its own is the whole category.
+        if "scripting" in found:
+            found.discard("read")
+        if "fast" not in found:
+            found.add("slow")
+        return tuple(category for category in ACL_CATEGORIES if category in found)
 
     def accepts(self, count: int) -> bool:
         """Tell whether a request of `count` arguments, the name included, has the right length."""
