@@ -57,12 +57,12 @@ def tick(server: InProcessServer, *inputs: tuple[Session, bytes]) -> None:
     store.begin(server.clock.now_ms)
     for session, data in inputs:
         session.receive(data)
-    changed = list(store.changed)
+    changes = store.changes if server.tracking.active else []
     if store.dirty:
         store.commit()
+    if changes:
+        server.tracking.invalidate(changes)
     server.notifications.deliver()
-    if server.tracking.active:
-        server.tracking.invalidate(changed)
 
 
 class Client:
