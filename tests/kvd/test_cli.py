@@ -17,7 +17,7 @@ from kvd.cli.errors import describe, fail
 from kvd.cli.main import main
 from kvd.settings import SETTINGS
 from storage.errors import StorageError
-from tests.servers import launch_kvd
+from tests.servers import kvd_server, launch_kvd
 
 
 def run(*arguments: str, **environment: str) -> Result:
@@ -125,12 +125,14 @@ def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     assert str(tmp_path / "file") in line
 
 
-def test_a_data_directory_in_use_is_one_line(daemon_directory: Path) -> None:
-    with launch_kvd(daemon_directory) as process:
+def test_a_data_directory_in_use_is_one_line(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    with kvd_server(first), launch_kvd(second, "--data-dir", str(first / "data")) as process:
         assert process.wait(60) == 1
-    (line,) = (daemon_directory / "kvd.log").read_text().splitlines()
-    assert line.startswith("kvd: ")
-    assert "another" in line
+    (line,) = (second / "kvd.log").read_text().splitlines()
+    assert line.startswith(f"kvd: the data directory {first / 'data'} is in use by another process; ")
 
 
 def test_an_expected_error_in_groups_is_told_leaf_by_leaf(capsys: pytest.CaptureFixture[str]) -> None:
