@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kvd.commands import auth, client, latency, monitor, pubsub, slowlog, transactions
+from kvd.commands import auth, client, command_docs, latency, monitor, pubsub, slowlog, strings, transactions
 from kvd.commands.spec import CommandSpec
 
-MODULES = (auth, client, latency, monitor, pubsub, slowlog, transactions)
+MODULES = (auth, client, command_docs, latency, monitor, pubsub, slowlog, strings, transactions)
 
 
 def all_commands() -> list[CommandSpec]:

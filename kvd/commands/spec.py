@@ -261,11 +261,7 @@ def _access_of(part: KeyRange | KeyCount, request: Request) -> tuple[str, ...]:
 
 def _keys_of(part: KeyRange | KeyCount, request: Request) -> list[bytes]:
     if isinstance(part, KeyCount):
-        try:
-            count = int(request[part.count_index])
-        except (ValueError, IndexError):
-            return []
-        return request[part.first : part.first + max(count, 0)]
+        return _counted_keys(part, request)
     if part.last == 0:
         return request[part.first : part.first + 1]
     last = part.last if part.last > 0 else len(request) + part.last
@@ -293,3 +289,12 @@ def session_command(name: str, **declaration: Any) -> Callable[[SessionHandler],
 def container(name: str, **declaration: Any) -> CommandSpec:
     """Declare a command that only holds subcommands (``CONFIG``, ``CLIENT`` ...)."""
     return CommandSpec(name=name, **declaration)
+
+
+def _counted_keys(part: KeyCount, request: Request) -> list[bytes]:
+    """Return the counted keys; none where the count is no number or more than there are arguments."""
+    try:
+        count = int(request[part.count_index])
+    except (ValueError, IndexError):
+        return []
+    return request[part.first : part.first + count] if 0 < count <= len(request) - part.first else []
