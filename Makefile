@@ -14,19 +14,21 @@ LOCK_FLAGS ?=
 LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate $(LOCK_FLAGS)
 
-.PHONY: help serve test lint format bench bench-scale soak docs lock clean
+.PHONY: help serve test lint format bench bench-latency bench-scale soak docs lock clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make serve        run the daemon with conf/kvd.toml, data in ./data (SERVE_FLAGS=... for more)"
-	@echo "make test         lint, types, import directions and all tests (PYTEST_FLAGS=... for more)"
-	@echo "make lint         the first three of these"
-	@echo "make format       let ruff lay out the code"
-	@echo "make bench        speed against redis-server, side by side"
-	@echo "make bench-scale  cost per operation from 10^4 to 10^7 keys"
-	@echo "make soak         long runs: crashes under load, fuzzing"
-	@echo "make docs         generate conf/kvd.toml and the references in docs/ from the tables"
-	@echo "make lock         resolve the dependencies anew into the lock files"
+	@echo "make serve         run the daemon with conf/kvd.toml, data in ./data (SERVE_FLAGS=... for more)"
+	@echo "make test          lint, types, import directions and all tests (PYTEST_FLAGS=... for more)"
+	@echo "make lint          the first three of these"
+	@echo "make format        let ruff lay out the code"
+	@echo "make bench         speed against redis-server, side by side"
+	@echo "make bench-latency latency over ten minutes of mixed load"
+	@echo "make bench-scale   cost per operation from 10^4 to 10^7 keys"
+	@echo "make soak          long runs: crashes under load, fuzzing"
+	@echo "make docs          generate conf/kvd.toml and the references in docs/ from the tables"
+	@echo "make lock          resolve the dependencies anew into the lock files"
+	@echo "make clean         remove the environment and what was built; data stays"
 
 serve: $(VENV)/.serve
 	$(BIN)/kvd serve --config conf/kvd.toml $(SERVE_FLAGS)
@@ -46,6 +48,9 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.bench.compare
+
+bench-latency: $(VENV)/.dev
+	$(BIN)/python -m tests.bench.latency
 
 bench-scale: $(VENV)/.dev
 	$(BIN)/python -m tests.bench.scale
@@ -69,7 +74,7 @@ clean:
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "kvd needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.serve: requirements.lock pyproject.toml | $(VENV)/bin/python
 	$(PIP_INSTALL) --require-hashes -r requirements.lock
