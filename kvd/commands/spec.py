@@ -268,6 +268,15 @@ def _keys_of(part: KeyRange | KeyCount, request: Request) -> list[bytes]:
     return request[part.first : last + 1 : part.step]
 
 
+def _counted_keys(part: KeyCount, request: Request) -> list[bytes]:
+    """Return the counted keys; none where the count is no number or more than there are arguments."""
+    try:
+        count = int(request[part.count_index])
+    except (ValueError, IndexError):
+        return []
+    return request[part.first : part.first + count] if 0 < count <= len(request) - part.first else []
+
+
 def data_command(name: str, **declaration: Any) -> Callable[[DataHandler], CommandSpec]:
     """Declare a data command; the decorated name becomes its `CommandSpec`."""
 
@@ -289,12 +298,3 @@ def session_command(name: str, **declaration: Any) -> Callable[[SessionHandler],
 def container(name: str, **declaration: Any) -> CommandSpec:
     """Declare a command that only holds subcommands (``CONFIG``, ``CLIENT`` ...)."""
     return CommandSpec(name=name, **declaration)
-
-
-def _counted_keys(part: KeyCount, request: Request) -> list[bytes]:
-    """Return the counted keys; none where the count is no number or more than there are arguments."""
-    try:
-        count = int(request[part.count_index])
-    except (ValueError, IndexError):
-        return []
-    return request[part.first : part.first + count] if 0 < count <= len(request) - part.first else []
