@@ -20,7 +20,7 @@ PLAIN = '<testcase name="plain"><skipped/></testcase>'
 def check(directory: Path, *cases: str) -> subprocess.CompletedProcess[str]:
     report = directory / "junit.xml"
     report.write_text(f"<testsuites><testsuite>{''.join(cases)}</testsuite></testsuites>")
-    command = [sys.executable, ROOT / ".ci" / "check_report.py", report]
+    command = [sys.executable, str(ROOT / ".ci" / "check_report.py"), str(report)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
