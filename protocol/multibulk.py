@@ -26,6 +26,7 @@ import re
 from typing import Final, TypeAlias
 
 import attrs
+from attrs.validators import ge
 
 from protocol.errors import (
     COUNT_LINE_TOO_BIG,
@@ -43,8 +44,24 @@ from protocol.errors import (
 
 Request: TypeAlias = list[bytes]
 
+# Below these no limit can be set: the fast readers of `protocol.requests` rely on it.
+BULK_BYTES_MAX_MIN: Final = 64 * 1024
+ARGUMENT_COUNT_MAX_MIN: Final = 1024
+
+# The length of an inline command, and of a length's digits.
+LINE_BYTES_MAX: Final = 64 * 1024
+
+# Before authentication: enough for AUTH and HELLO.
+UNAUTHENTICATED_ARGUMENT_COUNT_MAX: Final = 10
+UNAUTHENTICATED_BULK_BYTES_MAX: Final = 16384
+
 _STAR: Final = ord("*")
-_DOLLAR: Final = ord("$")
+
+# Lengths that nearly all requests have, within every limit: looked up, not parsed.
+_COMMON_COUNTS: Final = {b"*%d" % count: count for count in range(1, 10)}
+_COMMON_COUNT_BYTES: Final = len(b"*9\r")
+_COMMON_SIZES: Final = {b"$%d" % size: size for size in range(1000)}
+_COMMON_SIZE_BYTES: Final = len(b"$999\r")
 
 # From this size on an argument is copied out of a bytearray through a view: one copy, not two.
 _VIEW_BYTES_MIN: Final = 64 * 1024
@@ -57,13 +74,10 @@ _KEPT_BYTES_MAX: Final = 64 * 1024
 class Limits:
     """What a request may be; changes take effect with the next length that is read."""
 
-    bulk_bytes_max: int = 512 * 1024 * 1024  # the setting proto-max-bulk-len
+    # The setting proto-max-bulk-len.
+    bulk_bytes_max: int = attrs.field(default=512 * 1024 * 1024, validator=ge(BULK_BYTES_MAX_MIN))
     # Redis allowed this many until 7.0, and 2**31 - 1 since; no client needs more.
-    argument_count_max: int = 1024 * 1024
-    line_bytes_max: int = 64 * 1024  # of an inline command, and of a length's digits
-    # Before authentication, as in Redis: enough for AUTH and HELLO.
-    unauthenticated_argument_count_max: int = 10
-    unauthenticated_bulk_bytes_max: int = 16384
+    argument_count_max: int = attrs.field(default=1024 * 1024, validator=ge(ARGUMENT_COUNT_MAX_MIN))
 
 
 class MultibulkReader:
@@ -75,12 +89,12 @@ class MultibulkReader:
 
     __slots__ = (
         "_arguments",
+        "_begin",
         "_buffer",
-        "_missing",
+        "_count",
         "_position",
         "_searched",
         "_size",
-        "_taken_bytes",
         "authenticated",
         "limits",
     )
@@ -89,37 +103,36 @@ class MultibulkReader:
         self.limits = limits
         self.authenticated = authenticated
         self._buffer: bytes | bytearray = b""
-        self._position = 0  # where in the buffer the next unread byte is
+        # Indexes into the buffer, which move when its front is dropped:
+        self._position = 0  # of the next unread byte
         self._searched = 0  # up to where a line's end has been looked for in vain
-        self._arguments: Request = []  # of the request being read
-        self._missing = 0  # arguments still to come; 0: at the start of a request
-        self._size = -1  # of the argument being read; -1: its length line comes next
-        self._taken_bytes = 0  # in the stream, of the request being read, before `_position`
+        self._begin = 0  # of the request being read; below zero if that part was dropped
+        # The request being read:
+        self._count = 0  # of its arguments; 0: none is being read
+        self._arguments: Request = []  # those that are complete
+        self._size = -1  # of the next one; -1: its length line comes first
 
     @property
     def pending_bytes(self) -> int:
         """Bytes received that belong to no request returned so far."""
-        return self._taken_bytes + len(self._buffer) - self._position
+        return len(self._buffer) - self._begin
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""
-        if self._position == len(self._buffer):
+        self._drop_front()
+        if not self._buffer:
             self._buffer = data  # the usual case: nothing is copied
         else:
-            if type(self._buffer) is bytes:
-                self._buffer = bytearray(self._buffer[self._position :])
-            else:
-                del self._buffer[: self._position]  # type: ignore[union-attr]
+            if not isinstance(self._buffer, bytearray):
+                self._buffer = bytearray(self._buffer)
             self._buffer += data
-        self._searched -= self._position
-        self._position = 0
 
     def take_rest(self) -> bytes:
-        """Return, and forget, what follows the last request; only at the start of a request."""
-        assert not self._missing, "inside a request"
+        """Return, and forget, what follows the last request; only if none is being read."""
+        assert not self._count, "inside a request"
         rest = bytes(self._buffer[self._position :])
         self._buffer = b""
-        self._position = self._searched = self._taken_bytes = 0
+        self._position = self._searched = self._begin = 0
         return rest
 
     def next(self) -> Request | None:
@@ -127,81 +140,116 @@ class MultibulkReader:
 
         Raises `ProtocolError`.
         """
-        request = self._next_multibulk() if self._missing else self._start()
-        if request is None:
-            self._release()
+        request = self._next_multibulk() if self._count else self._start()
+        if request is not None:
+            self._begin = self._position
+        elif self._position == len(self._buffer) or self._position > _KEPT_BYTES_MAX:
+            self._drop_front()  # an idle client does not hold a large request's bytes
         return request
+
+    def _drop_front(self) -> None:
+        """Let go of what was read."""
+        if self._position:
+            self._buffer = self._buffer[self._position :]
+            self._searched -= self._position
+            self._begin -= self._position
+            self._position = 0
 
     def _start(self) -> Request | None:
         """Read from the start of a request on, past all that is skipped."""
         while self._position < len(self._buffer):
+            self._begin = self._position
             if self._buffer[self._position] == _STAR:
                 if not self._read_count():
                     return None
-                if self._missing:
+                if self._count:
                     return self._next_multibulk()
             else:
                 words = self._next_inline()
                 if words is None or words:
                     return words
+        self._begin = self._position
         return None
-
-    def _release(self) -> None:
-        """Let go of what was read, so that an idle client does not hold a large request's bytes."""
-        if self._position == len(self._buffer) or self._position > _KEPT_BYTES_MAX:
-            self._buffer = self._buffer[self._position :]
-            self._searched -= self._position
-            self._position = 0
 
     def _read_count(self) -> bool:
         """Read ``*count``; False if the line is not complete. A count of 0 or less is skipped."""
-        end = self._find_line_end(b"\r", COUNT_LINE_TOO_BIG)
-        if end < 0:
-            return False
-        count = _parse_length(bytes(self._buffer[self._position + 1 : end]))
-        if count is None or count > self.limits.argument_count_max:
-            raise ProtocolError(INVALID_COUNT)
-        if not self.authenticated and count > self.limits.unauthenticated_argument_count_max:
-            raise UnauthenticatedLimitError(UNAUTHENTICATED_COUNT)
-        if count > 0:
-            self._missing = count
-            self._taken_bytes = end + 2 - self._position
+        start = self._position
+        end = self._buffer.find(b"\r", start, start + _COMMON_COUNT_BYTES)
+        count = _COMMON_COUNTS.get(bytes(self._buffer[start:end]), 0) if end >= 0 else 0
+        if not count or end + 1 == len(self._buffer):
+            end = self._find_line_end(b"\r", COUNT_LINE_TOO_BIG)
+            if end < 0:
+                return False
+            count = self._parse_count(bytes(self._buffer[start + 1 : end]))
+        self._count = count
         self._position = end + 2
         return True
 
+    def _parse_count(self, digits: bytes) -> int:
+        count = _parse_length(digits)
+        if count is None or count > self.limits.argument_count_max:
+            raise ProtocolError(INVALID_COUNT)
+        if not self.authenticated and count > UNAUTHENTICATED_ARGUMENT_COUNT_MAX:
+            raise UnauthenticatedLimitError(UNAUTHENTICATED_COUNT)
+        return max(0, count)
+
     def _next_multibulk(self) -> Request | None:
-        """Go on with the arguments; return them all when the last one is there."""
-        while self._missing:
-            if self._size < 0 and not self._read_size():
+        """Go on with the arguments; return them all when the last one is there.
+
+        Every odd length goes through `_read_size`; what stands here is its short way, which most
+        lengths go, with everything in local variables: half the time.
+        """
+        buffer = self._buffer
+        received = len(buffer)
+        arguments = self._arguments
+        position = self._position
+        size = self._size
+        while len(arguments) < self._count:
+            if size < 0:
+                end = buffer.find(b"\r", position, position + _COMMON_SIZE_BYTES)
+                size = _COMMON_SIZES.get(bytes(buffer[position:end]), -1) if 0 <= end < received - 1 else -1
+                if size >= 0:
+                    position = end + 2
+                else:
+                    self._position = position
+                    if not self._read_size():
+                        return None
+                    position = self._position
+                    size = self._size
+            end = position + size
+            if end + 2 > received:
+                self._position = position
+                self._size = size
                 return None
-            start, end = self._position, self._position + self._size
-            if end + 2 > len(self._buffer):
-                return None
-            self._arguments.append(self._copy(start, end))
-            self._position = end + 2
-            self._taken_bytes += self._size + 2
-            self._size = -1
-            self._missing -= 1
-        request, self._arguments = self._arguments, []
-        self._taken_bytes = 0
-        return request
+            arguments.append(
+                _copy(buffer, position, end) if isinstance(buffer, bytearray) else buffer[position:end]
+            )
+            position = end + 2
+            size = self._size = -1
+        self._position = position
+        self._count = 0
+        self._arguments = []
+        return arguments
 
     def _read_size(self) -> bool:
         """Read ``$size``; False if the line is not complete."""
+        start = self._position
         end = self._find_line_end(b"\r", SIZE_LINE_TOO_BIG)
         if end < 0:
             return False
-        if self._buffer[self._position] != _DOLLAR:
+        self._size = self._parse_size(bytes(self._buffer[start:end]))
+        self._position = end + 2
+        return True
+
+    def _parse_size(self, line: bytes) -> int:
+        if not line.startswith(b"$"):
             raise expected_bulk(self._buffer[self._position])
-        size = _parse_length(bytes(self._buffer[self._position + 1 : end]))
+        size = _parse_length(line[1:])
         if size is None or not 0 <= size <= self.limits.bulk_bytes_max:
             raise ProtocolError(INVALID_SIZE)
-        if not self.authenticated and size > self.limits.unauthenticated_bulk_bytes_max:
+        if not self.authenticated and size > UNAUTHENTICATED_BULK_BYTES_MAX:
             raise UnauthenticatedLimitError(UNAUTHENTICATED_SIZE)
-        self._taken_bytes += end + 2 - self._position
-        self._position = end + 2
-        self._size = size
-        return True
+        return size
 
     def _next_inline(self) -> Request | None:
         """Return the words of a line, none for an empty one; None if it is not complete."""
@@ -219,24 +267,24 @@ class MultibulkReader:
 
         A ``\\r`` counts only together with the byte that follows it, which the caller skips.
         """
-        buffer, start = self._buffer, self._position
-        end = buffer.find(terminator, max(start, self._searched))
-        line_bytes = (end if end >= 0 else len(buffer)) - start
-        if line_bytes > self.limits.line_bytes_max:
+        start = self._position
+        received = len(self._buffer)
+        end = self._buffer.find(terminator, max(start, self._searched))
+        if (received if end < 0 else end) - start > LINE_BYTES_MAX:
             raise ProtocolError(too_big)
         if end < 0:
-            self._searched = len(buffer)
-        elif terminator == b"\r" and end + 1 == len(buffer):
+            self._searched = received
+        elif terminator == b"\r" and end + 1 == received:
             self._searched = end
             return -1
         return end
 
-    def _copy(self, start: int, end: int) -> bytes:
-        """Return a part of the buffer as bytes of their own."""
-        if type(self._buffer) is bytes or end - start < _VIEW_BYTES_MIN:
-            return bytes(self._buffer[start:end])
-        with memoryview(self._buffer) as view:
-            return bytes(view[start:end])
+
+def _copy(buffer: bytearray, start: int, end: int) -> bytes:
+    if end - start < _VIEW_BYTES_MIN:
+        return bytes(buffer[start:end])
+    with memoryview(buffer) as view:
+        return bytes(view[start:end])
 
 
 _LENGTH: Final = re.compile(rb"0|-?[1-9][0-9]{0,18}")
