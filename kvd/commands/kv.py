@@ -1,0 +1,228 @@
+"""KV.*: records with metadata, which Redis's commands cannot say.
+
+Metadata is one JSON text of bounded size beside the value. It is checked once, when it comes in, and kept
+byte for byte. A SET takes it away together with the old value; commands that change a value in place
+(INCR, APPEND ...) keep it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import TYPE_CHECKING, Final
+
+from kvd import notify
+from kvd.commands.arguments import LIFETIME_OPTIONS, SYNTAX_ERROR, Lifetime, parse_integer
+from kvd.commands.lookup import announce, find, string_of
+from kvd.commands.spec import Arg, Flag, KeyRange, Request, data_command
+from protocol.replies import OK, ErrorReply, Reply
+from storage.errors import MetadataTooLong
+from storage.record import EXPIRES_AT, METADATA, NEVER, VALUE, VALUE_STAMP, Record
+
+if TYPE_CHECKING:
+    from storage.store import Keyspace
+
+LIST_LIMIT: Final = 1000
+# As many keys as one page of the Workers KV API may have, and ten times that for our own clients.
+_LIST_LIMIT_MAX: Final = 10_000
+_KEY = Arg("key", "key")
+
+
+@data_command(
+    "KV.PUT",
+    arity=-3,
+    flags=Flag.WRITE | Flag.DENYOOM | Flag.FAST | Flag.PLAIN,
+    keys=(KeyRange(1, access=("OW", "update")),),
+    group="kv",
+    since="1.0.0",
+    complexity="O(1)",
+    summary="Give a key its value, metadata and expiry together; what is not given is cleared.",
+    arguments=(
+        _KEY,
+        Arg("value"),
+        Arg("metadata", token="META", optional=True),
+        Arg(
+            "expiration",
+            "oneof",
+            optional=True,
+            arguments=(
+                Arg("seconds", "integer", token="EX"),
+                Arg("milliseconds", "integer", token="PX"),
+                Arg("unix-time-seconds", "unix-time", token="EXAT"),
+                Arg("unix-time-milliseconds", "unix-time", token="PXAT"),
+            ),
+        ),
+    ),
+)
+def put(keyspace: Keyspace, request: Request) -> Reply:
+    metadata: bytes | None = None
+    lifetime: Lifetime | None = None
+    for index in range(3, len(request), 2):
+        word = request[index].upper()
+        if index + 1 == len(request):
+            raise ErrorReply(SYNTAX_ERROR)
+        if word == b"META" and metadata is None:
+            metadata = check_metadata(keyspace, request[index + 1])
+        elif word in LIFETIME_OPTIONS and lifetime is None:
+            unit_ms, is_absolute = LIFETIME_OPTIONS[word]
+            lifetime = Lifetime(request[index + 1], unit_ms, absolute=is_absolute)
+        else:
+            raise ErrorReply(SYNTAX_ERROR)
+    expires_at_ms = NEVER
+    if lifetime is not None:
+        expires_at_ms = lifetime.expires_at_ms(keyspace.store.now_ms, "kv.put")
+    _put(keyspace, request[1], request[2], expires_at_ms, metadata)
+    return OK
+
+
+def _put(keyspace: Keyspace, key: bytes, value: bytes, expires_at_ms: int, metadata: bytes | None) -> None:
+    is_new = keyspace.notifying and keyspace.get(key) is None
+    if expires_at_ms <= keyspace.store.now_ms:
+        keyspace.delete(key)
+    else:
+        keyspace.put(key, value, expires_at_ms, metadata)
+    announce(keyspace, key, b"set", notify.STRING, is_new=is_new)
+    if expires_at_ms != NEVER:
+        announce(keyspace, key, b"expire", notify.GENERIC)
+
+
+def check_metadata(keyspace: Keyspace, text: bytes) -> bytes:
+    """Return `text` if it is one JSON text of a size that may be stored. Raise `ErrorReply` otherwise."""
+    limit = keyspace.store.limits.metadata_bytes_max
+    if len(text) > limit:
+        raise MetadataTooLong(len(text), limit)
+    try:
+        json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise ErrorReply("ERR metadata is not a valid JSON text") from None
+    return text
+
+
+def _refuse_constant(name: str) -> None:
+    """Refuse NaN and the infinities, which Python reads but JSON does not have."""
+    raise ValueError(name)
+
+
+@data_command(
+    "KV.GET",
+    arity=2,
+    flags=Flag.READONLY | Flag.FAST | Flag.PLAIN,
+    keys=(KeyRange(1),),
+    group="kv",
+    since="1.0.0",
+    complexity="O(1)",
+    summary="Return the value of a key and its metadata (null if it has none).",
+    arguments=(_KEY,),
+)
+def get(keyspace: Keyspace, request: Request) -> Reply:
+    record = find(keyspace, request[1])
+    return None if record is None else [string_of(record), record[METADATA]]
+
+
+@data_command(
+    "KV.META",
+    arity=2,
+    flags=Flag.READONLY | Flag.FAST,
+    keys=(KeyRange(1, access=("RO",)),),
+    group="kv",
+    since="1.0.0",
+    complexity="O(1)",
+    summary="Return what is known of a key's record: its stamp, origin, age, expiry and sizes.",
+    arguments=(_KEY,),
+)
+def meta(keyspace: Keyspace, request: Request) -> Reply:
+    record = find(keyspace, request[1])
+    return None if record is None else _describe(keyspace, request[1], record)
+
+
+def _describe(keyspace: Keyspace, key: bytes, record: Record) -> dict[bytes, Reply]:
+    """Return the map of KV.META. Times are ms; `stamp` orders writes of all nodes, as text."""
+    register = record[VALUE_STAMP]
+    assert register is not None, "a live record has a value register"
+    version = keyspace.store.describe(register)
+    now_ms = keyspace.store.now_ms
+    expires_at_ms = expiry_of(record)
+    return {
+        b"stamp": b"%d.%d" % (version.ms, version.counter),
+        b"origin": version.origin.hex().encode(),
+        b"sequence": version.seq,
+        b"written_at_ms": version.ms,
+        b"age_ms": max(now_ms - version.ms, 0),
+        b"expires_at_ms": expires_at_ms,
+        b"ttl_ms": None if expires_at_ms is None else expires_at_ms - now_ms,
+        b"key_bytes": len(key),
+        b"value_bytes": len(record[VALUE]),
+        b"metadata_bytes": len(record[METADATA] or b""),
+        b"metadata": record[METADATA],
+    }
+
+
+def expiry_of(record: Record) -> int | None:
+    """Return when a record expires in ms since the epoch, None if it does not."""
+    return None if record[EXPIRES_AT] == NEVER else record[EXPIRES_AT]
+
+
+@data_command(
+    "KV.LIST",
+    arity=-1,
+    flags=Flag.READONLY,
+    group="kv",
+    since="1.0.0",
+    complexity="O(N) where N is the LIMIT.",
+    summary="Return a page of keys in key order with expiry and metadata, and a cursor for the next page.",
+    arguments=(
+        Arg("prefix", token="PREFIX", optional=True),
+        Arg("limit", "integer", token="LIMIT", optional=True),
+        Arg("cursor", token="CURSOR", optional=True),
+    ),
+    categories=frozenset({"keyspace"}),
+)
+def list_(keyspace: Keyspace, request: Request) -> Reply:
+    prefix, limit, after = b"", LIST_LIMIT, None
+    for index in range(1, len(request), 2):
+        word = request[index].upper()
+        if word not in {b"PREFIX", b"LIMIT", b"CURSOR"} or index + 1 == len(request):
+            raise ErrorReply(SYNTAX_ERROR)
+        argument = request[index + 1]
+        if word == b"PREFIX":
+            prefix = argument
+        elif word == b"LIMIT":
+            limit = _parse_limit(argument)
+        else:
+            after = decode_cursor(argument)
+    rows, position = keyspace.scan(prefix, after, limit)
+    page = [[key, expiry_of(record), record[METADATA]] for key, record in rows]
+    return [encode_cursor(position), page]
+
+
+def _parse_limit(text: bytes) -> int:
+    limit = parse_integer(text)
+    if not 1 <= limit <= _LIST_LIMIT_MAX:
+        raise ErrorReply(f"ERR LIMIT must be between 1 and {_LIST_LIMIT_MAX}")
+    return limit
+
+
+def encode_cursor(position: bytes | None) -> bytes:
+    """Return the opaque text for a position in the key order; empty at the end.
+
+    It holds the position itself, so it never goes stale and costs the daemon nothing.
+    """
+    # A mark in front, so that the position of an empty key is no empty text.
+    return b"" if position is None else base64.urlsafe_b64encode(b"=" + position).rstrip(b"=")
+
+
+def decode_cursor(text: bytes) -> bytes | None:
+    """Return the position that `encode_cursor` made into `text`. Raise `ErrorReply`."""
+    if not text:
+        return None
+    try:
+        position = base64.b64decode(text + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except binascii.Error:
+        position = b""
+    if not position.startswith(b"="):
+        raise ErrorReply("ERR invalid cursor")
+    return position[1:]
+
+
+COMMANDS = (put, get, meta, list_)

@@ -1,0 +1,206 @@
+"""KEYS and SCAN: names of keys by pattern, in key order.
+
+What every match starts with is a range of the key order, so ``user:*`` costs what it returns, not what is
+stored. KEYS goes through its whole range, which may be long: after `SLICE_NANOSECONDS` it suspends its
+session and goes on in slices, each a tick of its own between those of the others. What other clients change
+meanwhile may or may not be in its answer; every key that stays is. Inside a transaction or a script it runs
+in one go, because nothing may come between.
+
+SCAN does one slice of at most COUNT rows for each call. Its cursors are in `kvd.cursors`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from kvd.commands.arguments import SYNTAX_ERROR, parse_integer
+from kvd.commands.keys import type_name
+from kvd.commands.spec import Arg, Flag, Request, session_command
+from kvd.cursors import UnknownCursor
+from kvd.dispatch import storage_refusal
+from kvd.glob import Glob, compile_glob
+from protocol.replies import NO_REPLY, ErrorReply, Reply
+from storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from kvd.session import Session
+    from storage.store import Keyspace
+
+# How long one slice may hold up everybody else, and after how many rows the clock is read again.
+SLICE_NANOSECONDS: Final = 2_000_000
+_ROWS: Final = 256
+
+_SCAN_COUNT: Final = 10
+_CURSOR_DIGITS_MAX: Final = 20
+_KEYSPACE = frozenset({"keyspace"})
+
+
+def _compile(pattern: bytes) -> Glob:
+    try:
+        return compile_glob(pattern)
+    except ValueError as error:
+        raise ErrorReply(f"ERR {error}") from None
+
+
+class _Walk:
+    """The keys of a keyspace that match a pattern, gathered slice by slice."""
+
+    def __init__(self, keyspace: Keyspace, glob: Glob) -> None:
+        self.keys: list[bytes] = []
+        self.finished = False
+        self._keyspace = keyspace
+        self._glob = glob
+        self._after: bytes | None = None
+
+    def advance(self) -> None:
+        """Gather more keys, for about `SLICE_NANOSECONDS`."""
+        deadline = time.perf_counter_ns() + SLICE_NANOSECONDS
+        matches = self._glob.matches
+        while not self.finished and time.perf_counter_ns() < deadline:
+            rows, self._after = self._keyspace.scan(self._glob.prefix, self._after, _ROWS)
+            self.keys += [key for key, _ in rows if matches(key)]
+            self.finished = self._after is None
+
+
+@session_command(
+    "KEYS",
+    arity=2,
+    flags=Flag.READONLY,
+    group="generic",
+    since="1.0.0",
+    complexity="O(N) where N is the number of keys that start with the literal beginning of the pattern.",
+    summary="Return the keys that match a pattern.",
+    arguments=(Arg("pattern", "pattern"),),
+    tips=("request_policy:all_shards", "nondeterministic_output_order"),
+    categories=frozenset({"keyspace", "dangerous"}),
+)
+def keys(session: Session, request: Request) -> Reply:
+    glob = _compile(request[1])
+    if glob.is_literal:
+        return [glob.prefix] if session.keyspace.get(glob.prefix) is not None else []
+    walk = _Walk(session.keyspace, glob)
+    walk.advance()
+    if not walk.finished and _may_suspend(session):
+        session.suspend()
+        session.server.spawn(_finish_walk, session, walk)
+        return NO_REPLY
+    while not walk.finished:
+        walk.advance()
+    return walk.keys
+
+
+def _may_suspend(session: Session) -> bool:
+    in_one_go = session.transaction is not None or session.is_script
+    return session.server.hub is not None and not in_one_go
+
+
+async def _finish_walk(session: Session, walk: _Walk) -> None:
+    """Go on with a walk between the hub's ticks, as long as its client waits for the answer."""
+    hub = session.server.hub
+    assert hub is not None
+    try:
+        while session.suspended and not walk.finished:
+            hub.exclusively(walk.advance)
+            await trio.lowlevel.checkpoint()
+        reply: Reply = walk.keys
+    except StorageError as error:
+        reply = storage_refusal(error)
+        session.server.stats.count_error(reply.text)
+    hub.exclusively(lambda: session.resume(reply))
+
+
+class _ScanOptions:
+    """What stands behind ``SCAN cursor``."""
+
+    __slots__ = ("count", "glob", "type_name")
+
+    def __init__(self) -> None:
+        self.glob: Glob = _compile(b"*")
+        self.count = _SCAN_COUNT
+        self.type_name: bytes | None = None
+
+
+@session_command(
+    "SCAN",
+    arity=-2,
+    flags=Flag.READONLY,
+    group="generic",
+    since="2.8.0",
+    complexity="O(N) for every call where N is the COUNT.",
+    summary="Return some keys and a cursor to go on from: each key once, in key order.",
+    arguments=(
+        Arg("cursor", "integer"),
+        Arg("pattern", "pattern", token="MATCH", optional=True),
+        Arg("count", "integer", token="COUNT", optional=True),
+        Arg("type", token="TYPE", optional=True, since="6.0.0"),
+    ),
+    history=(("6.0.0", "The option `TYPE`."),),
+    tips=("nondeterministic_output", "request_policy:special", "response_policy:special"),
+    categories=_KEYSPACE,
+)
+def scan(session: Session, request: Request) -> Reply:
+    cursor = _parse_cursor(request[1])
+    options = _parse_scan_options(request)
+    keyspace = session.keyspace
+    cursors = session.server.cursors
+    try:
+        after = cursors.position(cursor, keyspace.id) if cursor else None
+    except UnknownCursor:
+        raise ErrorReply(
+            f"ERR cursor {cursor} is not known (any more); start the scan again from cursor 0"
+        ) from None
+    found, position = _scan_page(keyspace, options, after)
+    if position is None:
+        cursors.finish(cursor)
+        return [b"0", found]
+    return [b"%d" % cursors.advance(cursor, keyspace.id, position), found]
+
+
+def _parse_cursor(text: bytes) -> int:
+    if not text.isdigit() or len(text) > _CURSOR_DIGITS_MAX:
+        raise ErrorReply("ERR invalid cursor")
+    return int(text)
+
+
+def _parse_scan_options(request: Request) -> _ScanOptions:
+    options = _ScanOptions()
+    for index in range(2, len(request), 2):
+        word = request[index].upper()
+        if word not in {b"MATCH", b"COUNT", b"TYPE"} or index + 1 == len(request):
+            raise ErrorReply(SYNTAX_ERROR)
+        argument = request[index + 1]
+        if word == b"MATCH":
+            options.glob = _compile(argument)
+        elif word == b"TYPE":
+            options.type_name = argument.lower()
+        else:
+            options.count = parse_integer(argument)
+            if options.count < 1:
+                raise ErrorReply(SYNTAX_ERROR)
+    return options
+
+
+def _scan_page(
+    keyspace: Keyspace, options: _ScanOptions, after: bytes | None
+) -> tuple[list[bytes], bytes | None]:
+    """Return the keys of one page and where it ended; None at the end.
+
+    Ends after COUNT rows, or sooner if that takes too long: COUNT is a hint about work, not a promise.
+    """
+    deadline = time.perf_counter_ns() + SLICE_NANOSECONDS
+    matches = options.glob.matches
+    wanted = options.type_name
+    found: list[bytes] = []
+    left = options.count
+    while True:
+        rows, after = keyspace.scan(options.glob.prefix, after, min(left, _ROWS))
+        found += [key for key, record in rows if matches(key) and wanted in {None, type_name(record).text}]
+        left -= _ROWS
+        if after is None or left <= 0 or time.perf_counter_ns() > deadline:
+            return found, after
+
+
+COMMANDS = (keys, scan)
