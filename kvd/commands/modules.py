@@ -2,10 +2,52 @@
 
 from __future__ import annotations
 
-from kvd.commands import auth, client, command_docs, latency, monitor, pubsub, slowlog, strings, transactions
+from kvd.commands import (
+    auth,
+    bitfield,
+    bitmaps,
+    client,
+    command_docs,
+    counters,
+    dump,
+    expiry,
+    keys,
+    kv,
+    latency,
+    lcs,
+    monitor,
+    namespaces,
+    objects,
+    pubsub,
+    scan,
+    slowlog,
+    strings,
+    transactions,
+)
 from kvd.commands.spec import CommandSpec
 
-MODULES = (auth, client, command_docs, latency, monitor, pubsub, slowlog, strings, transactions)
+MODULES = (
+    auth,
+    bitfield,
+    bitmaps,
+    client,
+    command_docs,
+    counters,
+    dump,
+    expiry,
+    keys,
+    kv,
+    latency,
+    lcs,
+    monitor,
+    namespaces,
+    objects,
+    pubsub,
+    scan,
+    slowlog,
+    strings,
+    transactions,
+)
 
 
 def all_commands() -> list[CommandSpec]:
