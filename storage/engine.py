@@ -84,7 +84,10 @@ class Engine(Reader, Protocol):
         ...
 
     def recover(self) -> None:
-        """Try to leave the state that a failed write has left behind, so that writes may succeed again."""
+        """Write a probe with sync; if it fails, mend what can be mended and try again.
+
+        Raise the error if writing still fails. To be called after a failed write, until it succeeds.
+        """
         ...
 
     def snapshot(self) -> Snapshot: ...

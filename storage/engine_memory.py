@@ -18,6 +18,7 @@ from sortedcontainers import SortedDict  # type: ignore[import-untyped]
 
 from storage.engine import Batch, Family, Snapshot
 from storage.errors import Closed, StorageError, Unavailable
+from storage.layout import META_PROBE
 
 Table: TypeAlias = "SortedDict[bytes, bytes]"
 # (family, key, value) puts; value None deletes; (family, start, end, _) of length four is a range.
@@ -142,7 +143,9 @@ class MemoryEngine(_Tables):
         self.tail = []
 
     def recover(self) -> None:
-        self._check_open()
+        probe = MemoryBatch()
+        probe.put(Family.META, META_PROBE, b"")
+        self.write(probe, sync=True)
 
     def snapshot(self) -> Snapshot:
         self._check_open()

@@ -32,7 +32,7 @@ from storage.engine_rocksdb import RocksEngine
 from storage.errors import Aborted, StorageError
 from storage.expiry import Alone, Sweeper
 from storage.keyspace import Keyspace
-from storage.layout import COUNT_PREFIX, FLOOR_PREFIX, META_PROBE, NAMESPACE_BYTES, change_key, origin_key
+from storage.layout import COUNT_PREFIX, FLOOR_PREFIX, NAMESPACE_BYTES, change_key, origin_key
 from storage.opening import prepare, read_count, read_floor, read_found
 from storage.record import dumps, encode
 from storage.registry import Keyspaces
@@ -246,11 +246,8 @@ class Store:
 
     def probe(self) -> bool:
         """Try whether writing works (again); True if so. Costs one fsync."""
-        batch = self.engine.batch()
-        batch.put(Family.META, META_PROBE, b"")
         try:
             self.engine.recover()
-            self.engine.write(batch, sync=True)
         except StorageError as error:
             self.writable = error
             return False
