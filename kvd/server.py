@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from kvd.acl import Acl
+from kvd.checkpoints import Checkpoints
 from kvd.commands.table import CommandTable
 from kvd.cursors import CursorTable
 from kvd.latency import LatencyMonitor
@@ -24,6 +25,7 @@ from kvd.pubsub import PubSub
 from kvd.scripting.engine import ScriptEngine
 from kvd.slowlog import Slowlog
 from kvd.stats import ServerStats
+from kvd.sync_queue import SyncQueue
 from kvd.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ class Server:
         self.latency = LatencyMonitor(self)
         self.scripts = ScriptEngine(self)
         self.cursors = CursorTable()
+        self.checkpoints = Checkpoints(self)
+        self.sync_queue = SyncQueue(self)
         self.pause: Pause | None = None
         self.config_file: Path | None = None  # what CONFIG REWRITE writes
         self.hub: Hub | None = None  # set while the daemon runs; a test drives sessions without one

@@ -383,6 +383,8 @@ class Session:
         self.closing = True
         self.suspended = False
         self.backlog.clear()
+        if self.on_unblock is not None:
+            self.on_unblock(False)  # whoever works for it need not go on
         self.server.pubsub.forget(self)
         self.server.tracking.forget(self)
         if self in self.server.monitors:
