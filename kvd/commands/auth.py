@@ -18,7 +18,7 @@ _ALWAYS: Final = (
 _NEUTRAL: Final = Flag.LOADING | Flag.STALE | Flag.FAST
 
 _WRONG_PASSWORD: Final = "WRONGPASS invalid username-password pair or user is disabled."  # noqa: S105
-_NO_PASSWORD_SET: Final = (
+_NOTHING_TO_CHECK: Final = (
     "ERR AUTH <password> called without any password configured for the default user. "
     "Are you sure your configuration is correct?"
 )
@@ -60,7 +60,7 @@ def auth(session: Session, request: Request) -> Reply:
     if len(request) == 3:
         _log_in(session, request[1], request[2])
     elif session.server.acl.user_without_password() is not None:
-        raise ErrorReply(_NO_PASSWORD_SET)
+        raise ErrorReply(_NOTHING_TO_CHECK)
     else:
         _log_in(session, b"default", request[1])
     return OK
@@ -84,8 +84,10 @@ class _HelloOptions:
     history=(
         (
             "6.2.0",
-            "`protover` made optional; when called without arguments the command reports the "
-            "current connection's context.",
+            (
+                "`protover` made optional; when called without arguments the command reports the "
+                "current connection's context."
+            ),
         ),
     ),
     arguments=(
@@ -98,11 +100,11 @@ class _HelloOptions:
                 Arg(
                     "username_password",
                     "block",
-                    token="AUTH",  # noqa: S106
+                    token="AUTH",
                     optional=True,
                     arguments=(Arg("username"), Arg("password")),
                 ),
-                Arg("clientname", token="SETNAME", optional=True),  # noqa: S106
+                Arg("clientname", token="SETNAME", optional=True),
             ),
         ),
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvd.commands import (
+    acl,
     auth,
     bitfield,
     bitmaps,
@@ -25,11 +26,13 @@ from kvd.commands import (
     server,
     slowlog,
     strings,
+    tracking,
     transactions,
 )
 from kvd.commands.spec import CommandSpec
 
 MODULES = (
+    acl,
     auth,
     bitfield,
     bitmaps,
@@ -52,6 +55,7 @@ MODULES = (
     server,
     slowlog,
     strings,
+    tracking,
     transactions,
 )
 

@@ -1,0 +1,102 @@
+"""The ACL file: one user a line, as ACL LIST shows it, empty lines between them if you like.
+
+    user alice on #5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8 ~cache:* -@all +@read
+    user default off resetchannels -@all
+
+Reading is all or nothing, and names every mistake with its line. Comments are mistakes: ACL SAVE would
+lose them. Writing replaces the file in one step, so that a crash leaves the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from kvd.acl_rules import UNKNOWN, RuleError, UnmatchedParenthesis, User, is_valid_name, merge_selectors
+from kvd.commands.table import CommandTable
+
+
+class AclFileError(Exception):
+    """The users cannot be loaded; `problems` has a sentence for each mistake."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(" ".join(self.problems))
+
+
+def load(path: Path, table: CommandTable) -> dict[bytes, User]:
+    """Return the users of a file by name. Raise `AclFileError` with everything that is wrong."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise AclFileError([f"Error loading ACLs, opening file '{path}': {error.strerror}"]) from error
+    lines = [(f"{path}:{number}", line) for number, line in enumerate(text.split(b"\n"), 1) if line.strip()]
+    return parse(lines, table)
+
+
+def parse(lines: Iterable[tuple[str, bytes]], table: CommandTable) -> dict[bytes, User]:
+    """Return the users of (where it stands, line) pairs by name. Raise `AclFileError`."""
+    users: dict[bytes, User] = {}
+    problems: list[str] = []
+    for place, line in lines:
+        keyword, _, rest = line.strip().partition(b" ")
+        name, *rules = rest.split(b" ")
+        if keyword != b"user" or not name:
+            problems.append(f"{place} should start with user keyword followed by the username.")
+        elif not is_valid_name(name):
+            problems.append(f"{place}: username {_text(name)!r} contains invalid characters.")
+        elif name in users:
+            problems.append(f"{place}: Duplicate user '{_text(name)}' found.")
+        else:
+            try:
+                users[name] = _make(User(name, table), rules)
+            except RuleError as error:
+                problems.append(f"{place}: {_sentence(error)}")
+            except UnmatchedParenthesis:
+                problems.append(f"{place}: Unmatched parenthesis in selector definition.")
+    if problems:
+        raise AclFileError(problems)
+    return users
+
+
+def _make(user: User, rules: list[bytes]) -> User:
+    return user.changed(merge_selectors(rule.strip() for rule in rules))
+
+
+def _sentence(error: RuleError) -> str:
+    """Say what is wrong with a rule, and show it where it cannot hold a password."""
+    if error.text == UNKNOWN:
+        return f"Error in applying operation '{_text(error.rule)}': {error.text}."
+    return f"{error.text}."
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+def save(path: Path, users: Iterable[User]) -> None:
+    """Replace the file by one with these users, durably. Raises OSError with the old file in place."""
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+    try:
+        with new.open("wb") as file:
+            new.chmod(mode)
+            file.writelines(bytes(user) + b"\n" for user in users)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+    if os.name != "nt":
+        _sync_directory(path.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the renaming durable as well. Windows has no such call and does not need it."""
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
