@@ -1,6 +1,6 @@
 """Access control of one daemon: its users, logging in, and the check of every request.
 
-What a user may do is decided in `kvd.acl_rules`, where users come from in `kvd.acl_file`. This module puts
+What a user may do is decided in `kvd.acl_users`, where users come from in `kvd.acl_file`. This module puts
 both together with the settings and keeps the accounts: refusals are counted and entered into the log.
 
 There is always a user ``default``: who connects is that user until AUTH, if it needs no password.
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 from kvd import acl_file, client_list
 from kvd.acl_file import AclFileError
 from kvd.acl_log import AclLog, Refusal
-from kvd.acl_rules import Denial, User
+from kvd.acl_selectors import Denial
+from kvd.acl_users import User
 from kvd.commands.spec import CommandSpec, Request
 from kvd.commands.table import CommandTable
 from kvd.config import ConfigError, Problem

@@ -13,7 +13,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from kvd.acl_rules import UNKNOWN, RuleError, UnmatchedParenthesis, User, is_valid_name, merge_selectors
+from kvd.acl_selectors import UNKNOWN, RuleError
+from kvd.acl_users import UnmatchedParenthesis, User, is_valid_name, merge_selectors
 from kvd.commands.table import CommandTable
 
 

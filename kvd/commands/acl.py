@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from kvd.acl import DEFAULT, AclFileError, explain
-from kvd.acl_rules import RuleError, Selector, UnmatchedParenthesis, User, is_valid_name, merge_selectors
+from kvd.acl_selectors import RuleError, Selector
+from kvd.acl_users import UnmatchedParenthesis, User, is_valid_name, merge_selectors
 from kvd.commands.arguments import parse_integer
 from kvd.commands.help import help_command, subcommand_error
 from kvd.commands.spec import ACL_CATEGORIES, Arg, Flag, Request, container, session_command

@@ -1,30 +1,22 @@
-"""Users, selectors and the rules that make them: who may run what on which keys and channels.
+"""Selectors: one set of permissions of a user, made by rules.
 
-A user is a set of passwords and a list of selectors; the first, the *root* selector, is what rules outside
-of parentheses change. A request is allowed if one selector allows all of it: the command, each key it
-names, and each channel.
-
-    on off                     may log in or not           +name -name   a command and its subcommands
-    >pw <pw #hash !hash        passwords                   +name|sub     one subcommand, or (deprecated) one
-    nopass resetpass           none needed; forget all                   first argument
-    ~glob %R~glob %W~glob      keys, all or read or write  +@cat -@cat   the commands of a category
-    allkeys resetkeys          = ~*; forget them           allcommands nocommands   = +@all, -@all
-    &glob                      channels                    (rules)       one more selector
-    allchannels resetchannels  = &*; forget them           clearselectors, reset
+    +name -name   a command and its subcommands       ~glob %R~glob %W~glob  keys, all or read or write
+    +name|sub     one subcommand, or (deprecated)     allkeys resetkeys      = ~*; forget them
+                  one first argument                  &glob                  channels
+    +@cat -@cat   the commands of a category          allchannels            = &*
+    allcommands nocommands        = +@all, -@all      resetchannels          forget them
 
 Rules are applied in order, each to the result of those before. What they allow is worked out once, as a
 set of command names; asking about a request is a look-up in it. The rules about commands are kept as
 well, since they, not the set, are shown and saved: they say what is meant for commands of later versions.
 
-Nothing here knows sessions, sockets or files. Source: Redis 7.2 documentation, "ACL"; `ACL SETUSER`.
+Source: Redis 7.2 documentation, "ACL"; `ACL SETUSER`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import attrs
@@ -39,8 +31,7 @@ WRITE: Final = 2
 _NEEDED: Final = {"access": READ, "insert": WRITE, "update": WRITE, "delete": WRITE}
 _PREFIX_OF_ACCESS: Final = {READ: b"%R~", WRITE: b"%W~", READ | WRITE: b"~"}
 _KEY_RULE: Final = re.compile(rb"(?:~|%(R|W|RW|WR)~)(.*)", re.DOTALL | re.IGNORECASE)
-_HASH: Final = re.compile(rb"[0-9a-f]{64}")
-_BLANKS: Final = re.compile(rb"[\s\x00]")
+BLANKS: Final = re.compile(rb"[\s\x00]")
 
 SYNTAX: Final = "Syntax error"
 UNKNOWN: Final = "Unknown command or category name in ACL"
@@ -52,10 +43,6 @@ _AFTER_ALL_CHANNELS: Final = (
     "Adding a pattern after the * pattern (or the 'allchannels' flag) is not valid and does not have any "
     "effect. Try 'resetchannels' to start with an empty list of channels"
 )
-_BAD_HASH: Final = (
-    "The password hash must be exactly 64 characters and contain only lowercase hexadecimal characters"
-)
-_NO_SUCH_PASSWORD: Final = "The password you are trying to remove from the user does not exist"  # noqa: S105
 _FIRST_ARGUMENT_OF_SUBCOMMAND: Final = "Allowing first-arg of a subcommand is not supported"
 
 
@@ -66,10 +53,6 @@ class RuleError(Exception):
         super().__init__(text)
         self.text = text
         self.rule = rule
-
-
-class UnmatchedParenthesis(Exception):
-    """A selector is opened and never closed; the text is the rule that opens it."""
 
 
 @attrs.frozen
@@ -84,9 +67,6 @@ class Denial:
     def weight(self) -> tuple[int, int]:
         """Tell which of the denials by several selectors says most: the one that got furthest."""
         return ("command", "key", "channel").index(self.reason), self.position
-
-
-# ---------------------------------------------------------------- selectors
 
 
 @attrs.frozen
@@ -307,7 +287,7 @@ class Selector:
 
 
 def _glob(pattern: bytes) -> Glob:
-    if _BLANKS.search(pattern):
+    if BLANKS.search(pattern):
         raise RuleError(SYNTAX)
     try:
         return Glob(pattern)
@@ -327,190 +307,3 @@ _SELECTOR_WORDS: Final[dict[bytes, Callable[[Selector], None]]] = {
     b"nocommands": Selector._forget_commands,
     b"-@all": Selector._forget_commands,
 }
-
-
-# ---------------------------------------------------------------- users
-
-
-class User:
-    """A user. Made disabled, without a password and without any permission."""
-
-    def __init__(self, name: bytes, table: CommandTable) -> None:
-        self.name = name
-        self._table = table
-        self.enabled = False
-        self.no_password = False
-        self.sanitizes = True  # kept for tools; RESTORE checks every payload here
-        self.passwords: list[bytes] = []  # SHA-256 in hex
-        self.selectors = [Selector(table)]
-        self.unrestricted = False
-
-    def changed(self, rules: Iterable[bytes]) -> User:
-        """Return a copy with rules applied, selectors in one piece (see `merge_selectors`).
-
-        Raise `RuleError` that names the rule at fault.
-        """
-        twin = User(self.name, self._table)
-        twin.assume(self)
-        for rule in rules:
-            try:
-                twin._apply(rule)
-            except RuleError as error:
-                raise RuleError(error.text, rule) from None
-        twin.unrestricted = any(selector.unrestricted for selector in twin.selectors)
-        return twin
-
-    def assume(self, other: User) -> None:
-        """Take over all that `other` is but its name."""
-        self.enabled = other.enabled
-        self.no_password = other.no_password
-        self.sanitizes = other.sanitizes
-        self.passwords = list(other.passwords)
-        self.selectors = [selector.copy() for selector in other.selectors]
-        self.unrestricted = other.unrestricted
-
-    # --- rules
-
-    def _apply(self, rule: bytes) -> None:
-        if not rule:
-            return
-        word = _USER_WORDS.get(rule.lower())
-        if word is not None:
-            word(self)
-        elif rule[:1] in {b">", b"#"}:
-            self._add_password(_hashed(rule))
-        elif rule[:1] in {b"<", b"!"}:
-            self._remove_password(_hashed(rule))
-        elif rule.startswith(b"(") and rule.endswith(b")"):
-            self._add_selector(rule[1:-1])
-        else:
-            self.selectors[0].apply(rule)
-
-    def _enable(self) -> None:
-        self.enabled = True
-
-    def _disable(self) -> None:
-        self.enabled = False
-
-    def _sanitize(self) -> None:
-        self.sanitizes = True
-
-    def _skip_sanitize(self) -> None:
-        self.sanitizes = False
-
-    def _need_no_password(self) -> None:
-        self.no_password = True
-        self.passwords.clear()
-
-    def _forget_passwords(self) -> None:
-        self.no_password = False
-        self.passwords.clear()
-
-    def _add_password(self, hashed: bytes) -> None:
-        if hashed not in self.passwords:
-            self.passwords.append(hashed)
-        self.no_password = False
-
-    def _remove_password(self, hashed: bytes) -> None:
-        if hashed not in self.passwords:
-            raise RuleError(_NO_SUCH_PASSWORD)
-        self.passwords.remove(hashed)
-
-    def _add_selector(self, rules: bytes) -> None:
-        selector = Selector(self._table)
-        for rule in rules.split():
-            selector.apply(rule)
-        self.selectors.append(selector)
-
-    def _clear_selectors(self) -> None:
-        del self.selectors[1:]
-
-    def _reset(self) -> None:
-        self.assume(User(self.name, self._table))
-
-    # --- decisions
-
-    def accepts(self, password: bytes) -> bool:
-        """Tell whether one may log in with `password`. Takes equally long for every wrong one."""
-        hashed = hash_password(password)
-        matches = [hmac.compare_digest(hashed, known) for known in self.passwords]
-        return self.enabled and (self.no_password or any(matches))
-
-    def deny(self, spec: CommandSpec, request: Request) -> Denial | None:
-        """Return why the user may not run a request, or None. The request has the right length."""
-        denials = []
-        for selector in self.selectors:
-            denial = selector.deny(spec, request)
-            if denial is None:
-                return None
-            denials.append(denial)
-        return max(denials, key=lambda denial: denial.weight)
-
-    def allows_channel(self, channel: bytes, *, is_pattern: bool) -> bool:
-        """Tell whether any selector lets the user hear a channel."""
-        return any(selector.allows_channel(channel, is_pattern=is_pattern) for selector in self.selectors)
-
-    # --- description
-
-    @property
-    def flags(self) -> list[bytes]:
-        words = [b"on" if self.enabled else b"off"]
-        if self.no_password:
-            words.append(b"nopass")
-        words.append(b"sanitize-payload" if self.sanitizes else b"skip-sanitize-payload")
-        return words
-
-    def __bytes__(self) -> bytes:
-        """Return the user as a line of ACL LIST and of an ACL file, without a line break."""
-        root, *others = self.selectors
-        parts = [b"user", self.name, *self.flags, *(b"#" + each for each in self.passwords), bytes(root)]
-        parts += [b"(%b)" % bytes(selector) for selector in others]
-        return b" ".join(parts)
-
-
-def hash_password(password: bytes) -> bytes:
-    """Return how a password is kept: SHA-256 in hex, without salt, so that it can be given by hash."""
-    return hashlib.sha256(password).hexdigest().encode()
-
-
-def _hashed(rule: bytes) -> bytes:
-    """Return the hash of the password in a rule that starts with one of ``> < # !``."""
-    if rule[:1] in {b">", b"<"}:
-        return hash_password(rule[1:])
-    if not _HASH.fullmatch(rule[1:]):
-        raise RuleError(_BAD_HASH)
-    return rule[1:]
-
-
-_USER_WORDS: Final[dict[bytes, Callable[[User], None]]] = {
-    b"on": User._enable,
-    b"off": User._disable,
-    b"sanitize-payload": User._sanitize,
-    b"skip-sanitize-payload": User._skip_sanitize,
-    b"nopass": User._need_no_password,
-    b"resetpass": User._forget_passwords,
-    b"clearselectors": User._clear_selectors,
-    b"reset": User._reset,
-}
-
-
-def is_valid_name(name: bytes) -> bool:
-    """Tell whether `name` can stand in a line of an ACL file."""
-    return not _BLANKS.search(name)
-
-
-def merge_selectors(rules: Iterable[bytes]) -> list[bytes]:
-    """Put selectors that were split at their blanks together again. Raise `UnmatchedParenthesis`."""
-    merged: list[bytes] = []
-    opened: list[bytes] = []
-    for rule in rules:
-        if opened or (rule.startswith(b"(") and not rule.endswith(b")")):
-            opened.append(rule)
-            if rule.endswith(b")"):
-                merged.append(b" ".join(opened))
-                opened = []
-        else:
-            merged.append(rule)
-    if opened:
-        raise UnmatchedParenthesis(opened[0].decode("utf-8", "replace"))
-    return merged
