@@ -66,9 +66,6 @@ _COMMON_SIZE_BYTES: Final = len(b"$999\r")
 # From this size on an argument is copied out of a bytearray through a view: one copy, not two.
 _VIEW_BYTES_MIN: Final = 64 * 1024
 
-# So much of what was read may stay in the buffer until the next bytes come.
-_KEPT_BYTES_MAX: Final = 64 * 1024
-
 
 @attrs.define
 class Limits:
@@ -119,13 +116,12 @@ class MultibulkReader:
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""
-        self._drop_front()
         if not self._buffer:
             self._buffer = data  # the usual case: nothing is copied
-        else:
-            if not isinstance(self._buffer, bytearray):
-                self._buffer = bytearray(self._buffer)
-            self._buffer += data
+            return
+        if not isinstance(self._buffer, bytearray):
+            self._buffer = bytearray(self._buffer)
+        self._buffer += data
 
     def take_rest(self) -> bytes:
         """Return, and forget, what follows the last request; only if none is being read."""
@@ -143,12 +139,11 @@ class MultibulkReader:
         request = self._next_multibulk() if self._count else self._start()
         if request is not None:
             self._begin = self._position
-        elif self._position == len(self._buffer) or self._position > _KEPT_BYTES_MAX:
-            self._drop_front()  # an idle client does not hold a large request's bytes
+        else:
+            self._drop_front()  # an idle client does not hold what was read
         return request
 
     def _drop_front(self) -> None:
-        """Let go of what was read."""
         if self._position:
             self._buffer = self._buffer[self._position :]
             self._searched -= self._position
