@@ -27,7 +27,19 @@ _UINT64: Final = (1 << 64) - 1
 
 _KEY = Arg("key", "key")
 _FIELD = (Arg("encoding"), Arg("offset", "integer"))
+_RW = ("RW", "access", "update")
 _OVERFLOWS = tuple(Arg(word.lower(), "pure-token", token=word) for word in ("WRAP", "SAT", "FAIL"))
+
+
+def _access_of_bitfield(request: Request) -> tuple[str, ...]:
+    """BITFIELD writes only with SET or INCRBY."""
+    index = 2
+    while index < len(request):
+        word = request[index].upper()
+        if word in {b"SET", b"INCRBY"}:
+            return _RW
+        index += 2 if word == b"OVERFLOW" else 3
+    return ("RO", "access")
 
 
 @attrs.frozen
@@ -147,7 +159,7 @@ def _parse_field(encoding: bytes, offset_text: bytes) -> _Field:
     "BITFIELD",
     arity=-2,
     flags=Flag.WRITE | Flag.DENYOOM,
-    keys=(KeyRange(1, access=("RW", "access", "update", "variable_flags")),),
+    keys=(KeyRange(1, access=(*_RW, "variable_flags"), vary=_access_of_bitfield),),
     group="bitmap",
     since="3.2.0",
     complexity="O(1) for each subcommand specified",

@@ -53,6 +53,11 @@ _OW = ("OW", "update")
 _INSERT = ("OW", "insert")
 
 
+def _access_of_set(request: Request) -> tuple[str, ...]:
+    """SET reads its key only with the option GET."""
+    return _RW if any(option.upper() == b"GET" for option in request[3:]) else _OW
+
+
 @data_command(
     "GET",
     arity=2,
@@ -80,7 +85,7 @@ def get(keyspace: Keyspace, request: Request) -> Reply:
     "SET",
     arity=-3,
     flags=_WRITE,
-    keys=(KeyRange(1, access=("RW", "access", "update", "variable_flags")),),
+    keys=(KeyRange(1, access=(*_RW, "variable_flags"), vary=_access_of_set),),
     group="string",
     since="1.0.0",
     complexity="O(1)",
