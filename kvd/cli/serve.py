@@ -10,8 +10,9 @@ import structlog
 import trio
 
 from kvd import logs
-from kvd.cli.errors import fail
+from kvd.cli.errors import fail, fail_config
 from kvd.cli.options import load_settings, settings_options
+from kvd.config import ConfigError
 from kvd.settings import SECTIONS, SETTINGS, Settings
 from storage.errors import StorageError
 
@@ -46,6 +47,8 @@ def serve(
     try:
         logs.configure(settings.log)
         _run(settings, ports_file, file)
+    except ConfigError as error:  # the users in it, which need the command table
+        fail_config(error)
     except (StorageError, OSError, ExceptionGroup) as error:
         log.debug("the daemon ended", exc_info=True)
         fail(error)
@@ -74,9 +77,22 @@ def check_config(file: Path | None, assignments: tuple[str, ...], **shortcuts: s
     Prints every problem and exits with 2 if there is one. Secrets are not shown.
     """
     settings = load_settings(file, assignments, shortcuts)
+    _check_users(settings)
     for section in SECTIONS:
         click.echo(f"[{section}]")
         for setting in SETTINGS.values():
             if setting.section == section:
                 click.echo(f"{setting.field} = {setting.show(settings.value(setting.name))}")
         click.echo()
+
+
+def _check_users(settings: Settings) -> None:
+    """Print every problem of the users that the settings hold or name, and exit if there is one."""
+    # Imported here: only users need to know the commands.
+    from kvd.acl import Acl  # noqa: PLC0415
+    from kvd.commands.table import CommandTable  # noqa: PLC0415
+
+    try:
+        Acl(settings, CommandTable.standard())
+    except ConfigError as error:
+        fail_config(error)
