@@ -1,0 +1,214 @@
+"""The same requests to kvd and to redis-server, and every reply compared.
+
+Hypothesis draws sequences of steps from `tests.compat.grammar`, spoken by two clients. Most run against a
+server in this process over the memory engine, a smaller share against a daemon on RocksDB. After each
+sequence all keys, values and expiries of both servers are compared as well.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from hypothesis import HealthCheck, example, given, note, settings
+from hypothesis import strategies as st
+
+from tests.compat import grammar
+from tests.compat.comparison import same
+from tests.compat.wire import Connection, InProcessConnection, SocketConnection, is_message
+from tests.kvd.harness import InProcessServer
+from tests.servers import RunningServer, kvd_server
+
+pytestmark = pytest.mark.needs_redis
+
+_CLIENTS: Final = 2
+_SENTINEL: Final = b"that was all"
+_SUBSCRIBING: Final = (
+    b"SUBSCRIBE",
+    b"PSUBSCRIBE",
+    b"SSUBSCRIBE",
+    b"UNSUBSCRIBE",
+    b"PUNSUBSCRIBE",
+    b"SUNSUBSCRIBE",
+)
+
+Step = list[list[bytes]]
+Script = list[tuple[int, Step]]
+
+
+class _Stream:
+    """One client's frames from one server, read up to the end of each answer."""
+
+    def __init__(self, connection: Connection, proto: int) -> None:
+        self.connection = connection
+        self.ask([b"HELLO", b"%d" % proto])
+
+    def ask(self, request: list[bytes]) -> bytes:
+        """Send a request that has one reply and return it."""
+        self.connection.send(request)
+        return self.connection.next_frame()
+
+    def answer(self, request: list[bytes], *, is_queued: bool) -> list[bytes]:
+        """Send a request; return what came before its reply, and its replies, however many.
+
+        Whether they are complete is told by the reply to a PING behind it, which cannot be asked while
+        a transaction is queueing: there, each request has exactly one reply.
+        """
+        self.connection.send(request)
+        if not is_queued:
+            self.connection.send([b"PING", _SENTINEL])
+        frames = [self.connection.next_frame()]
+        while is_message(frames[-1]) if is_queued else _SENTINEL not in frames[-1]:
+            frames.append(self.connection.next_frame())
+        return frames
+
+
+class _Pair:
+    """One client of both servers, saying the same to each."""
+
+    def __init__(self, redis: Connection, kvd: Connection, proto: int) -> None:
+        self.redis = _Stream(redis, proto)
+        self.kvd = _Stream(kvd, proto)
+        self.queued: list[list[bytes]] | None = None  # the transaction's requests, while there is one
+
+    def say(self, request: list[bytes]) -> None:
+        """Send `request` to both servers and compare what they answer."""
+        name = request[0].upper()
+        if self.queued is not None and name in _SUBSCRIBING:
+            return
+        is_queued = self._is_queueing_after(name)
+        redis = self.redis.answer(request, is_queued=is_queued)
+        kvd = self.kvd.answer(request, is_queued=is_queued)
+        assert len(redis) == len(kvd), (request, redis, kvd)
+        for left, right in zip(redis, kvd, strict=True):
+            assert same(request, self.queued or [], left, right), (request, left, right)
+        self._note_transaction(name, request, redis[-1])
+
+    def _is_queueing_after(self, name: bytes) -> bool:
+        if name == b"MULTI":
+            return True
+        return self.queued is not None and name not in {b"EXEC", b"DISCARD", b"RESET"}
+
+    def _note_transaction(self, name: bytes, request: list[bytes], reply: bytes) -> None:
+        if name == b"MULTI" and reply == b"+OK\r\n":
+            self.queued = []
+        elif name in {b"EXEC", b"DISCARD", b"RESET"}:
+            self.queued = None
+        elif self.queued is not None and reply == b"+QUEUED\r\n":
+            self.queued.append(request)
+
+    def close(self) -> None:
+        self.redis.connection.close()
+        self.kvd.connection.close()
+
+
+class _Servers:
+    """A redis-server and a kvd, and how to open a connection to each."""
+
+    def __init__(
+        self,
+        redis: RunningServer,
+        connect_kvd: Callable[[], Connection],
+        set_clock: Callable[[int], None] | None = None,
+    ) -> None:
+        self._redis = redis
+        self._connect_kvd = connect_kvd
+        self._set_clock = set_clock
+
+    def compare(self, proto: int, script: Script) -> None:
+        """Run a script of (client, step) on fresh connections to emptied servers."""
+        pairs = [self._pair(proto) for _ in range(_CLIENTS)]
+        try:
+            pairs[0].say([b"FLUSHALL"])
+            for client, step in script:
+                for request in step:
+                    note(f"client {client}: {b' '.join(request)!r}")
+                    self._wait_for_next_millisecond(request)
+                    pairs[client].say(request)
+            self._compare_contents(pairs)
+        finally:
+            for pair in pairs:
+                pair.close()
+
+    def _pair(self, proto: int) -> _Pair:
+        return _Pair(SocketConnection(self._redis.connect()), self._connect_kvd(), proto)
+
+    def _wait_for_next_millisecond(self, request: list[bytes]) -> None:
+        """Keep both clocks together. Where expiries are compared, no two requests share a millisecond."""
+        now_ms = time.time_ns() // 1_000_000
+        if b"EXPIRE" in request[0].upper() and len(request) > 3:
+            started = now_ms
+            while now_ms == started:
+                now_ms = time.time_ns() // 1_000_000
+        if self._set_clock is not None:
+            self._set_clock(now_ms)
+
+    def _compare_contents(self, pairs: list[_Pair]) -> None:
+        """Compare every key of both databases, on a connection without any state left."""
+        for pair in pairs:
+            pair.say([b"RESET"])
+        pair = self._pair(2)
+        try:
+            for database in (b"0", b"1"):
+                pair.say([b"SELECT", database])
+                pair.say([b"KEYS", b"*"])
+                for key in grammar.KEYS:
+                    pair.say([b"GET", key])
+                    pair.say([b"PEXPIRETIME", key])
+        finally:
+            pair.close()
+
+
+@pytest.fixture(scope="module")
+def in_process(redis_server: RunningServer) -> _Servers:
+    server = InProcessServer()
+
+    def set_clock(now_ms: int) -> None:
+        server.clock.now_ms = now_ms
+
+    return _Servers(redis_server, lambda: InProcessConnection(server), set_clock)
+
+
+@pytest.fixture(scope="module")
+def over_tcp(redis_server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Servers]:
+    with kvd_server(tmp_path_factory.mktemp("kvd")) as daemon:
+        yield _Servers(redis_server, lambda: SocketConnection(daemon.connect()))
+
+
+def _scripts(*tables: dict[str, st.SearchStrategy[Step]], size: int = 30) -> st.SearchStrategy[Script]:
+    steps = st.one_of([strategy for table in tables for strategy in table.values()])
+    return st.lists(st.tuples(st.integers(0, _CLIENTS - 1), steps), min_size=1, max_size=size)
+
+
+_SETTINGS: Final = settings(
+    deadline=None,
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+    ],
+    print_blob=True,
+)
+_protocols = st.sampled_from([2, 3])
+
+
+@settings(_SETTINGS, max_examples=200)
+@given(proto=_protocols, script=_scripts(grammar.STRINGS, grammar.EXPIRY))
+def test_strings_and_expiry_answer_as_redis_does(in_process: _Servers, proto: int, script: Script) -> None:
+    in_process.compare(proto, script)
+
+
+@settings(_SETTINGS, max_examples=150)
+@given(proto=_protocols, script=_scripts(grammar.BITMAPS, {"SET": grammar.STRINGS["SET"]}))
+def test_bitmaps_answer_as_redis_does(in_process: _Servers, proto: int, script: Script) -> None:
+    in_process.compare(proto, script)
+
+
+@settings(_SETTINGS, max_examples=200)
+@given(proto=_protocols, script=_scripts(grammar.DATA, grammar.CONNECTION))
+def test_all_data_commands_answer_as_redis_does(in_process: _Servers, proto: int, script: Script) -> None:
+    in_process.compare(proto, script)
