@@ -11,7 +11,6 @@ whole. Everything touches the disk in a thread.
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
+from kvd.durable_files import sync_directory
 from storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Checkpoints:
         partial, whole = self.directory / f".{name}", self.directory / name
         self._server.store.checkpoint(partial)
         partial.rename(whole)
-        _sync_directory(self.directory)
+        sync_directory(self.directory)
         named = sorted(self.directory.glob("[0-9]*Z"))
         self._remove(named[:-KEPT])
         return whole
@@ -104,14 +104,3 @@ class Checkpoints:
     def _remove(self, paths: Iterable[Path]) -> None:
         for path in paths:
             shutil.rmtree(path)
-
-
-def _sync_directory(path: Path) -> None:
-    """Get a directory's entries onto the disk, where the system has a way to do so."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -157,6 +157,7 @@ class SocketConnection(Connection):
     def flush(self) -> None:
         self.marked = False
         data = self.session.take_output()
+        self.hub.server.stats.output_bytes += len(data)
         if self.unsent:
             if data:
                 self._queue(memoryview(data))
@@ -263,6 +264,7 @@ class StreamConnection(Connection):
     def flush(self) -> None:
         self.marked = False
         data = self.session.take_output()
+        self.hub.server.stats.output_bytes += len(data)
         if data:
             self._queue(memoryview(data))
         self._changed.set()

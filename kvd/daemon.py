@@ -27,6 +27,7 @@ from kvd import housekeeping
 from kvd.hub import Hub
 from kvd.listeners import PlainListener, TlsListener, open_tcp, open_unix
 from kvd.poller import open_poller
+from kvd.sampler import sample_periodically
 from kvd.server import Server
 from kvd.settings import Settings
 from storage.store import Store
@@ -131,6 +132,7 @@ async def _run(server: Server, hub: Hub, tls: TlsListener | None, announce: Call
         nursery.start_soon(housekeeping.sync_every_second, server)
         nursery.start_soon(housekeeping.sweep, server, hub)
         nursery.start_soon(housekeeping.watch, server, hub)
+        nursery.start_soon(sample_periodically, server)
         if tls is not None:
             nursery.start_soon(tls.run)
         await nursery.start(_heed_signals, server, tls, stopping)

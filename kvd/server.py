@@ -22,6 +22,7 @@ from kvd.cursors import CursorTable
 from kvd.latency import LatencyMonitor
 from kvd.notifications import Notifications
 from kvd.pubsub import PubSub
+from kvd.sampler import Sampler
 from kvd.scripting.engine import ScriptEngine
 from kvd.slowlog import Slowlog
 from kvd.stats import ServerStats
@@ -60,8 +61,10 @@ class Server:
         self.cursors = CursorTable()
         self.checkpoints = Checkpoints(self)
         self.sync_queue = SyncQueue(self)
+        self.sampler = Sampler(self)
         self.pause: Pause | None = None
         self.config_file: Path | None = None  # what CONFIG REWRITE writes
+        self.changed_settings: set[str] = set()  # by CONFIG SET, so what it has to write
         self.hub: Hub | None = None  # set while the daemon runs; a test drives sessions without one
         self.spawn: Callable[..., None] = _nowhere_to_run  # start a Trio task that ends with the daemon
         self.stop: Callable[[], None] = _nowhere_to_run  # begin the orderly shutdown
@@ -76,9 +79,15 @@ class Server:
         """Choose again which commands a session may run on its fast path.
 
         To be called whenever something begins or ends that every command has to be checked
-        against: a monitor, a pause, a busy script, a store that refuses writes.
+        against: a monitor, a pause, a busy script, a slow log that wants all arguments, a store that
+        refuses writes.
         """
-        watched = bool(self.monitors) or self.pause is not None or self.scripts.running is not None
+        watched = (
+            bool(self.monitors)
+            or self.pause is not None
+            or self.scripts.running is not None
+            or self.slowlog.wants_every_command
+        )
         writes = not watched and self.store.writable is None
         self.table.allow_plain(reads=not watched, writes=writes)
 

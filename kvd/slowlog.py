@@ -27,6 +27,10 @@ ARGUMENT_BYTES_MAX: Final = 128
 # No command takes as long (292 years): the threshold of a slow log that is switched off.
 _NEVER_NS: Final = 2**63
 
+# Plain commands are timed a run at a time (`kvd.session`), and entered by the average and without their
+# arguments. That is good enough to find a disk that hangs, not to see what took a tenth of this.
+_TIMED_IN_RUNS_NS: Final = 1_000_000
+
 
 @attrs.frozen
 class SlowEntry:
@@ -57,6 +61,11 @@ class Slowlog:
         self.threshold_ns = slower_than_us * 1000 if slower_than_us >= 0 else _NEVER_NS
         kept = list(self.entries)[: log.slowlog_max_len]
         self.entries = deque(kept, maxlen=log.slowlog_max_len)
+
+    @property
+    def wants_every_command(self) -> bool:
+        """Tell whether the threshold is so low that commands must be timed one by one."""
+        return self.threshold_ns < _TIMED_IN_RUNS_NS
 
     def add(self, session: Session, request: Request, elapsed_ns: int) -> None:
         """Enter a command that took `elapsed_ns`; the oldest entry makes room for it."""

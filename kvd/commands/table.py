@@ -55,6 +55,10 @@ class CommandTable:
             yield spec
             yield from spec.subcommands.values()
 
+    def calls(self) -> int:
+        """Return how many commands were run since the start or CONFIG RESETSTAT."""
+        return sum(spec.stats.calls for spec in self.everything())
+
     def named(self, name: bytes) -> CommandSpec | None:
         """Return the command called ``get``, ``config`` or ``config|get``, in any case, or None."""
         parent, separator, child = name.upper().partition(b"|")
