@@ -51,8 +51,9 @@ _INFO_LOGS_MAX = 3
 _BLOOM_BITS = 10
 _BLOCK_BYTES = 8 * 1024
 
-# With this much space free, a disk that still reports to be full needs more than RocksDB's own recovery.
-_AMPLE_BYTES = 64 * _MIB
+# RocksDB goes on by itself once there is room for all memtables (76 MiB). With this much space free, a
+# database that still reports a full disk needs more than that.
+_AMPLE_BYTES = 256 * _MIB
 _PATIENCE_PROBES = 10
 
 _MEMTABLE_BYTES = {

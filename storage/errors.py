@@ -70,7 +70,8 @@ class NewerFormat(StorageError):
 class NoSpace(StorageError):
     def __init__(self, path: str) -> None:
         super().__init__(
-            f"no space left on the disk of {path}; free some space, writes are accepted again by themselves then"
+            f"no space left on the disk of {path}; free at least 128 MiB, "
+            "writes are accepted again by themselves then"
         )
 
 

@@ -362,7 +362,8 @@ class Keyspace:
             covered = old[VALUE] is not None and old[EXPIRES_AT] <= record[EXPIRES_AT]
             if not covered:
                 self._txn.deadlines.append(deadline_prefix(record[EXPIRES_AT], EXPIRY_KIND) + row_key)
-        self._txn.rows[row_key] = None if record is MISSING else record
+        self._txn.rows[row_key] = record
+        self._txn.purges_rows = self._txn.purges_rows or record is MISSING
         self._hot.young[key] = record
         self._state.cache.young_bytes += cost(key, record) - cost(key, old)
         keys = (record[VALUE] is not None) - (old[VALUE] is not None)
@@ -417,9 +418,9 @@ class Keyspace:
 
     def _row_record(self, row_key: bytes, row: bytes | None) -> Record:
         """Return what is stored under a row key as this tick sees it; `MISSING` for what cannot be read."""
-        rows = self._txn.rows
-        if row_key in rows:
-            return rows[row_key] or MISSING
+        pending = self._txn.rows.get(row_key)
+        if pending is not None:
+            return pending
         try:
             return MISSING if row is None else self._decode(row)
         except RecordError:

@@ -11,7 +11,7 @@ import attrs
 
 from storage.changelog import decode_chunk
 from storage.engine import Engine, Family
-from storage.errors import Corrupt, DamagedFiles, NewerFormat, RecordError
+from storage.errors import DamagedFiles, NewerFormat, RecordError
 from storage.expiry import Horizon
 from storage.layout import (
     COUNT_PREFIX,
@@ -25,12 +25,13 @@ from storage.layout import (
     after_prefix,
     change_key,
     number_of,
-    origin_key,
 )
 from storage.record import dumps, loads
 from storage.version import ORIGIN_BYTES
 
 _NODE_BYTES = 16
+_NOBODY = bytes(ORIGIN_BYTES)
+_GAP_MAX = 1_000_000  # a number takes a failed commit; more in a row than this is damage
 
 
 @attrs.frozen
@@ -67,7 +68,7 @@ def check_format(path: str, stored: bytes) -> None:
 
 
 def read_found(engine: Engine) -> Found:
-    """Read node id, origins, clock and purge horizon. Raise `Corrupt` if they make no sense."""
+    """Read node id, origins, clock and purge horizon. Raise `DamagedFiles` if they make no sense."""
     try:
         origins = _read_origins(engine)
         horizon = _read_horizon(engine)
@@ -85,7 +86,10 @@ def read_count(engine: Engine, namespace: bytes) -> tuple[int, int]:
     stored = engine.get(Family.META, COUNT_PREFIX + namespace)
     if stored is None:
         return 0, 0
-    count, expires = loads(stored)
+    try:
+        count, expires = loads(stored)
+    except (RecordError, TypeError, ValueError) as error:
+        raise DamagedFiles(engine.path, f"the counts of keyspace {namespace.hex()}: {error}") from error
     return count, expires
 
 
@@ -95,11 +99,16 @@ def read_floor(engine: Engine, namespace: bytes) -> bytes | None:
 
 
 def _read_origins(engine: Engine) -> list[bytes]:
-    origins = [bytes(ORIGIN_BYTES)]
+    """Return the origins' ids by number. The number of an origin whose only commit failed stays nobody's."""
+    origins = [_NOBODY]
     for key, value in engine.iterate(Family.META, ORIGIN_PREFIX, after_prefix(ORIGIN_PREFIX)):
         origin_id, _ = loads(value)
-        if key != origin_key(len(origins)) or len(origin_id) != ORIGIN_BYTES:
-            raise Corrupt(f"origin number {number_of(key)} is out of order")
+        number = number_of(key)
+        if type(origin_id) is not bytes or len(origin_id) != ORIGIN_BYTES:
+            raise RecordError(f"the id of origin number {number} is not {ORIGIN_BYTES} bytes")
+        if number - len(origins) > _GAP_MAX:
+            raise RecordError(f"origin number {number} is out of order")
+        origins.extend([_NOBODY] * (number - len(origins)))
         origins.append(origin_id)
     return origins
 

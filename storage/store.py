@@ -34,7 +34,7 @@ from storage.expiry import Alone, Sweeper
 from storage.keyspace import Keyspace
 from storage.layout import COUNT_PREFIX, FLOOR_PREFIX, NAMESPACE_BYTES, change_key, origin_key
 from storage.opening import prepare, read_count, read_floor, read_found
-from storage.record import dumps, encode
+from storage.record import MISSING, dumps, encode
 from storage.registry import Keyspaces
 from storage.state import Limits, State
 from storage.transaction import Atomic, EventCallback, ExpiredCallback, Transaction
@@ -176,10 +176,10 @@ class Store:
         On an error everything pending is reverted and the error raised; see the module's text.
         """
         txn = self._txn
+        reason, self._poisoned = self._poisoned, None
         if txn.is_empty():
             return
-        if self._poisoned is not None:
-            reason, self._poisoned = self._poisoned, None
+        if reason is not None:
             self._revert()
             raise Aborted(reason)
         try:
@@ -276,6 +276,14 @@ class Store:
         self._cache.track()
         gc.freeze()
 
+    def configure(self, options: StoreOptions) -> None:
+        """Take over what may change in an open store: all of the options but the block cache."""
+        self.durability = options.durability
+        self._cache.bytes_max = options.cache_bytes
+        self._state.gc_min_age_ms = options.gc_min_age_ms
+        for name, limit in attrs.asdict(options.limits).items():
+            setattr(self.limits, name, limit)
+
     def stats(self) -> dict[str, int]:
         """Return figures for INFO and metrics."""
         return {
@@ -298,13 +306,12 @@ class Store:
         batch = self.engine.batch()
         for family, start, end in txn.ranges:
             batch.delete_range(family, start, end)
-        batch.put_all(
-            Family.RECORDS, [(key, encode(record)) for key, record in txn.rows.items() if record is not None]
-        )
-        if None in txn.rows.values():
-            for key, record in txn.rows.items():
-                if record is None:
-                    batch.delete(Family.RECORDS, key)
+        rows = txn.rows
+        if txn.purges_rows:
+            for key in [key for key, record in rows.items() if record is MISSING]:
+                batch.delete(Family.RECORDS, key)
+            rows = {key: record for key, record in rows.items() if record is not MISSING}
+        batch.put_all(Family.RECORDS, [(key, encode(record)) for key, record in rows.items()])
         if txn.places:
             self._add_chunk(batch)
         for family, key in txn.removed:

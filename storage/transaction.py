@@ -39,6 +39,7 @@ class Transaction:
         "now_ms",
         "origin",
         "places",
+        "purges_rows",
         "ranges",
         "recounted",
         "removed",
@@ -56,7 +57,8 @@ class Transaction:
 
     def clear(self) -> None:
         """Forget all pending writes."""
-        self.rows: dict[bytes, Record | None] = {}  # by row key; None removes the row for good
+        self.rows: dict[bytes, Record] = {}  # by row key; `MISSING` removes the row for good
+        self.purges_rows = False  # whether there is such a removal
         self.places: list[Place] = []  # one for each dot, the last belonging to `seq`
         self.groups: list[tuple[int, int]] = []  # (index of the first place, count) to be seen together
         self.deadlines: list[bytes] = []  # keys to be put
