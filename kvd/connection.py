@@ -63,16 +63,19 @@ class Connection:
         return len(self.unsent)
 
     @property
-    def paused(self) -> bool:
+    def is_full(self) -> bool:
+        """Tell whether the client has to take output before it gets more to be sent."""
+        crowded = self.hub.unsent_bytes > CROWDED_BYTES
+        return self.unsent_bytes > (CROWDED_PAUSE_BYTES if crowded else PAUSE_BYTES)
+
+    @property
+    def is_paused(self) -> bool:
         """Tell whether nothing more is to be read from the client for now.
 
         Either it has to take output first, or requests of it are waiting already (its session is
         suspended or throttled): what a client may make us hold stays bounded by what was in flight.
         """
-        if self.session.backlog:
-            return True
-        crowded = self.hub.unsent_bytes > CROWDED_BYTES
-        return self.unsent_bytes > (CROWDED_PAUSE_BYTES if crowded else PAUSE_BYTES)
+        return bool(self.session.backlog) or self.is_full
 
     def flush(self) -> None:
         """Send, or queue, what the session has gathered. After the commit only."""
@@ -108,7 +111,7 @@ class Connection:
         size = self.unsent_bytes
         if hard_bytes and size > hard_bytes:
             return "output limit"
-        if self.unsent and self.paused and now - self._progress_at > STALLED_SECONDS:
+        if self.is_full and now - self._progress_at > STALLED_SECONDS:
             return "stalled"
         if not soft_bytes or size <= soft_bytes:
             self._soft_since = None
@@ -195,11 +198,11 @@ class SocketConnection(Connection):
             self.close(session.close_reason or "closed")
             return
         if self.unsent or session.backlog or self._mask != READ:
-            wanted = (WRITE if self.unsent else 0) | (0 if self.paused else READ)
+            wanted = (WRITE if self.unsent else 0) | (0 if self.is_paused else READ)
             if wanted != self._mask:
                 self._mask = wanted
                 self.hub.poller.modify(self.fd, wanted)
-        if session.backlog and not session.suspended and not self.paused:
+        if session.backlog and not session.suspended and not self.is_full:
             self.hub.run_backlog_later(self)
 
     def close(self, reason: str) -> None:
@@ -241,7 +244,7 @@ class StreamConnection(Connection):
             if not data:
                 return
             self.hub.deliver(self, bytes(data))
-            while self.paused and not self.closed:
+            while self.is_paused and not self.closed:
                 await self._changed.wait()
         await trio.sleep_forever()  # the sender ends the connection once all is sent
 

@@ -297,7 +297,7 @@ class Session:
 
     def run_backlog(self) -> None:
         """Go on with requests that were held back, after the output of the last tick was sent."""
-        if self.suspended or self.closing:
+        if self.suspended or self.closing or self.throttled:
             return
         if self.backlog:
             requests = list(self.backlog)
