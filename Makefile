@@ -14,12 +14,17 @@ LOCK_FLAGS ?=
 LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate $(LOCK_FLAGS)
 
-.PHONY: help serve test lint format bench bench-latency bench-scale soak docs lock clean
+# The frameworks and clients of the compatibility tests have an environment of their own.
+COMPAT := .venv-compat
+NODE := tests/compat/node
+
+.PHONY: help serve test compat lint format bench bench-latency bench-scale soak docs lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make serve         run the daemon with conf/kvd.toml, data in ./data (SERVE_FLAGS=... for more)"
 	@echo "make test          lint, types, import directions and all tests (PYTEST_FLAGS=... for more)"
+	@echo "make compat        Django, Flask, Node.js clients and others against the daemon (needs npm)"
 	@echo "make lint          the first three of these"
 	@echo "make format        let ruff lay out the code"
 	@echo "make bench         speed against redis-server, side by side"
@@ -35,6 +40,9 @@ serve: $(VENV)/.serve
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+compat: $(COMPAT)/.installed $(NODE)/node_modules/.installed
+	KVD_REQUIRE_COMPAT=1 $(COMPAT)/bin/python -m pytest tests/compat $(PYTEST_FLAGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check
@@ -66,9 +74,11 @@ docs: $(VENV)/.dev
 lock:
 	$(LOCK) --group build -o requirements.lock
 	$(LOCK) --group build --group dev -c requirements.lock -o requirements-dev.lock
+	$(LOCK:pyproject.toml=tests/compat/requirements.in) -c requirements-dev.lock -o tests/compat/requirements.txt
+	cd $(NODE) && npm install --package-lock-only --no-audit --no-fund
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(COMPAT) $(NODE)/node_modules build dist *.egg-info
 
 # Stamps: pip runs again only when what it would install has changed.
 
@@ -83,4 +93,14 @@ $(VENV)/.serve: requirements.lock pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.serve
 	$(PIP_INSTALL) --require-hashes -r requirements-dev.lock
+	touch $@
+
+$(COMPAT)/.installed: requirements-dev.lock tests/compat/requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(COMPAT)
+	$(COMPAT)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		-r requirements-dev.lock -r tests/compat/requirements.txt
+	touch $@
+
+$(NODE)/node_modules/.installed: $(NODE)/package-lock.json
+	cd $(NODE) && npm ci --no-audit --no-fund --loglevel=error
 	touch $@

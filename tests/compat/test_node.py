@@ -16,7 +16,9 @@ PROGRAMS = Path(__file__).parent / "node"
 pytestmark = pytest.mark.needs_node
 
 
-@pytest.mark.parametrize("program", sorted(PROGRAMS.glob("*.test.mjs")), ids=lambda program: program.name.split(".")[0])
+@pytest.mark.parametrize(
+    "program", sorted(PROGRAMS.glob("*.test.mjs")), ids=lambda program: program.name.split(".")[0]
+)
 def test_node_program(server: RunningServer, program: Path) -> None:
     node = shutil.which("node")
     assert node is not None
