@@ -14,6 +14,7 @@ Source: Redis 7.2 CONFIG GET and SET: names, spelling of values, sentences for w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final
 
 import attrs
@@ -63,6 +64,8 @@ def _show(setting: Setting, value: Value) -> str:
         return " ".join(value)
     if setting.name in {"server.port", "server.tls_port"}:
         return str(max(value, 0))  # Redis writes "no port" as 0
+    if setting.name == "storage.data_dir":
+        return str(Path(value).absolute())
     return str(value)
 
 
