@@ -179,6 +179,16 @@ def test_length_that_was_too_large_is_legal_once_authenticated() -> None:
     assert reader.next() == [b"SET", b"key", b"x" * 20_000]
 
 
+@pytest.mark.parametrize("line", [b"PING" + b" " * 1000, b"*" + b"1" * 1000, b"*1\r\n$" + b"1" * 1000])
+def test_line_is_searched_for_its_end_only_once(line: bytes) -> None:
+    reader = MultibulkReader(Limits(), authenticated=True)
+    for byte in one_by_one(line):
+        reader.feed(byte)
+        assert reader.next() is None
+        assert reader._searched >= len(reader._buffer) - 1
+    assert reader._searched >= 1000
+
+
 def test_error_repeats_itself() -> None:
     reader = MultibulkReader(Limits(), authenticated=True)
     reader.feed(b"*1\r\n$x\r\n" + request(b"PING"))

@@ -91,6 +91,7 @@ def watch(reader: PipelineReader) -> list[bytes]:
         b"$-1\r\n",
         b"$0\r\n\r\n",
         b"$1\r\na\r\n",
+        b"$9\r\na\r\n",
         b"*1\r\n:1\r\n",
         b"*1\r\n_\r\n",
         b"*1\r\n#t\r\n",

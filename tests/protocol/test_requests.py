@@ -141,6 +141,14 @@ def test_each_reader_sees_each_byte_a_bounded_number_of_times(shown: Shown, unit
     assert shown.exact <= len(data)
 
 
+@pytest.mark.parametrize("first", [b"$", b":", b"*", b"*1", b"*1\r\n", b"*1\r\n$", b"*1\r\n$4\r\n"])
+@pytest.mark.parametrize("count", [2, 20, 1000])
+def test_start_of_a_request_behind_a_pipeline_is_not_lost(first: bytes, count: int) -> None:
+    reader = RequestReader()
+    assert len(reader.feed(GET * count + first)) == count
+    assert reader.pending_bytes == len(first)
+
+
 def test_what_is_pending_is_counted() -> None:
     reader = RequestReader()
     assert reader.pending_bytes == 0
