@@ -6,6 +6,7 @@ purpose, or kvd from both, `DIFFERENCES` lists it, with the reason; nothing else
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
@@ -85,6 +86,7 @@ _RULES: Final[dict[bytes, Rule]] = {
     b"OBJECT HELP": same_kind,
     b"OBJECT FREQ": same_kind,
     b"OBJECT REFCOUNT": same_kind,
+    b"OBJECT IDLETIME": same_kind,
     b"CLIENT ID": same_kind,
     b"CLIENT INFO": same_kind,
     b"CLIENT LIST": same_kind,
@@ -120,4 +122,17 @@ def _checks_arguments_first(request: Request, redis: bytes, kvd: bytes) -> bool:
     return request[0].upper() in {b"BITCOUNT", b"BITPOS"} and redis[:1] == b":" and kvd[:1] == b"-"
 
 
-DIFFERENCES: Final[tuple[Callable[[Request, bytes, bytes], bool], ...]] = (_checks_arguments_first,)
+def _quotes_readable_text(request: Request, redis: bytes, kvd: bytes) -> bool:
+    """Where an error quotes what the client sent, Redis ends at a zero byte; kvd shows all of it as text."""
+    if not redis.startswith((b"-ERR unknown ", b"-ERR Unsupported option ")):
+        return False
+    plain = re.match(rb"[ -~]*", redis)
+    assert plain is not None
+    odd = any(re.search(rb"[^ -~]", word) for word in request)
+    return odd and kvd.startswith(plain[0].rstrip(b"' "))
+
+
+DIFFERENCES: Final[tuple[Callable[[Request, bytes, bytes], bool], ...]] = (
+    _checks_arguments_first,
+    _quotes_readable_text,
+)

@@ -10,14 +10,17 @@ as well: numbers that are none, times that have passed, options that exclude one
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, TypeAlias
 
 from hypothesis import strategies as st
 
+from kvd.commands.table import CommandTable
+
 Request: TypeAlias = list[bytes]
 Step: TypeAlias = list[Request]
 # A piece of a request: fixed words, or a strategy of one word or of several.
-Piece: TypeAlias = bytes | st.SearchStrategy[bytes] | st.SearchStrategy[list[bytes]]
+Piece: TypeAlias = bytes | st.SearchStrategy[bytes | list[bytes]]
 
 KEYS: Final = (b"a", b"b", b"c", b"user:1", b"user:2", b"user:10", b"us*r", b"", b"\x00\xff\r\n")
 # Far enough away that no test lives to see it: 2100-01-01.
@@ -27,21 +30,7 @@ _I64_MAX: Final = (1 << 63) - 1
 key = st.sampled_from(KEYS)
 
 not_integers = st.sampled_from(
-    [
-        b"",
-        b"x",
-        b"1x",
-        b" 1",
-        b"1 ",
-        b"+1",
-        b"01",
-        b"-0",
-        b"1.0",
-        b"1_0",
-        b"9223372036854775808",
-        b"-9223372036854775809",
-    ]
-    + [b"1" * 40]
+    [b"", b" 1", b"1 ", *b"x 1x +1 01 -0 1.0 1_0 9223372036854775808 -9223372036854775809".split(), b"1" * 40]
 )
 integer = st.one_of(
     st.integers(-3, 12).map(b"%d".__mod__),
@@ -52,33 +41,11 @@ small = st.integers(-12, 70).map(b"%d".__mod__)
 decimal = st.one_of(
     st.sampled_from(
         [
-            b"0.1",
-            b"-0.1",
-            b"3.0e3",
-            b"1e-5",
-            b"5e20",
-            b"-1.5",
-            b".5",
-            b"7.",
-            b"inf",
-            b"-inf",
-            b"nan",
-            b"0x1p3",
-        ]
-        + [
-            b"1e4932",
-            b"1e5000",
-            b"1e-4960",
-            b"",
-            b" 1",
-            b"1 ",
-            b"1e",
-            b"abc",
-            b"1e308",
-            b"1.000000000000000055",
+            *b"0.1 -0.1 3.0e3 1e-5 5e20 -1.5 .5 7. inf -inf nan 0x1p3 1e 1e308".split(),
+            *b"1e4932 1e5000 1e-4960 1.000000000000000055".split(),
         ]
     ),
-    st.decimals(allow_nan=False, allow_infinity=False, places=5).map(lambda number: b"%f" % float(number)),
+    st.decimals(-1000, 1000, places=5).map(lambda number: str(number).encode()),
     integer,
 )
 value = st.one_of(
@@ -131,33 +98,32 @@ def maybe(*pieces: Piece) -> st.SearchStrategy[list[bytes]]:
 
 def several(*pieces: Piece, least: int = 1, most: int = 3) -> st.SearchStrategy[list[bytes]]:
     """The pieces again and again."""
-    return st.lists(joined(*pieces), min_size=least, max_size=most).map(lambda parts: sum(parts, []))
+    return st.lists(joined(*pieces), min_size=least, max_size=most).map(_flat)
 
 
 def shuffled(*options: st.SearchStrategy[list[bytes]], most: int = 3) -> st.SearchStrategy[list[bytes]]:
     """Some of the options in any order, the same one twice too."""
-    return st.lists(st.one_of(options), max_size=most).map(lambda parts: sum(parts, []))
+    return st.lists(st.one_of(options), max_size=most).map(_flat)
 
 
 def joined(*pieces: Piece) -> st.SearchStrategy[list[bytes]]:
     """The words of all pieces, in order."""
-    return st.tuples(*[_words(piece) for piece in pieces]).map(lambda parts: sum(parts, []))
+    return st.tuples(*[_words(piece) for piece in pieces]).map(_flat)
 
 
 def _words(piece: Piece) -> st.SearchStrategy[list[bytes]]:
     if isinstance(piece, bytes):
-        return st.just(piece.split(b" ") if piece else [])
+        return st.just(piece.split())
     return piece.map(lambda found: [found] if isinstance(found, bytes) else found)
+
+
+def _flat(parts: Iterable[list[bytes]]) -> list[bytes]:
+    return [word for part in parts for word in part]
 
 
 def step(*pieces: Piece) -> st.SearchStrategy[Step]:
     """Steps of one request each."""
     return joined(*pieces).map(lambda request: [request])
-
-
-def then(first: st.SearchStrategy[Step], *more: Request) -> st.SearchStrategy[Step]:
-    """The first step's requests and fixed ones behind them."""
-    return first.map(lambda requests: [*requests, *more])
 
 
 def _then_look(requests: Step) -> Step:
@@ -366,7 +332,6 @@ CONNECTION: Final[dict[str, st.SearchStrategy[Step]]] = {
     "HELLO": step(b"HELLO", st.sampled_from([b"1", b"4", b"x"])),
     "CLIENT SETNAME": step(b"CLIENT SETNAME", st.sampled_from([b"one", b"two words", b"", b"\n"])),
     "CLIENT GETNAME": step(b"CLIENT GETNAME"),
-    "CLIENT SETINFO": st.just([]),
     "CLIENT ID": step(b"CLIENT ID"),
     "CLIENT INFO": step(b"CLIENT INFO"),
     "CLIENT LIST": step(b"CLIENT LIST", maybe(either(b"TYPE normal", b"TYPE foo", b"ID x", b"foo"))),
@@ -411,7 +376,6 @@ SERVER: Final[dict[str, st.SearchStrategy[Step]]] = {
     "SLOWLOG LEN": step(b"SLOWLOG LEN"),
     "SLOWLOG RESET": step(b"SLOWLOG RESET"),
     "LATENCY RESET": step(b"LATENCY RESET"),
-    "SWAPDB": st.just([]),
 }
 
 # What a script's return value becomes, and what of the keyspace it sees and changes.
@@ -457,3 +421,25 @@ SCRIPTING: Final[dict[str, st.SearchStrategy[Step]]] = {
 }
 
 DATA: Final = {**STRINGS, **BITMAPS, **GENERIC, **EXPIRY}
+
+
+def _wrong_lengths(name: str) -> st.SearchStrategy[Step]:
+    """Requests of one command with too few arguments, or too many where there is a limit."""
+    spec = CommandTable.standard().find([word.encode() for word in name.split(" ")])
+    words = len(name.split(" "))
+    counts = [count for count in range(words, abs(spec.arity) + 3) if not spec.accepts(count)]
+    if not counts:
+        return step(name.encode())
+    return st.sampled_from(counts).flatmap(
+        lambda count: step(name.encode(), several(value, least=count - words, most=count - words))
+    )
+
+
+# Requests that no command takes: of the wrong length, of an unknown name.
+WRONG_REQUESTS: Final[dict[str, st.SearchStrategy[Step]]] = {
+    "wrong length": st.sampled_from(sorted(DATA)).flatmap(_wrong_lengths),
+    "unknown command": step(
+        st.sampled_from([b"NOSUCH", b"no\r\nsuch", b"", b"x" * 200]), several(value, least=0)
+    ),
+    "unknown subcommand": step(st.sampled_from([b"OBJECT", b"MEMORY"]), junk, several(value, least=0)),
+}

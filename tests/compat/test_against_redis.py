@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
-from hypothesis import HealthCheck, example, given, note, settings
+from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from tests.compat import grammar
@@ -209,6 +207,26 @@ def test_bitmaps_answer_as_redis_does(in_process: _Servers, proto: int, script: 
 
 
 @settings(_SETTINGS, max_examples=200)
-@given(proto=_protocols, script=_scripts(grammar.DATA, grammar.CONNECTION))
+@given(proto=_protocols, script=_scripts(grammar.DATA, grammar.WRONG_REQUESTS))
 def test_all_data_commands_answer_as_redis_does(in_process: _Servers, proto: int, script: Script) -> None:
+    in_process.compare(proto, script)
+
+
+@settings(_SETTINGS, max_examples=100)
+@given(proto=_protocols, script=_scripts(grammar.TRANSACTIONS, grammar.TRANSACTIONS, grammar.STRINGS))
+def test_transactions_answer_as_redis_does(in_process: _Servers, proto: int, script: Script) -> None:
+    in_process.compare(proto, script)
+
+
+@settings(_SETTINGS, max_examples=100)
+@given(proto=_protocols, script=_scripts(grammar.PUBSUB, grammar.TRANSACTIONS))
+def test_pubsub_answers_as_redis_does(in_process: _Servers, proto: int, script: Script) -> None:
+    in_process.compare(proto, script)
+
+
+@settings(_SETTINGS, max_examples=100)
+@given(proto=_protocols, script=_scripts(grammar.CONNECTION, grammar.SERVER))
+def test_connection_and_server_commands_answer_as_redis_does(
+    in_process: _Servers, proto: int, script: Script
+) -> None:
     in_process.compare(proto, script)
