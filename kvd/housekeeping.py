@@ -69,7 +69,7 @@ async def sweep(server: Server, hub: Hub) -> None:
     while True:
         storage = server.settings.storage
         await trio.sleep(storage.sweep_interval_ms / 1000)
-        if server.store.writable is None:
+        if server.store.writable is None and server.sweeping:
             _sweep_slice(server, hub, storage.sweep_rows_max)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import os
 import socket
 import ssl
@@ -107,19 +106,10 @@ def refusal(server: Server, endpoint: Endpoint) -> bytes | None:
         server.stats.connections_rejected += 1
         return _FULL
     open_to_all = server.acl.user_without_password() is not None
-    if settings.protected_mode and open_to_all and not _is_local(endpoint):
+    if settings.protected_mode and open_to_all and not endpoint.is_local:
         server.stats.connections_rejected += 1
         return _PROTECTED
     return None
-
-
-def _is_local(endpoint: Endpoint) -> bool:
-    if endpoint.is_unix:
-        return True
-    host = endpoint.address.rsplit(":", 1)[0].strip("[]")
-    address = ipaddress.ip_address(host.partition("%")[0])
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
 
 
 def endpoint_of(sock: socket.socket, address: object, *, is_tls: bool = False) -> Endpoint:

@@ -62,6 +62,7 @@ class Server:
         self.checkpoints = Checkpoints(self)
         self.sync_queue = SyncQueue(self)
         self.sampler = Sampler(self)
+        self.sweeping = True  # DEBUG SET-ACTIVE-EXPIRE switches the sweep off
         self.pause: Pause | None = None
         self.config_file: Path | None = None  # what CONFIG REWRITE writes
         self.changed_settings: set[str] = set()  # by CONFIG SET, so what it has to write

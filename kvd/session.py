@@ -17,6 +17,7 @@ names, no calls that it can do without; `make bench` has its figures.
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
@@ -66,6 +67,15 @@ class Endpoint:
     local_address: str
     is_unix: bool = False
     is_tls: bool = False
+
+    @property
+    def is_local(self) -> bool:
+        """Tell whether the client runs on this machine."""
+        if self.is_unix:
+            return True
+        host = self.address.rsplit(":", 1)[0].strip("[]")
+        address = ipaddress.ip_address(host.partition("%")[0])
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 class Transport(Protocol):
