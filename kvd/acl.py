@@ -37,7 +37,7 @@ _CHANGED_SINCE_QUEUED: Final = (
 _REASONS: Final = {
     "command": "no permission to execute the command or subcommand",
     "key": "no permission to touch the specified keys",
-    "channel": "no permission to access one of the channels used as arguments to the command",
+    "channel": "no permission to access one of the channels used as arguments",
 }
 
 

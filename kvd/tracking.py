@@ -126,11 +126,8 @@ class Tracking:
             self._forget_keys()
 
     def forget(self, session: Session) -> None:
-        """Stop tracking a session that is gone, and tell those that redirected to it."""
+        """Stop tracking a session that is gone. Those that redirected to it are told at the next change."""
         self.disable(session)
-        for state in self._sessions.values():
-            if state.redirect == session.id:
-                self._break_redirect(state)
 
     def _forget_keys(self) -> None:
         self._readers.clear()
@@ -190,9 +187,10 @@ class Tracking:
     def _tell_changes(self, changes: Iterable[tuple[bytes | None, TrackingState | None]]) -> None:
         """Tell of each (key, who wrote it and does not want to hear of it)."""
         broadcasts: dict[bytes, dict[bytes, TrackingState | None]] = {}
+        flushed = False
         for key, writer in changes:
             if key is None:
-                self._tell_all()
+                flushed = True
                 continue
             if key in self._readers:
                 self._tell_readers(key, writer)
@@ -200,6 +198,8 @@ class Tracking:
                 broadcasts.setdefault(prefix, {})[key] = writer
         for prefix, keys in broadcasts.items():
             self._broadcast(prefix, keys)
+        if flushed:
+            self._tell_all()
 
     def discard(self) -> None:
         """Forget about the changes of a tick whose commit failed."""

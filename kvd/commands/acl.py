@@ -311,8 +311,10 @@ def acl_dryrun(session: Session, request: Request) -> Reply:
     asked = request[3:]
     try:
         spec = session.server.table.find(asked)
-    except ErrorReply:
-        raise ErrorReply(f"ERR Command '{_text(asked[0])}' not found") from None
+    except ErrorReply as error:
+        if error.text.startswith("ERR unknown"):
+            raise ErrorReply(f"ERR Command '{_text(asked[0])}' not found") from None
+        raise
     if not spec.accepts(len(asked)):
         raise ErrorReply(wrong_arity(spec))
     denial = user.deny(spec, asked)

@@ -224,7 +224,7 @@ def client_trackinginfo(session: Session, request: Request) -> Reply:
     return {
         b"flags": Set(_flags(state)),
         b"redirect": -1 if state is None else state.redirect,
-        b"prefixes": [] if state is None else list(state.prefixes),
+        b"prefixes": [] if state is None else sorted(state.prefixes),
     }
 
 
