@@ -5,6 +5,7 @@ to function; aggregates (arrays, maps, sets, pushes) are walked with a stack of 
 costs no Python frames and is bounded by `NESTING_MAX`. A subclass is encoded as what it derives from.
 
 Text in errors is UTF-8; a byte that is not travels as a surrogate escape and comes out as it was.
+Line breaks in what is sent as one line become spaces, whatever the caller promised.
 
 Source: RESP3 specification; Redis 7 for the spelling of doubles and of null in RESP2.
 """
@@ -64,17 +65,20 @@ def _encode_other(reply: Reply, scalars: _Scalars, aggregates: dict[type, _Open]
     opened: list[Iterator[Any]] = [iter((reply,))]
     while opened:
         for item in opened[-1]:
-            scalar = scalars.get(type(item))
+            kind = type(item)
+            if kind is bytes:  # most items are: one call less for each
+                parts.append(b"$%d\r\n%b\r\n" % (len(item), item))
+                continue
+            scalar = scalars.get(kind)
+            if scalar is None:
+                kind = _known_type(kind, scalars, aggregates)
+                scalar = scalars.get(kind)
             if scalar is not None:
                 parts.append(scalar(item))
                 continue
-            known = _known_type(item, scalars, aggregates)
-            if known in scalars:
-                parts.append(scalars[known](item))
-                continue
             if len(opened) > NESTING_MAX:
                 return _encode_error(ErrorReply(f"ERR reply is nested deeper than {NESTING_MAX} levels"))
-            header, items = aggregates[known](item)
+            header, items = aggregates[kind](item)
             parts.append(header)
             opened.append(iter(items))
             break
@@ -83,12 +87,16 @@ def _encode_other(reply: Reply, scalars: _Scalars, aggregates: dict[type, _Open]
     return b"".join(parts)
 
 
-def _known_type(item: Reply, scalars: _Scalars, aggregates: dict[type, _Open]) -> type:
-    """Return the type by which `item` is encoded: its own, or the nearest that it derives from."""
-    for kind in type(item).__mro__:
-        if kind in aggregates or kind in scalars:
-            return kind
-    raise TypeError(f"{type(item).__name__} is not a reply")
+def _known_type(kind: type, scalars: _Scalars, aggregates: dict[type, _Open]) -> type:
+    """Return the type by which values of `kind` are encoded: itself, or the nearest it derives from."""
+    for known in kind.__mro__:
+        if known in aggregates or known in scalars:
+            return known
+    raise TypeError(f"{kind.__name__} is not a reply")
+
+
+# A line break inside of a line would be a reply of its own, put there by whoever chose the text.
+_LINE_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
 def _encode_bulk(value: bytes) -> bytes:
@@ -103,16 +111,24 @@ def _encode_integer(number: int) -> bytes:
 
 
 def _encode_simple(reply: Simple) -> bytes:
-    return b"+%b\r\n" % reply.text
+    return b"+%b\r\n" % reply.text.translate(_LINE_BREAKS_TO_SPACES)
 
 
 def _encode_error(reply: ErrorReply) -> bytes:
-    text = reply.text.strip("\r\n").replace("\r", " ").replace("\n", " ")
-    return b"-%b\r\n" % text.encode("utf-8", "surrogateescape")
+    text = reply.text.rstrip("\r\n").encode("utf-8", "surrogateescape")
+    return b"-%b\r\n" % text.translate(_LINE_BREAKS_TO_SPACES)
+
+
+def _encode_verbatim(reply: Verbatim) -> bytes:
+    kind = reply.format[:3].ljust(3)  # always three bytes, or the text would be cut wrongly
+    return b"=%d\r\n%b:%b\r\n" % (len(reply.text) + 4, kind, reply.text)
 
 
 def format_double(number: float) -> bytes:
-    """Return a double as Redis 7.0 writes it in replies: 17 digits, or ``inf``, ``-inf``, ``nan``."""
+    """Return a double as Redis 7.0 writes it in replies: 17 digits, or ``inf``, ``-inf``, ``nan``.
+
+    (Redis 7.2 writes the shortest digits that read back as the same number.)
+    """
     return b"nan" if math.isnan(number) else b"%.17g" % number
 
 
@@ -156,8 +172,8 @@ _SCALARS3: Final[_Scalars] = {
     type(None): lambda _: b"_\r\n",
     bool: lambda truth: b"#t\r\n" if truth else b"#f\r\n",
     float: lambda number: b",%b\r\n" % format_double(number),
-    Verbatim: lambda reply: b"=%d\r\n%b:%b\r\n" % (len(reply.text) + 4, reply.format, reply.text),
-    BigNumber: lambda reply: b"(%b\r\n" % reply.digits,
+    Verbatim: _encode_verbatim,
+    BigNumber: lambda reply: b"(%b\r\n" % reply.digits.translate(_LINE_BREAKS_TO_SPACES),
     type(NULL_ARRAY): _MARKERS3.__getitem__,
 }
 _AGGREGATES2: Final[dict[type, _Open]] = {
