@@ -75,15 +75,8 @@ def call(session: Session, spec: CommandSpec, request: Request) -> Reply:
             reply = spec.session_handler(session, request)
         else:
             reply = ErrorReply(wrong_arity(spec))
-    except (ErrorReply, StorageError) as error:
-        reply = refusal(session, spec, error)
-    except Exception:
-        # A bug of ours ends this request, not the daemon. What it may have written half-way stays
-        # inside the tick's one batch, so the whole tick is given up.
-        log.exception("command failed unexpectedly", command=spec.name, session_id=session.id)
-        server.stats.unexpected_errors += 1
-        server.store.poison(f"{spec.name} failed unexpectedly")
-        reply = refusal(session, spec, ErrorReply("ERR internal error; the server's log has the details"))
+    except Exception as error:  # noqa: BLE001 -- `failure` tells refusals from bugs
+        reply = failure(session, spec, error)
     _settle(session, spec, 1, time.perf_counter_ns() - started, request)
     if tracking is not None:
         server.tracking.executed(tracking, spec, request, changes_before)
@@ -116,11 +109,24 @@ def _settle(session: Session, spec: CommandSpec, calls: int, elapsed: int, reque
         server.latency.record("fast-command" if Flag.FAST in spec.flags else "command", elapsed)
 
 
-def refusal(session: Session, spec: CommandSpec, error: ErrorReply | StorageError) -> ErrorReply:
-    """Count an error that a handler raised, and return it as a reply."""
+def failure(session: Session, spec: CommandSpec, error: Exception) -> ErrorReply:
+    """Count what a handler raised, and return what the client is told.
+
+    A bug of ours ends the request, not the daemon. What it may have written half-way stays inside the
+    tick's one batch, so the whole tick is given up.
+    """
     spec.stats.failed += 1
-    reply = error if isinstance(error, ErrorReply) else storage_refusal(error)
-    session.server.stats.count_error(reply.text)
+    server = session.server
+    if isinstance(error, ErrorReply):
+        reply = error
+    elif isinstance(error, StorageError):
+        reply = storage_refusal(error)
+    else:
+        log.error("command failed unexpectedly", command=spec.name, session_id=session.id, exc_info=error)
+        server.stats.unexpected_errors += 1
+        server.store.poison(f"{spec.name} failed unexpectedly")
+        reply = ErrorReply("ERR internal error; the server's log has the details")
+    server.stats.count_error(reply.text)
     return reply
 
 
@@ -221,12 +227,11 @@ def _queue(session: Session, spec: CommandSpec, request: Request) -> Reply:
 
 def _refuse_transaction(session: Session, spec: CommandSpec, error: ErrorReply) -> ErrorReply:
     """Let a refused request spoil its transaction; a refused EXEC ends it. Return what the client is told."""
-    transaction = session.transaction
-    if transaction is None:
-        return error
-    transaction.refused = True
+    if session.transaction is not None:
+        session.transaction.refused = True
     if spec.name != "EXEC":
         return error
+    # Also without a transaction: Redis words every refusal of EXEC as the end of one.
     session.transaction = None
     session.watched.clear()
     session.refresh()
