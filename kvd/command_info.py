@@ -14,7 +14,7 @@ from typing import Final
 from kvd.commands.spec import Arg, CommandSpec, Flag, KeyCount, KeyRange
 from protocol.replies import Reply, Set, Simple
 
-# Flags that COMMAND INFO shows, in Redis's order, under Redis's names.
+# Flags that COMMAND INFO shows, in Redis's order, under Redis's names. The others are the server's own business.
 _SHOWN_FLAGS: Final = {
     flag: Simple(flag.name.lower().encode())
     for flag in (
@@ -31,7 +31,6 @@ _SHOWN_FLAGS: Final = {
         Flag.SKIP_SLOWLOG,
         Flag.FAST,
         Flag.NO_AUTH,
-        Flag.MAY_REPLICATE,
         Flag.NO_MANDATORY_KEYS,
         Flag.NO_ASYNC_LOADING,
         Flag.NO_MULTI,

@@ -102,12 +102,11 @@ _CATEGORIES_OF_FLAG: Final = (
     (Flag.BLOCKING, ("blocking",)),
 )
 
-# Commands of the groups generic and server say themselves what they belong to.
+# Commands of other groups say themselves what they belong to, or their flags do.
 _CATEGORY_OF_GROUP: Final = {
     "string": "string",
     "bitmap": "bitmap",
     "connection": "connection",
-    "pubsub": "pubsub",
     "transactions": "transaction",
     "scripting": "scripting",
 }
