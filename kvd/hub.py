@@ -144,9 +144,10 @@ class Hub:
     def tick(self) -> None:
         """Serve everything that is ready, commit once, answer."""
         self._in_tick = True
-        self.server.store.begin(time.time_ns() // 1_000_000)
+        now_ms = time.time_ns() // 1_000_000
+        self.server.store.begin(now_ms)
         self.server.stats.ticks += 1
-        self._receive_ready()
+        self._receive_ready(now_ms)
         if self._delivered:
             self._receive_delivered()
         if self._behind:
@@ -155,7 +156,7 @@ class Hub:
         self._in_tick = False
         self._is_awake = False
 
-    def _receive_ready(self) -> None:
+    def _receive_ready(self, now_ms: int) -> None:
         """Read every ready socket and run its session, for about `TICK_NANOSECONDS`."""
         events = self._leftover or self.poller.poll()
         sockets = self.sockets
@@ -188,7 +189,12 @@ class Hub:
             if not connection.marked:
                 connection.marked = True
                 marked.append(connection)
-            connection.session.receive(data)
+            session = connection.session
+            session.active_at_ms = now_ms
+            try:
+                session.receive(data)
+            except Exception as error:  # noqa: BLE001 -- a bug ends its session, not the daemon
+                self._end_broken(connection, error)
         self.server.stats.input_bytes += received
         # What the deadline left over comes first in the next tick, so that nobody starves.
         self._leftover = events[done:]
@@ -205,14 +211,28 @@ class Hub:
             connection, data = self._delivered.popleft()
             if not connection.closed:
                 connection.mark()
-                connection.session.receive(data)
+                connection.session.active_at_ms = self.server.store.now_ms
+                self._guard(connection, connection.session.receive, data)
 
     def _run_backlogs(self) -> None:
         for _ in range(len(self._behind)):
             connection = self._behind.popleft()
             if not connection.closed:
                 connection.mark()
-                connection.session.run_backlog()
+                self._guard(connection, connection.session.run_backlog)
+
+    def _guard(self, connection: Connection, function: Callable[..., None], *arguments: object) -> None:
+        try:
+            function(*arguments)
+        except Exception as error:  # noqa: BLE001 -- a bug ends its session, not the daemon
+            self._end_broken(connection, error)
+
+    def _end_broken(self, connection: Connection, error: Exception) -> None:
+        session = connection.session
+        log.error("session failed unexpectedly", session_id=session.id, exc_info=error)
+        self.server.stats.unexpected_errors += 1
+        self.server.store.poison("a session failed unexpectedly")
+        connection.close("internal error")
 
     def finish(self) -> None:
         """Commit what was written since the last time, and let the replies go."""
@@ -309,7 +329,8 @@ class Hub:
             connection.close("client closed")
             return
         connection.mark()
-        connection.session.receive(data)
+        connection.session.active_at_ms = self.server.store.now_ms
+        self._guard(connection, connection.session.receive, data)
 
     # --- timers
 

@@ -29,7 +29,6 @@ from kvd.commands.spec import CommandSpec, Request
 from protocol.encode import encoder
 from protocol.replies import NO_REPLY, OK, ErrorReply, Push, Reply
 from protocol.requests import RequestReader
-from storage.errors import StorageError
 
 if TYPE_CHECKING:
     from kvd.acl import User
@@ -187,26 +186,29 @@ class Session:
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the client and run what is complete. Never raises for what the client sent."""
-        self.active_at_ms = self.server.store.now_ms
-        self._take(self._reader.feed(data))
-        self._go_on_reading()
-
-    def _take(self, requests: list[Request]) -> None:
-        if self.closing or not requests:
-            return
-        if self.suspended or self.backlog:
-            self.backlog.extend(requests)
-        else:
+        reader = self._reader
+        requests = reader.feed(data)
+        if requests and not (self.suspended or self.backlog or self.closing):
             self.run(requests)
+            if reader.held or reader.error is not None:
+                self._go_on_reading()
+        else:
+            self._hold(requests)
+
+    def _hold(self, requests: list[Request]) -> None:
+        """Keep requests behind those that wait already; look after input that is not complete."""
+        if not self.closing:
+            self.backlog.extend(requests)
+        if self._reader.pending_bytes > self.server.settings.clients.query_buffer_bytes_max:
+            self.server.stats.query_limit_closed += 1
+            self.close_after_reply("query buffer limit")
+        self._go_on_reading()
 
     def _go_on_reading(self) -> None:
         """Read what the reader has held back until the requests before it were run (AUTH lifts limits)."""
         reader = self._reader
         while reader.held and not (self.suspended or self.backlog or self.closing):
-            self._take(reader.feed(b""))
-        if reader.pending_bytes > self.server.settings.clients.query_buffer_bytes_max:
-            self.server.stats.query_limit_closed += 1
-            self.close_after_reply("query buffer limit")
+            self.run(reader.feed(b""))
         if reader.error is not None:
             self._end_after_protocol_error()
 
@@ -251,8 +253,8 @@ class Session:
             index += 1
             try:
                 reply = entry[0](keyspace, request)
-            except (ErrorReply, StorageError) as error:
-                append(self.encode(dispatch.refusal(self, entry[3], error)))
+            except Exception as error:  # noqa: BLE001 -- `failure` tells refusals from bugs
+                append(self.encode(dispatch.failure(self, entry[3], error)))
                 continue
             if reply.__class__ is bytes:
                 append(b"$%d\r\n%b\r\n" % (len(reply), reply))
