@@ -16,10 +16,12 @@ from typing import Any
 
 import hiredis
 
+from kvd.dispatch import storage_refusal
 from kvd.server import Server
 from kvd.session import Endpoint, Session
 from kvd.settings import Settings
 from storage.engine_memory import MemoryEngine
+from storage.errors import StorageError
 from storage.store import Store
 
 START_MS = 1_700_000_000_000
@@ -42,7 +44,8 @@ class InProcessServer(Server):
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.clock = Clock()
-        super().__init__(settings or Settings(), Store(MemoryEngine(), now_ms=self.clock.now_ms))
+        self.engine = MemoryEngine()
+        super().__init__(settings or Settings(), Store(self.engine, now_ms=self.clock.now_ms))
 
 
 def encode(*arguments: object) -> bytes:
@@ -58,8 +61,15 @@ def tick(server: InProcessServer, *inputs: tuple[Session, bytes]) -> None:
     for session, data in inputs:
         session.receive(data)
     changes = store.changes if server.tracking.active else []
-    if store.dirty:
-        store.commit()
+    try:
+        if store.dirty:
+            store.commit()
+    except StorageError as failure:
+        server.notifications.discard()
+        server.tracking.discard()
+        for session, _ in inputs:
+            session.refuse_uncommitted(storage_refusal(failure))
+        return
     if changes:
         server.tracking.invalidate(changes)
     server.notifications.deliver()
