@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+import attrs
+
 from kvd.commands.spec import Arg, CommandSpec
 from kvd.commands.table import CommandTable
 from kvd.setting_spec import Setting
@@ -32,7 +34,7 @@ _MANUAL_HEAD: Final = """\
 # KVD_SERVER__PORT=6380. `kvd check-config --config FILE` reports every mistake at once.
 #
 # Sizes are bytes, or a text with KiB, MiB or GiB. "At run time" means that CONFIG SET changes it in a
-# running daemon, under the name of Redis's parameter.
+# running daemon, under this name.
 """
 
 _REFERENCE_HEAD: Final = """\
@@ -72,6 +74,7 @@ _GROUPS: Final = {
     "pubsub": "Publish and subscribe",
     "connection": "Connection",
     "server": "Server",
+    "cluster": "Cluster",
 }
 
 
@@ -117,12 +120,17 @@ def _unit(setting: Setting) -> str:
     return next((_UNITS[word] for word in reversed(words) if word in _UNITS), "")
 
 
+def _parameters(setting: Setting) -> tuple[str, ...]:
+    """Return what CONFIG calls a setting: Redis's names, or its own where Redis has no such thing."""
+    return setting.parameters or (setting.name,)
+
+
 def _manual_facts(setting: Setting) -> list[str]:
     facts = [f"Unit: {_unit(setting)}."] if _unit(setting) else []
     if setting.range:
         facts.append(f"Range: {setting.range}." if not setting.kind.words else f"One of: {setting.range}.")
-    if setting.runtime and setting.parameters:
-        facts.append(f"At run time: {setting.parameters[0]}.")
+    if setting.runtime:
+        facts.append(f"At run time: {_parameters(setting)[0]}.")
     return facts
 
 
@@ -133,10 +141,9 @@ def _reference_facts(setting: Setting) -> list[str]:
     if _unit(setting):
         facts.append(f"unit: {_unit(setting)}")
     facts.append(f"environment: `{setting.environment}`")
-    if setting.parameters:
-        names = " and ".join(f"`{name}`" for name in setting.parameters)
-        change = "can be changed at run time" if setting.runtime else "read only"
-        facts.append(f"CONFIG parameter: {names}, {change}")
+    names = " and ".join(f"`{name}`" for name in _parameters(setting))
+    change = "can be changed at run time" if setting.runtime else "read only"
+    facts.append(f"CONFIG parameter: {names}, {change}")
     return facts
 
 
@@ -205,8 +212,10 @@ def _value(argument: Arg) -> str:
     if argument.kind == "pure-token":
         return ""
     if argument.kind == "oneof":
-        choices = " | ".join(_arguments(argument.arguments))
-        return choices if argument.optional and argument.token is None else f"<{choices}>"
+        # An alternative is taken or not, so whether it is optional goes without saying.
+        choices = " | ".join(_argument(attrs.evolve(each, optional=False)) for each in argument.arguments)
+        stands_alone = argument.optional and argument.token is None and not argument.multiple
+        return choices if stands_alone else f"<{choices}>"
     if argument.kind == "block":
         return " ".join(_arguments(argument.arguments))
     return argument.name

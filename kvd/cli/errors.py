@@ -4,7 +4,7 @@ Exit codes, the same for every verb:
 
     0   done
     1   the daemon or the database could not do it (port taken, disk full, damaged data)
-    2   the request could not be understood: a wrong flag, a wrong setting
+    2   it was not even tried: a wrong flag, a wrong setting; for `verify`, a database that cannot be opened
 """
 
 from __future__ import annotations

@@ -155,3 +155,55 @@ def test_an_error_of_the_system_names_the_file_and_the_mend() -> None:
         "/x: Permission denied; give the daemon's user the right to it, or choose another place"
     )
     assert describe(OSError(errno.EISDIR, "Is a directory")) == "Is a directory"
+
+
+# ---------------------------------------------------------------- verify
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    """A data directory that a daemon has written and left."""
+    with kvd_server(tmp_path) as server:
+        with server.client() as client:
+            client.mset({f"key:{number}": "x" * 100 for number in range(50)})
+            client.expire("key:1", 1000)
+            client.delete("key:2")
+        assert server.stop() == 0
+    return tmp_path / "data"
+
+
+def test_verify_calls_a_sound_database_sound(sound: Path) -> None:
+    result = run("verify", "--data-dir", str(sound))
+    assert result.exit_code == 0, result.output
+    (line,) = result.output.splitlines()
+    assert line.startswith("49 keys, 1 marks of what was deleted or has expired, 0 named namespaces, ")
+    assert line.endswith(": sound")
+
+
+def test_verify_finds_a_damaged_file_and_exits_with_1(sound: Path) -> None:
+    with kvd_server(sound.parent) as server:  # a second start moves the log of the first into a table
+        assert server.stop() == 0
+    tables = sorted(sound.rglob("*.sst"))
+    assert tables
+    for table in tables:
+        content = bytearray(table.read_bytes())
+        content[: len(content) // 2] = bytes(len(content) // 2)
+        table.write_bytes(content)
+    result = run("verify", "--data-dir", str(sound))
+    assert result.exit_code == 1, result.output
+    assert str(sound) in result.stdout
+    assert "checksum" in result.stdout
+
+
+def test_verify_refuses_what_is_not_there(tmp_path: Path) -> None:
+    result = run("verify", "--data-dir", str(tmp_path / "none"))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("kvd: there is no kvd data in ")
+    assert not (tmp_path / "none").exists()
+
+
+def test_verify_refuses_a_database_in_use(tmp_path: Path) -> None:
+    with kvd_server(tmp_path):
+        result = run("verify", "--data-dir", str(tmp_path / "data"))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "is in use by another process" in result.stderr

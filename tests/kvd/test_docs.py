@@ -79,6 +79,14 @@ XX = Arg("xx", TOKEN, token="XX")
         ((Arg("seconds", "integer", token="EX", optional=True),), "X [EX seconds]"),
         ((Arg("condition", "oneof", optional=True, arguments=(NX, XX)),), "X [NX | XX]"),
         ((Arg("condition", "oneof", arguments=(NX, XX)),), "X <NX | XX>"),
+        (
+            (Arg("condition", "oneof", arguments=(NX, Arg("id", token="ID", optional=True))),),
+            "X <NX | ID id>",
+        ),
+        (
+            (Arg("c", "oneof", optional=True, multiple=True, arguments=(NX, XX)),),
+            "X [<NX | XX> [<NX | XX> ...]]",
+        ),
         ((Arg("id", token="ID", multiple=True, optional=True),), "X [ID id [id ...]]"),
         ((Arg("get", token="GET", multiple=True, multiple_token=True),), "X GET get [GET get ...]"),
         (
