@@ -80,7 +80,7 @@ class RocksBatch:
 
     __slots__ = ("_handles", "_put", "raw")
 
-    def __init__(self, handles: dict[Family, Any]) -> None:
+    def __init__(self, handles: Any) -> None:
         self.raw = rocksdict.WriteBatch(raw_mode=True)
         self._put = self.raw.put
         self._handles = handles
@@ -147,13 +147,16 @@ class _Shut:
     def __getattr__(self, name: str) -> NoReturn:
         raise self._error
 
+    def __getitem__(self, family: Family) -> NoReturn:
+        raise self._error
+
 
 class RocksEngine:
     """One open RocksDB database in the directory `path`."""
 
     _db: Any
     _families: dict[Family, Any]
-    _handles: dict[Family, Any]
+    _handles: Any  # by family
 
     def __init__(self, path: Path, *, block_cache_bytes: int = 128 * _MIB, create: bool = True) -> None:
         """Open `path`; with `create`, make it if it is missing. Raise a `StorageError` if that fails."""
@@ -295,7 +298,7 @@ class RocksEngine:
         """Let every use raise `error` from now on."""
         self._db = _Shut(error)
         self._families = dict.fromkeys(Family, self._db)
-        self._handles = {}
+        self._handles = self._db
 
     def _close_database(self) -> None:
         """Close, whatever state the database is in: all that was written is in its log anyway."""

@@ -34,7 +34,6 @@ from storage.record import (
     EXPIRES_AT,
     EXPIRY,
     FLOOR,
-    METADATA,
     MISSING,
     NEVER,
     VALUE,
@@ -110,6 +109,7 @@ class Sweeper:
         self.expired = []
         if not entries:
             return 0
+        self._prefetch(entries)
         purged: list[bytes] = []
         for entry in entries:
             self._handle(entry, purged)
@@ -129,6 +129,17 @@ class Sweeper:
         self._swept_to = b""
         self.expired = []
 
+    def _prefetch(self, entries: list[bytes]) -> None:
+        """Load the rows of `entries` with one look-up for each keyspace."""
+        wanted: dict[bytes, list[bytes]] = {}
+        for entry in entries:
+            row_key = parse_deadline(entry)[2]
+            wanted.setdefault(row_key[:NAMESPACE_BYTES], []).append(row_key[NAMESPACE_BYTES:])
+        for namespace, keys in wanted.items():
+            keyspace = self._keyspaces.by_id(namespace)
+            if keyspace is not None:
+                keyspace.prefetch(keys)
+
     def _handle(self, entry: bytes, purged: list[bytes]) -> None:
         _, kind, row_key = parse_deadline(entry)
         keyspace = self._keyspaces.by_id(row_key[:NAMESPACE_BYTES])
@@ -146,43 +157,31 @@ class Sweeper:
 
     def _expire(self, keyspace: Keyspace, key: bytes, record: Record, purged: list[bytes]) -> None:
         if record[VALUE] is None or record[EXPIRES_AT] == NEVER:
-            return
+            return  # deleted, swept or made permanent since
         if record[EXPIRES_AT] > self._state.txn.now_ms:
             self._postpone(record[EXPIRES_AT], EXPIRY_KIND, keyspace, key)
             return
         self.expired.append((keyspace, key))
-        header = (None, 0, None, record[VALUE_STAMP], record[EXPIRY], record[FLOOR])
+        floor = record[FLOOR]
         if self.stability.alone:
-            self._drop(keyspace, key, header, purged)
+            purged.extend(register for register in registers(record) if register is not floor)
+            keyspace.rewrite(key, _only_floor(floor))
         else:
-            keyspace.rewrite(key, header)
+            keyspace.rewrite(key, (None, 0, None, record[VALUE_STAMP], record[EXPIRY], floor))
             self._postpone(self._state.purge_due(record[EXPIRES_AT]), PURGE_KIND, keyspace, key)
 
     def _purge(self, keyspace: Keyspace, key: bytes, record: Record, purged: list[bytes]) -> None:
-        floor = record[FLOOR]
-        is_header = record[VALUE] is None and record[VALUE_STAMP] is not None
-        if floor is None and not is_header:
-            return
-        now_ms = self._state.txn.now_ms
-        newest_ms = max(
-            register_ms(register) for register in (registers(record) if is_header else [floor or b""])
-        )
-        due = self._state.purge_due(newest_ms)
-        if due > now_ms:
-            self._postpone(due, PURGE_KIND, keyspace, key)
-        elif not all(self.stability.covers(register) for register in registers(record)):
-            self._postpone(self._state.purge_due(now_ms), PURGE_KIND, keyspace, key)
-        elif is_header:
-            self._drop(keyspace, key, record, purged)
-        elif floor is not None:
-            purged.append(floor)
-            keyspace.rewrite(key, _without_floor(record))
-
-    def _drop(self, keyspace: Keyspace, key: bytes, header: Record, purged: list[bytes]) -> None:
-        """Remove a header; its floor stays until its own purge is due."""
-        floor = header[FLOOR]
-        purged.extend(register for register in registers(header) if register is not floor)
-        keyspace.rewrite(key, MISSING if floor is None else (None, 0, None, None, None, floor))
+        collectable = _collectable(record)
+        if not collectable:
+            return  # written back and purged since
+        due_ms = self._state.purge_due(_settled_ms(record, collectable))
+        if due_ms > self._state.txn.now_ms:
+            self._postpone(due_ms, PURGE_KIND, keyspace, key)
+        elif not all(self.stability.covers(register) for register in collectable):
+            self._postpone(self._state.purge_due(self._state.txn.now_ms), PURGE_KIND, keyspace, key)
+        else:
+            purged.extend(collectable)
+            keyspace.rewrite(key, MISSING if record[VALUE] is None else _without_floor(record))
 
     def _postpone(self, due_ms: int, kind: int, keyspace: Keyspace, key: bytes) -> None:
         self._state.txn.deadlines.append(deadline_prefix(due_ms, kind) + keyspace.id + key)
@@ -192,10 +191,10 @@ class Sweeper:
             return
         for register in purged:
             self.horizon.raise_to(register)
-        meta = self._state.txn.meta
-        meta[META_PURGED_HLC] = dumps(self.horizon.hlc)
+        puts = self._state.txn.puts
+        puts.append((Family.META, META_PURGED_HLC, dumps(self.horizon.hlc)))
         for origin in {register_dot(register)[0] for register in purged}:
-            meta[purged_key(origin)] = dumps(self.horizon.seqs[origin])
+            puts.append((Family.META, purged_key(origin), dumps(self.horizon.seqs[origin])))
 
     def _remove(self, entries: list[bytes]) -> None:
         txn = self._state.txn
@@ -206,14 +205,27 @@ class Sweeper:
             txn.removed.extend((Family.DEADLINES, entry) for entry in entries)
 
 
+def _collectable(record: Record) -> list[bytes]:
+    """Return the registers that only hide older writes: all of a dead row's, the floor of a live one."""
+    if record[VALUE] is None:
+        return registers(record)
+    floor = record[FLOOR]
+    return [] if floor is None else [floor]
+
+
+def _settled_ms(record: Record, collectable: list[bytes]) -> int:
+    """Return the time from which on nothing about `collectable` changes by itself any more."""
+    latest_ms = max(register_ms(register) for register in collectable)
+    expiry = record[EXPIRY]
+    if record[VALUE] is None and expiry is not None and expiry[1] is not None:
+        return max(latest_ms, expiry[1])
+    return latest_ms
+
+
+def _only_floor(floor: bytes | None) -> Record:
+    return MISSING if floor is None else (None, 0, None, None, None, floor)
+
+
 def _without_floor(record: Record) -> Record:
-    if record[VALUE_STAMP] is None and record[EXPIRY] is None:
-        return MISSING
-    return (
-        record[VALUE],
-        record[EXPIRES_AT],
-        record[METADATA],
-        record[VALUE_STAMP],
-        record[EXPIRY],
-        None,
-    )
+    value, expires_at_ms, metadata, value_stamp, expiry, _ = record
+    return (value, expires_at_ms, metadata, value_stamp, expiry, None)

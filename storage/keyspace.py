@@ -11,7 +11,7 @@ three containers. Figures: tests/bench/bench_store.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -252,11 +252,30 @@ class Keyspace:
         if self.store.on_event is not None:
             self.store.on_event(self, event, key, kind)
 
+    def prefetch(self, keys: Sequence[bytes]) -> None:
+        """Load those of `keys` that are not cached with one look-up in the engine, for reads that follow."""
+        hot = self._hot
+        missing = list({key for key in keys if key not in hot.young and key not in hot.old})
+        rows = self._engine.multi_get(Family.RECORDS, [self.id + key for key in missing])
+        cache = self._state.cache
+        cache.loads += len(missing)
+        for key, row in zip(missing, rows, strict=True):
+            try:
+                record = MISSING if row is None else self._decode(row)
+            except RecordError:
+                continue  # whoever reads the key is told
+            hot.young[key] = record
+            cache.young_bytes += cost(key, record)
+
     # For the store and the sweeper.
 
     def peek(self, key: bytes) -> Record:
         """Return what is stored under `key`, live or not: `MISSING` if nothing. May raise `RecordError`."""
         return self._find(key)
+
+    def cached(self, key: bytes) -> Record | None:
+        """Return what is stored under `key` if the cache has it. Does not count as a use."""
+        return self._hot.young.get(key) or self._hot.old.get(key)
 
     def rewrite(self, key: bytes, record: Record) -> None:
         """Replace what is stored under `key` without a dot: for expiry and purging, which are not writes."""

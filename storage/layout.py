@@ -16,12 +16,11 @@ All integers are big-endian, so that byte order is number order.
     "format"                 unsigned: `FORMAT`; written first, checked before anything is read
     "node"                   16 random bytes, the data directory's own id
     "origin:" origin# (4)    [origin id (16), first hlc]
-    "vector:" origin# (4)    the last seq of an origin whose last chunk was compacted away
     "purged:" origin# (4)    the greatest seq of that origin that was ever purged
     "purged_hlc"             the greatest hlc that was ever purged
     "count:" ns (16)         [keys, keys with an expiry]
     "floor:" ns (16)         the register (32 bytes, plain) of the namespace's last flush
-    "log"                    [dots in the change log, compaction's position], refreshed now and then
+    "log"                    [dots in the change log, live ones after the last compaction], now and then
     "probe"                  empty; written by `Store.probe`
 
 A namespace is 16 bytes. `SELECT 0..15` are fixed ids, `SYSTEM` holds the registry of the named
@@ -54,7 +53,6 @@ META_LOG: Final = b"log"
 META_PROBE: Final = b"probe"
 META_PURGED_HLC: Final = b"purged_hlc"
 ORIGIN_PREFIX: Final = b"origin:"
-VECTOR_PREFIX: Final = b"vector:"
 PURGED_PREFIX: Final = b"purged:"
 COUNT_PREFIX: Final = b"count:"
 FLOOR_PREFIX: Final = b"floor:"
@@ -92,10 +90,6 @@ def due_before(due_ms: int) -> bytes:
 
 def origin_key(number: int) -> bytes:
     return ORIGIN_PREFIX + _NUMBER.pack(number)
-
-
-def vector_key(number: int) -> bytes:
-    return VECTOR_PREFIX + _NUMBER.pack(number)
 
 
 def purged_key(number: int) -> bytes:

@@ -30,7 +30,7 @@ from storage.record import dumps, loads
 from storage.version import ORIGIN_BYTES
 
 _NODE_BYTES = 16
-_NOBODY = bytes(ORIGIN_BYTES)
+NOBODY = bytes(ORIGIN_BYTES)
 _GAP_MAX = 1_000_000  # a number takes a failed commit; more in a row than this is damage
 
 
@@ -100,7 +100,7 @@ def read_floor(engine: Engine, namespace: bytes) -> bytes | None:
 
 def _read_origins(engine: Engine) -> list[bytes]:
     """Return the origins' ids by number. The number of an origin whose only commit failed stays nobody's."""
-    origins = [_NOBODY]
+    origins = [NOBODY]
     for key, value in engine.iterate(Family.META, ORIGIN_PREFIX, after_prefix(ORIGIN_PREFIX)):
         origin_id, _ = loads(value)
         number = number_of(key)
@@ -108,7 +108,7 @@ def _read_origins(engine: Engine) -> list[bytes]:
             raise RecordError(f"the id of origin number {number} is not {ORIGIN_BYTES} bytes")
         if number - len(origins) > _GAP_MAX:
             raise RecordError(f"origin number {number} is out of order")
-        origins.extend([_NOBODY] * (number - len(origins)))
+        origins.extend([NOBODY] * (number - len(origins)))
         origins.append(origin_id)
     return origins
 

@@ -17,6 +17,7 @@ takes as long for ten million keys as for ten.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import time
@@ -27,10 +28,12 @@ import attrs
 
 from storage.cache import Cache
 from storage.changelog import encode_chunk
+from storage.compaction import Compaction
 from storage.engine import Batch, Engine, Family
 from storage.engine_rocksdb import RocksEngine
 from storage.errors import Aborted, StorageError
 from storage.expiry import Alone, Sweeper
+from storage.feed import LogFeed
 from storage.keyspace import Keyspace
 from storage.layout import COUNT_PREFIX, FLOOR_PREFIX, NAMESPACE_BYTES, change_key, origin_key
 from storage.opening import prepare, read_count, read_floor, read_found
@@ -94,6 +97,7 @@ class Store:
         self._sweeper = Sweeper(self._state, self.keyspaces, found.horizon, Alone())
         self.begin(_wall_ms() if now_ms is None else now_ms)
         self.keyspaces.load()
+        self._compaction = Compaction(self._state, self.keyspaces)
 
     @classmethod
     def open(cls, data_dir: Path | str, options: StoreOptions | None = None) -> Store:
@@ -124,8 +128,8 @@ class Store:
 
     @property
     def dirty(self) -> bool:
-        """Whether there are writes since the last commit."""
-        return not self._txn.is_empty()
+        """Whether `commit` has anything to do: writes since the last one, or giving them up."""
+        return self._poisoned is not None or not self._txn.is_empty()
 
     @property
     def changed(self) -> list[tuple[Keyspace, bytes]]:
@@ -182,6 +186,8 @@ class Store:
         if reason is not None:
             self._revert()
             raise Aborted(reason)
+        written = len(txn.places)
+        self._compaction.collect(written)
         try:
             self.engine.write(self._build_batch(), sync=self.durability == "always")
         except StorageError as error:
@@ -191,6 +197,7 @@ class Store:
         for keyspace in txn.recounted:
             keyspace.committed()
         self._sweeper.committed(txn.deadlines)
+        self._compaction.committed(written)
         self._origin_stored = self._origin_stored or bool(txn.places)
         txn.clear()
         self.commits += 1
@@ -263,6 +270,10 @@ class Store:
         """Unpack a register (a record's VALUE_STAMP, FLOOR ...) for people."""
         return describe(register, self._state.origins)
 
+    def feed(self) -> LogFeed:
+        """Return the changes of this moment, as replication sees them. Close it after use."""
+        return LogFeed(self.engine.snapshot(), self._state.origins)
+
     def checkpoint(self, target: Path | str) -> None:
         """Write a consistent copy to the new directory `target`. May be called from any thread."""
         self.engine.checkpoint(Path(target))
@@ -290,6 +301,8 @@ class Store:
             **self._cache.stats(),
             **self.engine.stats(),
             "commits": self.commits,
+            "changelog_dots": self._compaction.dots,
+            "changelog_compaction_failed": int(self._compaction.failure is not None),
             "keys": sum(keyspace.count for keyspace in self.keyspaces),
             "namespaces": len(self.keyspaces.all()),
             "origins": len(self._state.origins) - 1,
@@ -297,6 +310,12 @@ class Store:
 
     def close(self) -> None:
         """Close the engine. Pending writes are lost; everything committed was with the OS already."""
+        self._txn.clear()
+        if self.commits:
+            self._compaction.store_size()
+            # The size is a hint: a disk that takes nothing more must not keep the store from closing.
+            with contextlib.suppress(StorageError):
+                self.engine.write(self._build_batch(), sync=False)
         self.engine.close()
 
     # Below: not for others.
@@ -322,8 +341,8 @@ class Store:
             batch.put(Family.META, COUNT_PREFIX + keyspace.id, dumps([keyspace.count, keyspace.expires]))
         for keyspace in txn.flushed:
             batch.put(Family.META, FLOOR_PREFIX + keyspace.id, keyspace.floor or b"")
-        for key, value in txn.meta.items():
-            batch.put(Family.META, key, value)
+        for family, key, value in txn.puts:
+            batch.put(family, key, value)
         return batch
 
     def _add_chunk(self, batch: Batch) -> None:
@@ -347,6 +366,7 @@ class Store:
             keyspace.floor = read_floor(self.engine, keyspace.id)
             keyspace.forget_all()
         self._sweeper.reverted()
+        self._compaction.reverted()
         txn.clear()
         self._rotate_origin()
         self.keyspaces.load()

@@ -35,11 +35,11 @@ class Transaction:
         "groups",
         "hlc",
         "hlc_step",
-        "meta",
         "now_ms",
         "origin",
         "places",
         "purges_rows",
+        "puts",
         "ranges",
         "recounted",
         "removed",
@@ -64,7 +64,7 @@ class Transaction:
         self.deadlines: list[bytes] = []  # keys to be put
         self.removed: list[tuple[Family, bytes]] = []  # keys to be deleted
         self.ranges: list[tuple[Family, bytes, bytes]] = []  # applied before everything else
-        self.meta: dict[bytes, bytes] = {}
+        self.puts: list[tuple[Family, bytes, bytes]] = []  # anything else
         self.recounted: list[Keyspace] = []  # whose counts have changed
         self.flushed: list[Keyspace] = []
 
@@ -74,7 +74,7 @@ class Transaction:
         self.hlc = max(self.hlc, hlc_at(now_ms) - 1)  # the first write adds one
 
     def is_empty(self) -> bool:
-        return not (self.rows or self.places or self.removed or self.meta)
+        return not (self.rows or self.places or self.removed or self.puts)
 
     def drop_rows(self, namespace: bytes) -> None:
         """Forget the pending rows of `namespace`: a flush has overtaken them."""

@@ -35,6 +35,7 @@ NO_PREV: Final = bytes(PREV_BYTES)
 _COUNTER_BITS: Final = 16
 _REGISTER: Final = Struct(">QIQ12s")
 _HLC: Final = Struct(">Q")
+_DOT: Final = Struct(">IQ")
 
 pack_register = _REGISTER.pack  # (hlc, origin number, seq, prev) -> 32 bytes
 
@@ -72,6 +73,17 @@ def register_dot(register: bytes) -> tuple[int, int]:
     """Return (origin number, seq)."""
     _, origin, seq, _ = _REGISTER.unpack(register)
     return origin, seq
+
+
+def dot_bytes(origin: int, seq: int) -> bytes:
+    """Return the twelve bytes of a dot, as they stand in a register from its ninth byte on."""
+    return _DOT.pack(origin, seq)
+
+
+def unpack_register(register: bytes) -> tuple[int, int, int, bytes]:
+    """Return (hlc, origin number, seq, prev)."""
+    hlc, origin, seq, prev = _REGISTER.unpack(register)
+    return hlc, origin, seq, prev
 
 
 def describe(register: bytes, origins: Sequence[bytes]) -> Version:

@@ -1,0 +1,325 @@
+"""Checks of everything that a data directory promises, for `kvd verify` and for tests.
+
+The promises, each checked against the whole of the data:
+
+* every row, chunk and meta row decodes, and a row is written in its one canonical form;
+* the counts of each keyspace are those of its rows;
+* every row with an effective expiry has an expiry deadline at or before it, every row with a floor or
+  without a value has a purge deadline;
+* every dot that a register carries is named by the change log, for the row that carries it, and no
+  dot is carried twice; the chunks of an origin do not overlap;
+* no row is older than its keyspace's floor, no stamp has an unknown origin or a clock ahead of the
+  log's last one, and the wall clock is not behind that.
+
+The engine has checksums of its own and reports damaged blocks while it is read. Memory is bounded:
+what has to be matched is split by hash into passes of at most `_PASS_ROWS` rows each.
+Nothing is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from zlib import crc32
+
+import attrs
+
+from storage.changelog import Chunk, decode_chunk
+from storage.engine import Engine, Family
+from storage.engine_rocksdb import RocksEngine
+from storage.errors import RecordError, StorageError
+from storage.layout import (
+    COUNT_PREFIX,
+    DATABASES,
+    EXPIRY_KIND,
+    FLOOR_PREFIX,
+    META_FORMAT,
+    NAMESPACE_BYTES,
+    SYSTEM,
+    after_prefix,
+    database_id,
+    parse_change_key,
+    parse_deadline,
+)
+from storage.opening import NOBODY, check_format, read_count, read_found
+from storage.record import EXPIRES_AT, FLOOR, NEVER, VALUE, Record, decode, encode, erase_below, registers
+from storage.transaction import Place
+from storage.version import REGISTER_BYTES, dot_bytes, hlc_ms, register_dot, register_hlc
+
+_PASS_ROWS = 1_000_000
+_CLOCK_SLACK_MS = 60_000
+
+
+@attrs.frozen
+class Finding:
+    """One broken promise: where it was found, and what is wrong."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+@attrs.define
+class Summary:
+    """How much was looked at."""
+
+    keys: int = 0
+    dead_rows: int = 0
+    namespaces: int = 0
+    deadlines: int = 0
+    chunks: int = 0
+    dots: int = 0
+    findings: int = 0
+
+
+@attrs.define
+class _Needs:
+    """What the rows of one pass need to be matched by: filled from rows, emptied by what matches."""
+
+    expiry: dict[bytes, int] = attrs.field(factory=dict)  # row key -> the latest time of its deadline
+    purge: set[bytes] = attrs.field(factory=set)  # row keys
+    dots: dict[bytes, bytes] = attrs.field(factory=dict)  # dot -> row key, or namespace of a floor
+
+
+@contextlib.contextmanager
+def open_verifier(data_dir: Path, *, now_ms: int) -> Iterator[Verifier]:
+    """Open the data directory, which nobody else may use meanwhile, and yield its verifier.
+
+    Raise `Missing`, `Locked` or what else keeps it from being opened.
+    """
+    engine = RocksEngine(data_dir, create=False)
+    try:
+        yield Verifier(engine, now_ms=now_ms)
+    finally:
+        engine.close()
+
+
+class Verifier:
+    """One verification. Iterate `run` to its end; then `summary` is complete."""
+
+    def __init__(self, engine: Engine, *, now_ms: int, pass_rows: int = _PASS_ROWS) -> None:
+        self._engine = engine
+        self._now_ms = now_ms
+        self._pass_rows = pass_rows
+        self._origins: list[bytes] = []
+        self._hlc = 0
+        self._namespaces: set[bytes] = {SYSTEM, *(database_id(index) for index in range(DATABASES))}
+        self._floors: dict[bytes, bytes] = {}
+        self._counts: dict[bytes, tuple[int, int]] = {}
+        self.summary = Summary()
+
+    def run(self) -> Iterator[Finding]:
+        """Yield what is wrong. Damage that keeps a part from being read ends that part with a finding.
+
+        Raise `NewerFormat` for data that this version must not judge.
+        """
+        for finding in self._run():
+            self.summary.findings += 1
+            yield finding
+
+    def _run(self) -> Iterator[Finding]:
+        stored = self._engine.get(Family.META, META_FORMAT)
+        if stored is None:
+            yield Finding("meta", "there is no format row, so this is not a kvd data directory")
+            return
+        try:
+            check_format(self._engine.path, stored)
+            found = read_found(self._engine)
+        except RecordError as error:
+            yield Finding("meta", str(error))
+            return
+        self._origins, self._hlc = found.origins, found.hlc
+        for name, check in (
+            ("meta", self._check_meta),
+            ("change log", self._check_chunks),
+            ("records", self._check_rows),
+            ("counts", self._check_counts),
+            ("deadlines and change log", self._check_matches),
+        ):
+            try:
+                yield from check()
+            except StorageError as error:
+                yield Finding(name, str(error))
+
+    # Meta rows, and the registry, because rows are judged by them.
+
+    def _check_meta(self) -> Iterator[Finding]:
+        ahead_ms = hlc_ms(self._hlc) - self._now_ms
+        if ahead_ms > _CLOCK_SLACK_MS:
+            yield Finding("clock", f"the newest stamp is {ahead_ms} ms ahead of the wall clock")
+        self._namespaces.update(self._named_namespaces())
+        self.summary.namespaces = len(self._namespaces) - DATABASES - 1
+        for key, register in self._engine.iterate(Family.META, FLOOR_PREFIX, after_prefix(FLOOR_PREFIX)):
+            namespace = key[len(FLOOR_PREFIX) :]
+            where = f"floor of namespace {namespace.hex()}"
+            if len(register) != REGISTER_BYTES:
+                yield Finding(where, f"it has {len(register)} bytes instead of {REGISTER_BYTES}")
+                continue
+            self._floors[namespace] = register
+            yield from self._check_register(where, register)
+
+    def _named_namespaces(self) -> Iterator[bytes]:
+        for key, row in self._engine.iterate(Family.RECORDS, SYSTEM, after_prefix(SYSTEM)):
+            try:
+                exists = decode(row, self._origins)[VALUE] is not None
+            except (RecordError, IndexError):
+                exists = True  # `_check_rows` tells that the row is damaged; its records are not to blame
+            if exists:
+                yield key[NAMESPACE_BYTES:]
+
+    def _check_register(self, where: str, register: bytes) -> Iterator[Finding]:
+        number, seq = register_dot(register)
+        if not self._knows(number) or seq == 0:
+            yield Finding(where, f"its dot ({number}, {seq}) has no known origin")
+        if register_hlc(register) > self._hlc:
+            yield Finding(where, "its stamp is newer than the newest one in the change log")
+
+    def _knows(self, number: int) -> bool:
+        return 0 < number < len(self._origins) and self._origins[number] != NOBODY
+
+    # The change log by itself.
+
+    def _check_chunks(self) -> Iterator[Finding]:
+        last = (0, 0, 0)  # origin number, last seq, last hlc
+        for key, value in self._engine.iterate(Family.CHANGES):
+            number, first_seq = parse_change_key(key)
+            where = f"chunk of origin {number} from {first_seq} on"
+            self.summary.chunks += 1
+            try:
+                chunk = decode_chunk(value)
+            except RecordError as error:
+                yield Finding(where, str(error))
+                continue
+            self.summary.dots += len(chunk.places)
+            if not self._knows(number):
+                yield Finding(where, "its origin is unknown")
+            if number == last[0] and (first_seq <= last[1] or chunk.last_hlc < last[2]):
+                yield Finding(where, "it does not follow the chunk before it")
+            last = (number, first_seq + len(chunk.places) - 1, chunk.last_hlc)
+
+    # Each row by itself.
+
+    def _check_rows(self) -> Iterator[Finding]:
+        for key, row in self._engine.iterate(Family.RECORDS):
+            where = _row_name(key)
+            if key[:NAMESPACE_BYTES] not in self._namespaces:
+                yield Finding(where, "its namespace does not exist")
+                continue
+            try:
+                record = decode(row, self._origins)
+            except (RecordError, IndexError) as error:
+                yield Finding(where, str(error))
+                continue
+            self._count(key, record)
+            yield from self._check_row(where, key, row, record)
+
+    def _count(self, key: bytes, record: Record) -> None:
+        if record[VALUE] is None:
+            self.summary.dead_rows += 1
+            return
+        self.summary.keys += 1
+        count, expires = self._counts.get(key[:NAMESPACE_BYTES], (0, 0))
+        self._counts[key[:NAMESPACE_BYTES]] = (count + 1, expires + (record[EXPIRES_AT] != NEVER))
+
+    def _check_row(self, where: str, key: bytes, row: bytes, record: Record) -> Iterator[Finding]:
+        unknown = False
+        for register in registers(record):
+            for finding in self._check_register(where, register):
+                unknown = True
+                yield finding
+        if unknown:
+            return  # its stamps cannot be compared
+        if encode(record) != row:
+            yield Finding(where, "it is not in its canonical form")
+        floor = record[FLOOR]
+        if floor is not None and erase_below(record, floor, self._origins) != record:
+            yield Finding(where, "it holds what its own deletion should have removed")
+        floor = self._floors.get(key[:NAMESPACE_BYTES])
+        if floor is not None and erase_below(record, floor, self._origins) != record:
+            yield Finding(where, "it is older than the last flush of its namespace")
+
+    # Counts.
+
+    def _check_counts(self) -> Iterator[Finding]:
+        rows = self._engine.iterate(Family.META, COUNT_PREFIX, after_prefix(COUNT_PREFIX))
+        stored = {key[len(COUNT_PREFIX) :] for key, _ in rows}
+        for namespace in sorted(stored | set(self._counts)):
+            told, true = read_count(self._engine, namespace), self._counts.get(namespace, (0, 0))
+            if tuple(told) != true:
+                yield Finding(
+                    f"counts of namespace {namespace.hex()}",
+                    f"stored are {told[0]} keys, {told[1]} with an expiry; "
+                    f"there are {true[0]}, {true[1]} with an expiry",
+                )
+
+    # Rows against deadlines and change log, pass by pass.
+
+    def _check_matches(self) -> Iterator[Finding]:
+        rows = self.summary.keys + self.summary.dead_rows
+        passes = rows // self._pass_rows + 1
+        for part in range(passes):
+            needs = self._collect_needs(part, passes)
+            self._match_deadlines(needs, count=part == 0)
+            self._match_chunks(needs)
+            for key in sorted(needs.expiry):
+                yield Finding(_row_name(key), "its expiry has no deadline, so it will not be swept")
+            for key in sorted(needs.purge):
+                yield Finding(_row_name(key), "its deletion has no deadline, so it will not be purged")
+            for dot, key in sorted(needs.dots.items()):
+                number, seq = register_dot(bytes(8) + dot + bytes(12))
+                yield Finding(
+                    _row_name(key), f"the change log does not name it for its dot ({number}, {seq})"
+                )
+
+    def _collect_needs(self, part: int, passes: int) -> _Needs:
+        needs = _Needs()
+        for key, row in self._engine.iterate(Family.RECORDS):
+            if crc32(key) % passes != part or key[:NAMESPACE_BYTES] not in self._namespaces:
+                continue
+            try:
+                record = decode(row, self._origins)
+            except (RecordError, IndexError):
+                continue  # told by `_check_rows`
+            if record[VALUE] is not None and record[EXPIRES_AT] != NEVER:
+                needs.expiry[key] = record[EXPIRES_AT]
+            if record[VALUE] is None or record[FLOOR] is not None:
+                needs.purge.add(key)
+            needs.dots.update((register[8:20], key) for register in registers(record))
+        if part == 0:
+            needs.dots.update((floor[8:20], namespace) for namespace, floor in self._floors.items())
+        return needs
+
+    def _match_deadlines(self, needs: _Needs, *, count: bool) -> None:
+        for key, _ in self._engine.iterate(Family.DEADLINES):
+            due_ms, kind, row_key = parse_deadline(key)
+            self.summary.deadlines += count
+            if kind != EXPIRY_KIND:
+                needs.purge.discard(row_key)
+            elif due_ms <= needs.expiry.get(row_key, -1):
+                del needs.expiry[row_key]
+
+    def _match_chunks(self, needs: _Needs) -> None:
+        for key, value in self._engine.iterate(Family.CHANGES):
+            number, first_seq = parse_change_key(key)
+            for index, place in enumerate(_places(value)):
+                dot = dot_bytes(number, first_seq + index)
+                if needs.dots.get(dot) == (place[0] if isinstance(place, list) else place):
+                    del needs.dots[dot]
+
+
+def _places(value: bytes) -> list[Place]:
+    """Return the places of a chunk; none if it cannot be decoded, which `_check_chunks` tells."""
+    try:
+        chunk: Chunk = decode_chunk(value)
+    except RecordError:
+        return []
+    return chunk.places
+
+
+def _row_name(key: bytes) -> str:
+    """Return how a row is called in findings."""
+    namespace, user_key = key[:NAMESPACE_BYTES], key[NAMESPACE_BYTES:]
+    return f"record {user_key!r} of namespace {namespace.hex()}"
