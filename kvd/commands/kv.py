@@ -16,6 +16,7 @@ from kvd import notify
 from kvd.commands.arguments import LIFETIME_OPTIONS, SYNTAX_ERROR, Lifetime, parse_integer
 from kvd.commands.lookup import announce, find, string_of
 from kvd.commands.spec import Arg, Flag, KeyRange, Request, data_command
+from kvd.commands.strings import write_for
 from protocol.replies import OK, ErrorReply, Reply
 from storage.errors import MetadataTooLong
 from storage.record import EXPIRES_AT, METADATA, NEVER, VALUE, VALUE_STAMP, Record
@@ -69,22 +70,15 @@ def put(keyspace: Keyspace, request: Request) -> Reply:
             lifetime = Lifetime(request[index + 1], unit_ms, absolute=is_absolute)
         else:
             raise ErrorReply(SYNTAX_ERROR)
-    expires_at_ms = NEVER
-    if lifetime is not None:
-        expires_at_ms = lifetime.expires_at_ms(keyspace.store.now_ms, "kv.put")
-    _put(keyspace, request[1], request[2], expires_at_ms, metadata)
-    return OK
-
-
-def _put(keyspace: Keyspace, key: bytes, value: bytes, expires_at_ms: int, metadata: bytes | None) -> None:
+    key, value = request[1:3]
     is_new = keyspace.notifying and keyspace.get(key) is None
-    if expires_at_ms <= keyspace.store.now_ms:
-        keyspace.delete(key)
+    if lifetime is None:
+        keyspace.put(key, value, NEVER, metadata)
+        announce(keyspace, key, b"set", notify.STRING, is_new=is_new)
     else:
-        keyspace.put(key, value, expires_at_ms, metadata)
-    announce(keyspace, key, b"set", notify.STRING, is_new=is_new)
-    if expires_at_ms != NEVER:
-        announce(keyspace, key, b"expire", notify.GENERIC)
+        expires_at_ms = lifetime.expires_at_ms(keyspace.store.now_ms, "kv.put")
+        write_for(keyspace, key, value, expires_at_ms, metadata, is_new=is_new)
+    return OK
 
 
 def check_metadata(keyspace: Keyspace, text: bytes) -> bytes:

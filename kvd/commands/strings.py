@@ -1,7 +1,7 @@
 """Commands on whole strings and parts of them: GET, SET and their relatives.
 
 GET and SET without options are what most requests are; they do nothing here that they can do without
-(`tests/bench` has the figures). All variants of SET end in `_write`.
+(`tests/bench` has the figures). All variants of SET end in `_write` or `write_for`.
 """
 
 from __future__ import annotations
@@ -129,29 +129,48 @@ def set_(keyspace: Keyspace, request: Request) -> Reply:
 
 
 def _set_with_options(keyspace: Keyspace, key: bytes, value: bytes, options: SetOptions) -> Reply:
-    now_ms = keyspace.store.now_ms
     expires_at_ms = NEVER
     if options.lifetime is not None:
-        expires_at_ms = options.lifetime.expires_at_ms(now_ms, "set")
+        expires_at_ms = options.lifetime.expires_at_ms(keyspace.store.now_ms, "set")
     record = find(keyspace, key) if options.get else keyspace.get(key)
     held = None if record is None or not options.get else string_of(record)
     if (options.nx and record is not None) or (options.xx and record is None):
         return held
-    if options.keep_ttl and record is not None:
-        expires_at_ms = record[EXPIRES_AT]
-    _write(keyspace, key, value, expires_at_ms, is_new=record is None)
-    if options.lifetime is not None and keyspace.notifying:
-        keyspace.notify(b"expire", key, notify.GENERIC)
+    is_new = record is None
+    if options.lifetime is not None:
+        write_for(keyspace, key, value, expires_at_ms, is_new=is_new)
+    else:
+        kept = record[EXPIRES_AT] if options.keep_ttl and record is not None else NEVER
+        _write(keyspace, key, value, kept, is_new=is_new)
     return held if options.get else OK
 
 
 def _write(keyspace: Keyspace, key: bytes, value: bytes, expires_at_ms: int = NEVER, *, is_new: bool) -> None:
-    """Put a value in place of whatever was there. A moment that has passed leaves no key behind."""
-    if expires_at_ms <= keyspace.store.now_ms:
+    """Put a value in place of whatever was there."""
+    keyspace.put(key, value, expires_at_ms)
+    announce(keyspace, key, b"set", notify.STRING, is_new=is_new)
+
+
+def write_for(
+    keyspace: Keyspace,
+    key: bytes,
+    value: bytes,
+    expires_at_ms: int,
+    metadata: bytes | None = None,
+    *,
+    is_new: bool,
+) -> None:
+    """Put a value that expires. A moment that has passed leaves no key behind."""
+    is_over = expires_at_ms <= keyspace.store.now_ms
+    if is_over:
         keyspace.delete(key)
     else:
-        keyspace.put(key, value, expires_at_ms)
-    announce(keyspace, key, b"set", notify.STRING, is_new=is_new)
+        keyspace.put(key, value, expires_at_ms, metadata)
+    if keyspace.notifying:
+        announce(keyspace, key, b"set", notify.STRING, is_new=is_new)
+        keyspace.notify(b"expire", key, notify.GENERIC)
+        if is_over:
+            keyspace.notify(b"expired", key, notify.EXPIRED)
 
 
 @data_command(
@@ -207,9 +226,7 @@ def _set_for(keyspace: Keyspace, request: Request, unit_ms: int, command: str) -
     expires_at_ms = lifetime.expires_at_ms(keyspace.store.now_ms, command)
     key = request[1]
     is_new = keyspace.notifying and keyspace.get(key) is None
-    _write(keyspace, key, request[3], expires_at_ms, is_new=is_new)
-    if keyspace.notifying:
-        keyspace.notify(b"expire", key, notify.GENERIC)
+    write_for(keyspace, key, request[3], expires_at_ms, is_new=is_new)
     return OK
 
 

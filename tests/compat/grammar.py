@@ -421,6 +421,10 @@ SCRIPTING: Final[dict[str, st.SearchStrategy[Step]]] = {
 }
 
 DATA: Final = {**STRINGS, **BITMAPS, **GENERIC, **EXPIRY}
+# Without BITCOUNT and BITPOS: whether they look for the key before or after their arguments differs
+# between Redis 7.0 and 7.2, and with it whether there is an event for a missing key.
+EVENTFUL: Final = {name: DATA[name] for name in DATA if name not in {"BITCOUNT", "BITPOS"}}
+TABLES: Final = (STRINGS, BITMAPS, GENERIC, EXPIRY, TRANSACTIONS, PUBSUB, CONNECTION, SERVER, SCRIPTING)
 
 
 def _wrong_lengths(name: str) -> st.SearchStrategy[Step]:
