@@ -1,6 +1,6 @@
 """A client's stream of bytes to requests: the fast readers in front, the exact one behind them.
 
-Three readers, which agree on every byte that more than one of them would take:
+Four readers, which agree on every stream that more than one of them would take:
 
     ======================  ======================================  ==========================
     reader                  takes                                   us a request (GET, SET)
@@ -11,9 +11,10 @@ Three readers, which agree on every byte that more than one of them would take:
     `multibulk`             everything, byte by byte if need be     2, 3
     ======================  ======================================  ==========================
 
-The fast ones start at the start of a request only. Each byte is looked at by each reader at most
-once: where the fast ones stop, the exact one takes the rest of what was fed, and it gives way
-again after the request that lies across two feeds. So time is linear whatever a client sends.
+The fast ones start at the start of a request only. Where they stop, the exact one takes the rest
+of what was fed, and it gives way again after a request that lies across two feeds. So no reader
+comes back to the same bytes but to those of one request at the end of a piece, and time is linear
+whatever a client sends.
 """
 
 from __future__ import annotations

@@ -12,8 +12,10 @@ else on the machine only adds. Recorded on a 2-core x86_64 virtual machine, Pyth
 
 from __future__ import annotations
 
+import time
 import timeit
 from collections.abc import Callable
+from functools import partial
 
 from protocol.encode import encode2, encode3
 from protocol.multibulk import Limits, MultibulkReader
@@ -42,7 +44,8 @@ MSET_100 = request(b"MSET", *(b"key:%09d" % number for number in range(200)))
 def best(function: Callable[[], object], requests: int) -> float:
     """Return the least time of `function` over `requests`, in microseconds."""
     number = max(1, REQUESTS_A_ROUND // requests)
-    return min(timeit.repeat(function, number=number, repeat=ROUNDS)) / number / requests * 1e6
+    rounds = timeit.repeat(function, timer=time.process_time, number=number, repeat=ROUNDS)
+    return min(rounds) / number / requests * 1e6
 
 
 def measure_reader(title: str, one: bytes, depth: int) -> None:
@@ -79,7 +82,7 @@ def measure_cut(title: str, one: bytes, piece_bytes: int) -> None:
 
 def measure_encoder(title: str, reply: Reply) -> None:
     for name, encode in (("RESP2", encode2), ("RESP3", encode3)):
-        print(f"encode  {title:12} {name} {best(lambda encode=encode: encode(reply), 1):7.3f} us")
+        print(f"encode  {title:12} {name} {best(partial(encode, reply), 1):7.3f} us")
 
 
 def main() -> None:
