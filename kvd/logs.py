@@ -14,8 +14,10 @@ of a request, so that look-up costs nothing that matters.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Final, TextIO
 
 import structlog
@@ -30,7 +32,8 @@ class Sink:
 
     def __init__(self) -> None:
         self.lost_count = 0
-        self._path = ""
+        self.path = ""  # empty: standard error
+        self.notice: Callable[[int], str] = _plain_notice  # how lost lines are told, once that is possible
         self._file: TextIO | None = None
 
     @property
@@ -44,30 +47,37 @@ class Sink:
         """
         file = open(path, "a", encoding="utf-8", errors="backslashreplace") if path else None  # noqa: SIM115, PTH123
         self.close()
-        self._path, self._file = path, file
-
-    def reopen(self) -> None:
-        """Open the file again under its name: the old one may have been moved away."""
-        if self._path:
-            self.open(self._path)
+        self.path, self._file = path, file
 
     def close(self) -> None:
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             self._file.close()
-            self._file = None
+        except OSError:  # what was still in its buffer is lost
+            self.lost_count += 1
+        self._file = None
 
     def write(self, line: str) -> None:
         """Write one line, or count it as lost."""
         stream = self._file if self._file is not None else sys.stderr
         try:
             if self.lost_count:
-                stream.write(f"{self.lost_count} log lines were lost: the log could not be written\n")
+                stream.write(self.notice(self.lost_count) + "\n")
             stream.write(line + "\n")
             stream.flush()
         except (OSError, ValueError):  # a full disk, a closed pipe, a closed stream
             self.lost_count += 1
         else:
             self.lost_count = 0
+
+
+def _plain_notice(count: int) -> str:
+    return f"{count} log lines were lost: the log could not be written"
+
+
+def _json_notice(count: int) -> str:
+    return json.dumps({"event": "log lines were lost", "count": count, "level": "warning"})
 
 
 class _SinkLogger:
@@ -86,8 +96,10 @@ def configure(settings: LogSettings) -> None:
 
     Raises OSError when the log file cannot be opened.
     """
-    sink.open(settings.file)
+    if settings.file != sink.path:
+        sink.open(settings.file)
     console = settings.format == "console" or (settings.format == "auto" and sink.is_terminal)
+    sink.notice = _plain_notice if console else _json_notice
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -103,8 +115,11 @@ def configure(settings: LogSettings) -> None:
 
 
 def reopen() -> None:
-    """Open the log file anew, after a log rotation has moved it. Raises OSError."""
-    sink.reopen()
+    """Open the log file anew, after a log rotation has moved it away. If that fails, the old one stays."""
+    try:
+        sink.open(sink.path)
+    except OSError as error:
+        structlog.get_logger().error("log file not reopened, the old one stays in use", error=str(error))
 
 
 def _console() -> list[structlog.typing.Processor]:

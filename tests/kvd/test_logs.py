@@ -129,15 +129,40 @@ def test_a_file_that_cannot_be_opened_leaves_the_old_one_in_use(tmp_path: Path) 
     assert "still here" in file.read_text()
 
 
-def test_a_full_disk_costs_lines_and_tells_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rotation_that_fails_leaves_the_old_file_in_use(tmp_path: Path) -> None:
+    directory = tmp_path / "logs"
+    directory.mkdir()
+    logs.configure(LogSettings(file=str(directory / "kvd.log")))
+    moved = directory.rename(tmp_path / "moved")
+    logs.reopen()
+    (line,) = (moved / "kvd.log").read_text().splitlines()
+    assert json.loads(line)["event"] == "log file not reopened, the old one stays in use"
+
+
+def test_a_new_level_does_not_touch_the_file(tmp_path: Path) -> None:
+    directory = tmp_path / "logs"
+    directory.mkdir()
+    file = str(directory / "kvd.log")
+    logs.configure(LogSettings(file=file))
+    moved = directory.rename(tmp_path / "moved")
+    logs.configure(LogSettings(file=file, level="debug"))
+    log.debug("still here")
+    assert "still here" in (moved / "kvd.log").read_text()
+
+
+@pytest.mark.parametrize("settings", [LogSettings(format="json"), LogSettings(format="console")])
+def test_a_full_disk_costs_lines_and_tells_how_many(
+    monkeypatch: pytest.MonkeyPatch, settings: LogSettings
+) -> None:
     stream = FullDisk()
     monkeypatch.setattr(sys, "stderr", stream)
-    logs.configure(LogSettings(format="json"))
+    logs.configure(settings)
     log.info("lost")
     log.info("lost as well")
     stream.room = True
     log.info("here")
     notice, line = stream.getvalue().splitlines()
-    assert notice.startswith("2 log lines were lost")
-    assert json.loads(line)["event"] == "here"
+    assert "log lines were lost" in notice
+    assert (json.loads(notice)["count"] if settings.format == "json" else int(notice[0])) == 2
+    assert "here" in line
     assert logs.sink.lost_count == 0
