@@ -133,10 +133,6 @@ class PubSub:
         subscribers = self.shard_channels.get(channel)
         return _send(subscribers, Push((b"smessage", channel, message)), sender) if subscribers else 0
 
-    def has_listener(self, channel: bytes) -> bool:
-        """Tell whether a message on `channel` would reach anybody."""
-        return channel in self.channels or any(True for _ in self._matching(channel))
-
     def _matching(self, channel: bytes) -> Iterator[_Pattern]:
         for _, same_prefix in self._patterns_by_prefix.matching(channel):
             for known in same_prefix.values():

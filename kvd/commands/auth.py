@@ -59,7 +59,7 @@ def auth(session: Session, request: Request) -> Reply:
         raise ErrorReply("ERR syntax error")
     if len(request) == 3:
         _log_in(session, request[1], request[2])
-    elif session.server.acl.user_without_password() is not None:
+    elif session.server.acl.default.no_password:
         raise ErrorReply(_NOTHING_TO_CHECK)
     else:
         _log_in(session, b"default", request[1])

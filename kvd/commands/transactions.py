@@ -15,11 +15,12 @@ from kvd import dispatch
 from kvd.commands.spec import Arg, CommandSpec, Flag, KeyRange, Request, session_command
 from kvd.session import Session, Transaction
 from protocol.replies import NULL_ARRAY, OK, ErrorReply, Reply
+from storage.errors import KeyTooLong
 
 _FLAGS: Final = Flag.NOSCRIPT | Flag.LOADING | Flag.STALE | Flag.FAST | Flag.ALLOW_BUSY
 
-# Keys that one session may watch at the same time. Redis has no bound; a million is a mistake.
-WATCHED_KEYS_MAX: Final = 1_000_000
+# Keys that one session may watch at the same time; so many are a mistake of the client. Redis has no bound.
+WATCHED_KEYS_MAX: Final = 100_000
 
 
 @session_command(
@@ -119,6 +120,9 @@ def watch(session: Session, request: Request) -> Reply:
     watched = session.watched
     if len(watched) + len(request) - 1 > WATCHED_KEYS_MAX:
         raise ErrorReply(f"ERR a client cannot watch more than {WATCHED_KEYS_MAX} keys")
+    longest = max(map(len, request[1:]))
+    if longest > keyspace.store.limits.key_bytes_max:
+        raise KeyTooLong(longest, keyspace.store.limits.key_bytes_max)
     for key in request[1:]:
         if (keyspace, key) not in watched:
             watched[keyspace, key] = keyspace.version(key)
