@@ -42,7 +42,12 @@ def test_a_message_is_encoded_once_for_each_protocol(
 
     def counted(proto: int) -> Any:
         original = pubsub_module._ENCODERS[proto]
-        return lambda push: encoded.append(proto) or original(push)
+
+        def encode_push(push: Any) -> bytes:
+            encoded.append(proto)
+            return original(push)
+
+        return encode_push
 
     monkeypatch.setattr(pubsub_module, "_ENCODERS", {proto: counted(proto) for proto in (2, 3)})
     clients = [subscriber(server, "SUBSCRIBE", "ch", proto=2 + number % 2) for number in range(20)]

@@ -634,7 +634,7 @@ class _Actor:
             self._connection.close()
             return [last]
         self._connection.send([b"PING", _SENTINEL])
-        frames = []
+        frames: list[bytes] = []
         while True:
             frame = self._connection.next_frame()
             if _SENTINEL in frame:
