@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from kvd.settings import Settings
 
 
-def change_settings(server: Server, values: dict[str, Value]) -> None:
-    """Put settings into force, given by name. Raises ValueError, then nothing has changed."""
+def change_settings(server: Server, values: dict[str, Value]) -> list[str]:
+    """Put settings into force, given by name; return the names of those that are different now.
+
+    Raises ValueError, then nothing has changed.
+    """
     before = server.settings
     after = before.replaced(values)
     changed = [name for name in values if after.value(name) != before.value(name)]
@@ -27,6 +30,7 @@ def change_settings(server: Server, values: dict[str, Value]) -> None:
     server.changed_settings.update(changed)
     for action in dict.fromkeys(_ACTIONS[name] for name in changed if name in _ACTIONS):
         action(server, after)
+    return changed
 
 
 def _slowlog(server: Server, settings: Settings) -> None:

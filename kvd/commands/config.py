@@ -54,13 +54,13 @@ def config_get(session: Session, request: Request) -> Reply:
     found: dict[str, Parameter] = {}
     for pattern in request[2:]:
         found |= _matching(pattern)
-    return {name.encode(): _bytes(parameter.show(settings)) for name, parameter in found.items()}
+    return {_bytes(name): _bytes(parameter.show(settings)) for name, parameter in found.items()}
 
 
 def _matching(pattern: bytes) -> dict[str, Parameter]:
     exact = find(_text(pattern))
     if exact is not None:
-        return {exact.name: exact}
+        return {_text(pattern): exact}  # under the name as it was asked for
     glob = compile_glob(pattern.lower())
     return {name: each for name, each in PARAMETERS.items() if glob.matches(name.encode())}
 
@@ -92,8 +92,9 @@ def config_set(session: Session, request: Request) -> Reply:
     pairs = [(_text(name), _text(value)) for name, value in zip(request[2::2], request[3::2], strict=True)]
     values = _parse_pairs(pairs, server.settings)
     _check_together(values, server.settings)
-    change_settings(server, values)
-    log.info("settings changed", settings=sorted(values), session_id=session.id)
+    changed = change_settings(server, values)
+    if changed:
+        log.info("settings changed", settings=changed, session_id=session.id)
     return OK
 
 

@@ -77,7 +77,10 @@ _STROKES: Final = "\u2571\u2572"
 )
 def lolwut(session: Session, request: Request) -> Reply:
     """``LOLWUT [VERSION n] [columns] [rows]``: every version draws the same kind of maze."""
-    sizes = request[3:] if len(request) > 1 and request[1].upper() == b"VERSION" else request[1:]
+    sizes = request[1:]
+    if len(request) > 2 and request[1].upper() == b"VERSION":
+        parse_integer(request[2])
+        sizes = request[3:]
     columns = _size(sizes[:1], *_COLUMNS)
     rows = _size(sizes[1:2], *_ROWS)
     maze = ["".join(random.choices(_STROKES, k=columns)) for _ in range(rows)]

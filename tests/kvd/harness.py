@@ -59,6 +59,7 @@ def tick(server: InProcessServer, *inputs: tuple[Session, bytes]) -> None:
     store = server.store
     store.begin(server.clock.now_ms)
     for session, data in inputs:
+        session.active_at_ms = store.now_ms
         session.receive(data)
     changes = store.changes if server.tracking.active else []
     try:
