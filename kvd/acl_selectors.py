@@ -16,7 +16,8 @@ Source: Redis 7.2 documentation, "ACL"; `ACL SETUSER`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 import attrs
@@ -28,7 +29,7 @@ from kvd.glob import Glob
 READ: Final = 1
 WRITE: Final = 2
 
-_NEEDED: Final = {"access": READ, "insert": WRITE, "update": WRITE, "delete": WRITE}
+_RIGHT_FOR: Final = {"access": READ, "insert": WRITE, "update": WRITE, "delete": WRITE}
 _PREFIX_OF_ACCESS: Final = {READ: b"%R~", WRITE: b"%W~", READ | WRITE: b"~"}
 _KEY_RULE: Final = re.compile(rb"(?:~|%(R|W|RW|WR)~)(.*)", re.DOTALL | re.IGNORECASE)
 BLANKS: Final = re.compile(rb"[\s\x00]")
@@ -234,7 +235,8 @@ class Selector:
             return Denial("command", spec.name.lower().encode())
         if (spec.keys or spec.find_keys) and not self.all_keys:
             for position, (key, access) in enumerate(spec.key_accesses(request)):
-                if "not_key" not in access and not self._allows_key(key, access):
+                needed = _needed(access)
+                if needed is not None and not self._allows_key(key, needed):
                     return Denial("key", key, position)
         if spec.channels is not None and not self.all_channels:
             for position, (channel, is_pattern) in enumerate(spec.channels(request)):
@@ -248,14 +250,12 @@ class Selector:
         words = self.first_arguments.get(spec.name)
         return words is not None and len(request) > 1 and request[1].lower() in words
 
-    def _allows_key(self, key: bytes, access: Sequence[str]) -> bool:
-        needed = 0
-        for word in access:
-            needed |= _NEEDED.get(word, 0)
-        return any(
-            pattern.access & needed == needed and pattern.glob.matches(key)
-            for pattern in self.key_patterns.values()
-        )
+    def _allows_key(self, key: bytes, needed: int) -> bool:
+        # A plain loop: it runs for every key of every request of a user with key patterns.
+        for pattern in self.key_patterns.values():
+            if pattern.access & needed == needed and pattern.glob.matches(key):
+                return True
+        return False
 
     def allows_channel(self, channel: bytes, *, is_pattern: bool) -> bool:
         """Tell whether a channel may be used. A pattern must be one of the user's own, letter by letter."""
@@ -284,6 +284,17 @@ class Selector:
         if not self.all_channels:
             channels = b"resetchannels " + channels
         return b" ".join(part.strip() for part in (self.keys_text, channels, self.commands_text) if part)
+
+
+@lru_cache
+def _needed(access: tuple[str, ...]) -> int | None:
+    """Return the rights that an access (see `KeyRange`) needs: 0 for looking only; None if it is not a key."""
+    if "not_key" in access:
+        return None
+    rights = 0
+    for word in access:
+        rights |= _RIGHT_FOR.get(word, 0)
+    return rights
 
 
 def _glob(pattern: bytes) -> Glob:

@@ -99,17 +99,17 @@ class Session:
         self.endpoint = endpoint
         self.id = server.next_session_id()
         self.name = b""
-        self.library_name = b""
-        self.library_version = b""
+        self.library_name: bytes = b""
+        self.library_version: bytes = b""
         self.connected_at_ms = time.time_ns() // 1_000_000
-        self.active_at_ms = self.connected_at_ms
+        self.active_at_ms: int = self.connected_at_ms
         self.last_command = "NULL"
         self.no_evict = False
         self.no_touch = False
 
         self.keyspace: Keyspace = server.store.keyspace(0)
         self.user: User | None = None
-        self.proto = 2
+        self.proto: int = 2
         self.encode = encoder(2)
         self.reply_mode = "on"  # on, off, skip (the next reply), skipping
         self.transaction: Transaction | None = None
@@ -220,7 +220,7 @@ class Session:
         self.push_encoded(self.encode(ErrorReply(f"ERR {self._reader.error.text}")))
         self.close_after_reply("protocol error: " + self._reader.error.text)
 
-    def run(self, requests: list[Request]) -> None:
+    def run(self, requests: list[Request]) -> None:  # noqa: PLR0912, PLR0915 -- hot: one flat loop, no calls
         """Run requests in order until they end or the session is held back."""
         append = self.out.append
         plain = self.plain
@@ -256,17 +256,18 @@ class Session:
             except Exception as error:  # noqa: BLE001 -- `failure` tells refusals from bugs
                 append(self.encode(dispatch.failure(self, entry[3], error)))
                 continue
-            if reply.__class__ is bytes:
-                append(b"$%d\r\n%b\r\n" % (len(reply), reply))
-                if len(reply) > _COUNTED_REPLY_BYTES:
-                    self._out_bytes += len(reply)
-                    if self._out_bytes > TICK_OUTPUT_BYTES_MAX:
-                        self.throttled = True
-                        break
-            elif reply is OK:
+            if reply is OK:
                 append(_OK_BYTES)
-            else:
-                append(self.encode(reply))
+                continue
+            encoded = (
+                b"$%d\r\n%b\r\n" % (len(reply), reply) if reply.__class__ is bytes else self.encode(reply)
+            )
+            append(encoded)
+            if len(encoded) > _COUNTED_REPLY_BYTES:
+                self._out_bytes += len(encoded)
+                if self._out_bytes > TICK_OUTPUT_BYTES_MAX:
+                    self.throttled = True
+                    break
         if current is not None:
             dispatch.account(self, current[3], calls, started)
             self.last_command = current[3].name
@@ -346,6 +347,10 @@ class Session:
         self.push_encoded(self.encode(message))
         self.on_output(self)
 
+    def charge(self, output_bytes: int) -> None:
+        """Count output that the running command made for others as this session's own."""
+        self._out_bytes += output_bytes
+
     def push_after_reply(self, encoded: bytes) -> None:
         """Queue an out-of-band message of the running command behind the reply to it."""
         self._pushes_after_reply.append(encoded)
@@ -357,10 +362,7 @@ class Session:
     def take_output(self) -> bytes:
         """Return the bytes gathered since the last call. Only after the commit they depend on."""
         out = self.out
-        if len(out) == 1:
-            data = out[0]
-        else:
-            data = b"".join(out)
+        data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
         self.executed.clear()
         self.push_positions.clear()

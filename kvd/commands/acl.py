@@ -24,7 +24,6 @@ from kvd.commands.table import wrong_arity
 from protocol.replies import OK, ErrorReply, Reply, Set
 
 if TYPE_CHECKING:
-    from kvd.server import Server
     from kvd.session import Session
 
 log = structlog.get_logger()
@@ -56,24 +55,28 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def _apply_to_sessions(server: Server) -> None:
+def _apply_to_sessions(caller: Session) -> None:
     """Let changes of users take effect on the sessions that there are."""
-    users = server.acl.users
-    for session in list(server.sessions.values()):
+    users = caller.server.acl.users
+    for session in list(caller.server.sessions.values()):
         user = session.user
         if user is None:
             continue
         if users.get(user.name) is not user:
-            _throw_out(session, "user deleted")
+            _throw_out(session, caller, "user deleted")
         elif not _may_hear_all(session, user):
-            _throw_out(session, "channel permissions revoked")
+            _throw_out(session, caller, "channel permissions revoked")
         else:
             session.refresh()
 
 
-def _throw_out(session: Session, reason: str) -> None:
+def _throw_out(session: Session, caller: Session, reason: str) -> None:
+    """Close a session at once; the one that asked for it gets its answer first."""
     session.become(None)
-    session.kill(reason)
+    if session is caller:
+        session.close_after_reply(reason)
+    else:
+        session.kill(reason)
 
 
 def _may_hear_all(session: Session, user: User) -> bool:
@@ -113,7 +116,7 @@ def acl_setuser(session: Session, request: Request) -> Reply:
     except RuleError as error:
         shown = _text(error.rule)
         raise ErrorReply(f"ERR Error in ACL SETUSER modifier '{shown}': {error.text}") from None
-    _apply_to_sessions(session.server)
+    _apply_to_sessions(session)
     return OK
 
 
@@ -131,7 +134,7 @@ def acl_deluser(session: Session, request: Request) -> Reply:
     if DEFAULT in request[2:]:
         raise ErrorReply("ERR The 'default' user cannot be removed")
     deleted = [session.server.acl.delete_user(name) for name in request[2:]]
-    _apply_to_sessions(session.server)
+    _apply_to_sessions(session)
     return sum(user is not None for user in deleted)
 
 
@@ -154,7 +157,7 @@ def acl_load(session: Session, request: Request) -> Reply:
             f"ERR {error} WARNING: ACL errors detected, no change to the previously active ACL rules was "
             "performed"
         ) from None
-    _apply_to_sessions(session.server)
+    _apply_to_sessions(session)
     return OK
 
 

@@ -139,6 +139,20 @@ def test_subscribers_in_resp2_take_the_general_path_and_may_not_read(server: InP
     assert client.send("GET", "k") is None
 
 
+def test_a_pipeline_of_messages_to_many_takes_several_ticks(server: InProcessServer) -> None:
+    for _ in range(2000):
+        subscriber(server, "SUBSCRIBE", "ch")
+    client = Client(server)
+    first = client.raw(*[encode("PUBLISH", "ch", "x")] * 10)
+    assert 0 < first.count(b":2000\r\n") < 10
+    replies = first
+    while client.session.backlog:
+        server.store.begin(server.clock.now_ms)
+        client.session.run_backlog()
+        replies += client.session.take_output()
+    assert replies == b":2000\r\n" * 10
+
+
 _NAMES = st.text("ab.*?[]", max_size=5).map(str.encode)
 
 
