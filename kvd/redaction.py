@@ -9,12 +9,17 @@ from __future__ import annotations
 from typing import Final
 
 from kvd.commands.spec import Request
+from kvd.settings import SETTINGS
 
 REDACTED: Final = b"(redacted)"
 
-_SECRET_PARAMETERS: Final = frozenset(
-    {b"requirepass", b"masterauth", b"masteruser", b"tls-key-file-pass", b"tls-client-key-file-pass"}
-)
+# What CONFIG SET would take as a secret, and what Redis takes as one and kvd refuses.
+_SECRET_PARAMETERS: Final = {b"masterauth", b"masteruser", b"tls-key-file-pass"} | {
+    name.encode()
+    for setting in SETTINGS.values()
+    if setting.kind.is_secret
+    for name in (setting.name, *setting.parameters)
+}
 
 
 def redacted(request: Request) -> Request:

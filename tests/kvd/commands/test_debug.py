@@ -1,0 +1,80 @@
+"""DEBUG: who may use it, and the few words of it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from kvd.commands import debug
+from tests.kvd.harness import Client, InProcessServer, encode, error
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client(InProcessServer())
+
+
+@pytest.mark.parametrize(
+    ("address", "is_unix", "is_allowed"),
+    [
+        ("127.0.0.1:5", False, True),
+        ("[::1]:5", False, True),
+        ("[::ffff:127.0.0.1]:5", False, True),
+        ("/run/kvd.sock:0", True, True),
+        ("10.0.0.1:5", False, False),
+        ("[fe80::1%eth0]:5", False, False),
+    ],
+)
+def test_it_is_for_clients_on_this_machine(address: str, is_unix: bool, is_allowed: bool) -> None:
+    reply = Client(InProcessServer(), address, is_unix=is_unix).send("DEBUG", "SLEEP", "0")
+    if is_allowed:
+        assert reply == b"OK"
+    else:
+        assert error(reply).startswith("ERR DEBUG command not allowed.")
+
+
+def test_sleep_stops_the_whole_daemon(client: Client) -> None:
+    before = time.monotonic()
+    client.send("DEBUG", "SLEEP", "0.05")
+    assert time.monotonic() - before >= 0.05
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "soon"])
+def test_sleep_returns_at_once_for_what_is_no_time(client: Client, seconds: str) -> None:
+    assert client.send("DEBUG", "SLEEP", seconds) == b"OK"
+
+
+def test_sleep_is_bounded(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(debug.time, "sleep", slept.append)
+    client.send("DEBUG", "SLEEP", "1e9")
+    assert slept == [debug.SLEEP_SECONDS_MAX]
+
+
+def test_object_tells_how_a_value_is_held(client: Client) -> None:
+    client.send("SET", "key", "hello")
+    reply = client.send("DEBUG", "OBJECT", "key").decode()
+    assert " encoding:embstr serializedlength:6 " in reply
+    client.send("SET", "key", "12345")
+    assert " encoding:int serializedlength:3 " in client.send("DEBUG", "OBJECT", "key").decode()
+
+
+def test_the_sweep_can_be_stopped(client: Client) -> None:
+    client.send("DEBUG", "SET-ACTIVE-EXPIRE", 0)
+    assert not client.server.sweeping
+    client.send("DEBUG", "SET-ACTIVE-EXPIRE", 1)
+    assert client.server.sweeping
+
+
+def test_a_push_comes_before_its_reply(client: Client) -> None:
+    client.send("HELLO", 3)
+    assert client.raw(encode("DEBUG", "PROTOCOL", "push")) == (
+        b">2\r\n$16\r\nserver-cpu-usage\r\n:42\r\n$40\r\nSome real reply following the push reply\r\n"
+    )
+
+
+def test_help_lists_every_word(client: Client) -> None:
+    lines = client.send("DEBUG", "HELP")
+    assert b"SLEEP <seconds>" in lines
+    assert len(lines) == 1 + 2 * 11
