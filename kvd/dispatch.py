@@ -38,11 +38,11 @@ def execute(session: Session, request: Request) -> Reply:
     server = session.server
     try:
         spec = server.table.find(request)
-    except ErrorReply as error:
+    except ErrorReply as unknown:
         if session.transaction is not None:
             session.transaction.refused = True
-        server.stats.count_error(error.text)
-        return error
+        server.stats.count_error(unknown.text)
+        return unknown
     session.last_command = spec.name
     for check in CHECKS:
         error = check(session, spec, request)
@@ -181,7 +181,7 @@ def _check_busy_script(session: Session, spec: CommandSpec, request: Request) ->
 
 def _check_writable(session: Session, spec: CommandSpec, request: Request) -> ErrorReply | None:
     error = session.server.store.writable
-    if error is None or not (spec.is_write or spec.name == "EXEC" and _queued_writes(session)):
+    if error is None or not (spec.is_write or (spec.name == "EXEC" and _queued_writes(session))):
         return None
     return storage_refusal(error)
 

@@ -313,9 +313,9 @@ class Hub:
             if connection is None or connection in held_set or not mask & ~WRITE:
                 continue
             self._pump_one(connection)
-        for connection in self._marked:
-            if not connection.closed and connection not in held_set:
-                connection.flush()
+        for marked in self._marked:
+            if not marked.closed and marked not in held_set:
+                marked.flush()
         self._marked = held
 
     def _pump_one(self, connection: SocketConnection) -> None:

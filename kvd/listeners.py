@@ -210,7 +210,7 @@ def open_unix(path: str, permissions: int, backlog: int) -> socket.socket:
 
 def _remove_dead_socket(path: str) -> None:
     try:
-        mode = os.stat(path).st_mode
+        mode = Path(path).stat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
@@ -219,7 +219,7 @@ def _remove_dead_socket(path: str) -> None:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            os.unlink(path)
+            Path(path).unlink()
             return
     raise OSError(errno.EADDRINUSE, f"cannot listen on unix socket {path}: another process answers there")
 
@@ -240,7 +240,9 @@ def tls_context(settings: ServerSettings) -> ssl.SSLContext:
         try:
             context.load_verify_locations(settings.tls_ca_file)
         except OSError as error:
-            raise OSError(error.errno, f"cannot use the authorities in {settings.tls_ca_file}: {error}") from error
+            raise OSError(
+                error.errno, f"cannot use the authorities in {settings.tls_ca_file}: {error}"
+            ) from error
     return context
 
 
@@ -290,7 +292,9 @@ class TlsListener:
                     return True
                 await stream.send_all(refused)
             except trio.BrokenResourceError as error:
-                log.info("TLS handshake failed", address=endpoint.address, error=str(error.__cause__ or error))
+                log.info(
+                    "TLS handshake failed", address=endpoint.address, error=str(error.__cause__ or error)
+                )
         return False
 
 

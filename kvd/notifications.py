@@ -47,6 +47,7 @@ class Notifications:
             self._messages.extend(messages(self._kinds, kind, event, key, _database(keyspace)))
 
     def _on_expired(self, keyspace: Keyspace, key: bytes) -> None:
+        self._server.stats.expired_keys += 1
         if self._kinds & EXPIRED:
             self._on_event(keyspace, b"expired", key, EXPIRED)
         if self._server.tracking.active:

@@ -6,34 +6,27 @@ from __future__ import annotations
 class ServerStats:
     """Totals since the start or CONFIG RESETSTAT. Plain integers, written by one thread."""
 
-    __slots__ = (
-        "acl_denied_auth",
-        "acl_denied_channel",
-        "acl_denied_cmd",
-        "acl_denied_key",
-        "connections_received",
-        "connections_rejected",
-        "error_codes",
-        "errors",
-        "evicted_clients",
-        "expired_keys",
-        "input_bytes",
-        "keyspace_hits",
-        "keyspace_misses",
-        "output_bytes",
-        "output_limit_closed",
-        "query_limit_closed",
-        "ticks",
-        "ticks_failed",
-        "unexpected_errors",
-    )
-
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        for name in self.__slots__:
-            setattr(self, name, 0)
+        """Begin again from zero."""
+        self.ticks = 0
+        self.ticks_failed = 0
+        self.input_bytes = 0
+        self.output_bytes = 0
+        self.connections_received = 0
+        self.connections_rejected = 0
+        self.output_limit_closed = 0
+        self.query_limit_closed = 0
+        self.evicted_clients = 0
+        self.expired_keys = 0
+        self.acl_denied_auth = 0
+        self.acl_denied_cmd = 0
+        self.acl_denied_key = 0
+        self.acl_denied_channel = 0
+        self.errors = 0
+        self.unexpected_errors = 0
         self.error_codes: dict[str, int] = {}
 
     def count_error(self, text: str) -> None:

@@ -32,6 +32,7 @@ from storage.record import (
     build,
     decode,
     erase_below,
+    registers,
 )
 from storage.sampling import draw_keys
 from storage.state import State
@@ -59,8 +60,10 @@ class Keyspace:
         "expires",
         "floor",
         "gone",
+        "hits",
         "id",
         "index",
+        "misses",
         "notifying",
         "store",
         "title",
@@ -77,6 +80,8 @@ class Keyspace:
         self.expires = 0  # how many of them have an expiry
         self.floor: bytes | None = None  # the register of the last flush
         self.notifying = False  # whether handlers should call `notify`
+        self.hits = 0  # look-ups of commands that read, counted by them
+        self.misses = 0
         self.gone = False  # a named namespace that was deleted
         self._committed = (0, 0)
         self._recounted = False
@@ -181,6 +186,7 @@ class Keyspace:
         row_key = self.id + key
         txn.rows[row_key] = record
         txn.places.append(row_key)
+        txn.replaced.append(old_stamp)  # type: ignore[arg-type]
         self._hot.young[key] = record
         self._state.cache.young_bytes += size - len(old_value)
 
@@ -233,7 +239,10 @@ class Keyspace:
         self._check_gone()
         txn = self._txn
         hlc, seq = self._next_dot()
-        prev = NO_PREV if self.floor is None else self.floor[:PREV_BYTES]
+        prev = NO_PREV
+        if self.floor is not None:
+            prev = self.floor[:PREV_BYTES]
+            txn.replaced.append(self.floor)
         self.floor = pack_register(hlc, txn.origin, seq, prev)
         txn.places.append([self.id])
         txn.flushed.append(self)
@@ -381,6 +390,8 @@ class Keyspace:
             covered = old[VALUE] is not None and old[EXPIRES_AT] <= record[EXPIRES_AT]
             if not covered:
                 self._txn.deadlines.append(deadline_prefix(record[EXPIRES_AT], EXPIRY_KIND) + row_key)
+        kept = registers(record)
+        self._txn.replaced.extend(register for register in registers(old) if register not in kept)
         self._txn.rows[row_key] = record
         self._txn.purges_rows = self._txn.purges_rows or record is MISSING
         self._hot.young[key] = record

@@ -143,6 +143,8 @@ def _failed(name: str, reason: str) -> ErrorReply:
 def config_resetstat(session: Session, request: Request) -> Reply:
     server = session.server
     server.stats.reset()
+    for keyspace in server.store.keyspaces:
+        keyspace.hits = keyspace.misses = 0
     server.sampler.reset()
     for spec in server.table.everything():
         spec.stats.reset()

@@ -21,9 +21,13 @@ TOO_LONG: Final = "ERR string exceeds maximum allowed size (proto-max-bulk-len)"
 def find(keyspace: Keyspace, key: bytes) -> Record | None:
     """Return the live record of `key`, as a command that reads does: a miss is an event."""
     record = keyspace.get(key)
-    if record is None and keyspace.notifying:
+    if record is not None:
+        keyspace.hits += 1
+        return record
+    keyspace.misses += 1
+    if keyspace.notifying:
         keyspace.notify(b"keymiss", key, notify.KEYMISS)
-    return record
+    return None
 
 
 def string_of(record: Record) -> bytes:

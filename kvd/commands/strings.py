@@ -29,6 +29,7 @@ from kvd.commands.lookup import (
 )
 from kvd.commands.spec import Arg, Flag, KeyRange, Request, data_command
 from protocol.replies import OK, ErrorReply, Reply
+from storage.errors import KeyTooLong, ValueTooLong
 from storage.record import EXPIRES_AT, NEVER, VALUE
 
 if TYPE_CHECKING:
@@ -72,9 +73,11 @@ def _access_of_set(request: Request) -> tuple[str, ...]:
 def get(keyspace: Keyspace, request: Request) -> Reply:
     record = keyspace.get(request[1])
     if record is None:
+        keyspace.misses += 1
         if keyspace.notifying:
             keyspace.notify(b"keymiss", request[1], notify.KEYMISS)
         return None
+    keyspace.hits += 1
     value = record[0]
     if type(value) is not bytes:
         raise ErrorReply(WRONG_TYPE)
@@ -371,10 +374,19 @@ def _check_pairs(request: Request, command: str) -> None:
 
 
 def _write_pairs(keyspace: Keyspace, request: Request) -> None:
+    """Write all pairs. Whatever could refuse one of them is found out before the first is written."""
+    keys, values = request[1::2], request[2::2]
+    limits = keyspace.store.limits
+    longest_key, longest_value = max(map(len, keys)), max(map(len, values))
+    if longest_key > limits.key_bytes_max:
+        raise KeyTooLong(longest_key, limits.key_bytes_max)
+    if longest_value > limits.value_bytes_max:
+        raise ValueTooLong(longest_value, limits.value_bytes_max)
+    absent = {key for key in keys if keyspace.get(key) is None}
     with keyspace.store.atomic():
-        for key, value in zip(request[1::2], request[2::2], strict=True):
-            is_new = keyspace.notifying and keyspace.get(key) is None
-            _write(keyspace, key, value, is_new=is_new)
+        for key, value in zip(keys, values, strict=True):
+            _write(keyspace, key, value, is_new=key in absent)
+            absent.discard(key)
 
 
 @data_command(

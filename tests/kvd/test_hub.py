@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 import trio
+import trio.testing
 import trustme
 
 from kvd import connection as connection_module
@@ -48,7 +50,7 @@ class Running:
         return trio.SocketStream(sock)
 
 
-def _settings(**server: object) -> Settings:
+def _settings(**server: Any) -> Settings:
     return attrs.evolve(Settings(), server=attrs.evolve(Settings().server, **server))
 
 
@@ -100,17 +102,18 @@ async def receive_to_end(stream: trio.abc.ReceiveStream) -> bytes:
     return bytes(data)
 
 
-async def until(condition: object, what: str) -> None:
-    assert callable(condition)
+async def until(condition: Callable[[], object], what: str) -> None:
     with trio.move_on_after(20) as scope:
         while not condition():
-            await trio.sleep(0.005)
+            await trio.testing.wait_all_tasks_blocked(0.002)
     assert not scope.cancelled_caught, f"waited in vain: {what}"
 
 
 async def test_a_pipeline_is_answered_in_order(live: Running) -> None:
     async with await live.connect() as stream:
-        await stream.send_all(b"".join(encode("SET", f"k{i}", i) + encode("GET", f"k{i}") for i in range(500)))
+        await stream.send_all(
+            b"".join(encode("SET", f"k{i}", i) + encode("GET", f"k{i}") for i in range(500))
+        )
         expected = b"".join(b"+OK\r\n$%d\r\n%d\r\n" % (len(str(i)), i) for i in range(500))
         assert await receive_exactly(stream, len(expected)) == expected
 
@@ -146,7 +149,9 @@ async def test_no_reply_of_a_failed_commit_gets_out(live: Running) -> None:
     async with await live.connect() as writer, await live.connect() as reader:
         await ask(writer, "SET", "a", "old", expect=b"+OK\r\n")
         live.engine.fail_next(NoSpace("disk"))
-        await writer.send_all(encode("SET", "a", "new") + encode("GET", "a") + encode("PING") + encode("MULTI"))
+        await writer.send_all(
+            encode("SET", "a", "new") + encode("GET", "a") + encode("PING") + encode("MULTI")
+        )
         answer = (await receive_exactly(writer, 16)) + await writer.receive_some()
         lines = answer.split(b"\r\n")
         assert lines[0].startswith(b"-MISCONF no space left")
@@ -288,7 +293,7 @@ async def test_a_unix_socket_serves_and_replaces_a_dead_one(live: Running, tmp_p
     open_unix(path, 0o700, 10).close()  # what a killed process leaves behind
     listener = PlainListener(open_unix(path, 0o750, 10), live.server)
     live.hub.add_listener(listener)
-    assert Path(path).stat().st_mode & 0o777 == 0o750
+    assert (await trio.Path(path).stat()).st_mode & 0o777 == 0o750
     async with await trio.open_unix_socket(path) as stream:
         await ask(stream, "SET", "a", "1", expect=b"+OK\r\n")
         with pytest.raises(OSError, match="another process answers there"):
@@ -319,16 +324,18 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture
-def tls_files(authority: trustme.CA, tmp_path: Path) -> Iterator[dict[str, str]]:
+def tls_files(authority: trustme.CA, tmp_path: Path) -> dict[str, str]:
     issued = authority.issue_cert("localhost")
     files = {name: str(tmp_path / f"{name}.pem") for name in ("cert", "key", "ca")}
     issued.cert_chain_pems[0].write_to_path(files["cert"])
     issued.private_key_pem.write_to_path(files["key"])
     authority.cert_pem.write_to_path(files["ca"])
-    yield files
+    return files
 
 
-async def _tls_stream(authority: trustme.CA, port: int, *, shows: bool = False) -> trio.SSLStream[trio.SocketStream]:
+async def _tls_stream(
+    authority: trustme.CA, port: int, *, shows: bool = False
+) -> trio.SSLStream[trio.SocketStream]:
     context = ssl.create_default_context()
     authority.configure_trust(context)
     if shows:
@@ -337,7 +344,9 @@ async def _tls_stream(authority: trustme.CA, port: int, *, shows: bool = False) 
     return trio.SSLStream(transport, context, server_hostname="localhost", https_compatible=True)
 
 
-async def test_tls_clients_share_the_tick_and_its_commit(authority: trustme.CA, tls_files: dict[str, str]) -> None:
+async def test_tls_clients_share_the_tick_and_its_commit(
+    authority: trustme.CA, tls_files: dict[str, str]
+) -> None:
     settings = _settings(bind=("127.0.0.1",), tls_cert_file=tls_files["cert"], tls_key_file=tls_files["key"])
     async with running(settings) as live:
         listener = TlsListener(live.hub, live.server, open_tcp(settings.server, 0))
@@ -375,7 +384,9 @@ async def test_tls_can_demand_a_client_certificate(authority: trustme.CA, tls_fi
         assert live.server.stats.connections_received == 1
 
 
-async def test_plain_bytes_on_the_tls_port_harm_nobody(authority: trustme.CA, tls_files: dict[str, str]) -> None:
+async def test_plain_bytes_on_the_tls_port_harm_nobody(
+    authority: trustme.CA, tls_files: dict[str, str]
+) -> None:
     settings = _settings(bind=("127.0.0.1",), tls_cert_file=tls_files["cert"], tls_key_file=tls_files["key"])
     async with running(settings) as live:
         listener = TlsListener(live.hub, live.server, open_tcp(settings.server, 0))
