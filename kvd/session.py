@@ -220,7 +220,7 @@ class Session:
         self.push_encoded(self.encode(ErrorReply(f"ERR {self._reader.error.text}")))
         self.close_after_reply("protocol error: " + self._reader.error.text)
 
-    def run(self, requests: list[Request]) -> None:  # noqa: PLR0912, PLR0915 -- hot: one flat loop, no calls
+    def run(self, requests: list[Request]) -> None:  # noqa: PLR0915 -- hot: one flat loop, no calls
         """Run requests in order until they end or the session is held back."""
         append = self.out.append
         plain = self.plain
