@@ -41,7 +41,9 @@ _STOP_SECONDS: Final = 10.0
 _YOUNG_OBJECTS: Final = 50_000
 
 
-async def serve(settings: Settings, *, ports_file: Path | None = None, config_file: Path | None = None) -> None:
+async def serve(
+    settings: Settings, *, ports_file: Path | None = None, config_file: Path | None = None
+) -> None:
     """Run the daemon until SIGTERM or SIGINT.
 
     `ports_file` gets ``{"resp": port, ...}`` once every socket is open, written atomically.
@@ -97,7 +99,9 @@ def _write_ports(path: Path, listeners: list[PlainListener], tls: TlsListener | 
     new.replace(path)
 
 
-def _announce(settings: Settings, listeners: list[PlainListener], tls: TlsListener | None) -> Callable[[], None]:
+def _announce(
+    settings: Settings, listeners: list[PlainListener], tls: TlsListener | None
+) -> Callable[[], None]:
     def announce() -> None:
         log.info(
             "ready for clients",

@@ -101,6 +101,4 @@ def _selector_mask(mask: int) -> int:
 
 
 def _event_mask(mask: int) -> int:
-    return (READ if mask & selectors.EVENT_READ else 0) | (
-        WRITE if mask & selectors.EVENT_WRITE else 0
-    )
+    return (READ if mask & selectors.EVENT_READ else 0) | (WRITE if mask & selectors.EVENT_WRITE else 0)
