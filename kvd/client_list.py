@@ -9,8 +9,7 @@ Source: Redis 7.2 CLIENT LIST.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kvd.session import Session
@@ -18,7 +17,52 @@ if TYPE_CHECKING:
 
 def describe(session: Session) -> bytes:
     """Return the session's line, without a line break."""
-    return b" ".join(b"%b=%b" % (name, field(session)) for name, field in _FIELDS.items())
+    return b" ".join(b"%b=%b" % field for field in _fields(session).items())
+
+
+def _fields(session: Session) -> dict[bytes, bytes]:
+    now_ms = session.server.store.now_ms
+    transport = session.transport
+    unsent_bytes = 0 if transport is None else transport.unsent_bytes
+    transaction = session.transaction
+    queued_bytes = 0 if transaction is None else transaction.queued_bytes
+    waiting_bytes = sum(sum(map(len, request)) for request in session.backlog)
+    buffered_bytes = session.buffered_bytes
+    database = session.keyspace.index
+    tracking = session.tracking
+    return {
+        b"id": b"%d" % session.id,
+        b"addr": session.endpoint.address.encode(),
+        b"laddr": session.endpoint.local_address.encode(),
+        b"fd": b"%d" % (-1 if transport is None else transport.fd),
+        b"name": session.name,
+        b"age": _seconds(now_ms - session.connected_at_ms),
+        b"idle": _seconds(now_ms - session.active_at_ms),
+        b"flags": _flags(session),
+        b"db": b"%d" % (-1 if database is None else database),
+        b"sub": b"%d" % len(session.channels),
+        b"psub": b"%d" % len(session.patterns),
+        b"ssub": b"%d" % len(session.shard_channels),
+        b"multi": b"%d" % (-1 if transaction is None else len(transaction.queued)),
+        b"qbuf": b"%d" % buffered_bytes,
+        b"qbuf-free": b"0",
+        b"argv-mem": b"%d" % waiting_bytes,
+        b"multi-mem": b"%d" % queued_bytes,
+        b"rbs": b"0",
+        b"rbp": b"0",
+        b"obl": b"0",
+        b"oll": b"%d" % (0 if transport is None else transport.unsent_count),
+        b"omem": b"%d" % unsent_bytes,
+        b"tot-mem": b"%d" % (buffered_bytes + waiting_bytes + queued_bytes + unsent_bytes),
+        b"events": b"rw" if unsent_bytes else b"r",
+        b"cmd": _command(session),
+        b"user": _user(session),
+        # Who hears this session's invalidations: -1 nobody, 0 itself, else another session's id.
+        b"redir": b"%d" % (-1 if tracking is None else tracking.redirect),
+        b"resp": b"%d" % session.proto,
+        b"lib-name": session.library_name,
+        b"lib-ver": session.library_version,
+    }
 
 
 def kind(session: Session) -> str:
@@ -45,33 +89,6 @@ def _flags(session: Session) -> bytes:
     return b"".join(letter for letter, applies in letters.items() if applies) or b"N"
 
 
-def _transaction_size(session: Session) -> int:
-    return -1 if session.transaction is None else len(session.transaction.queued)
-
-
-def _transaction_bytes(session: Session) -> int:
-    return 0 if session.transaction is None else session.transaction.queued_bytes
-
-
-def _waiting_bytes(session: Session) -> int:
-    """Bytes of complete requests that wait for their turn."""
-    return sum(sum(map(len, request)) for request in session.backlog)
-
-
-def _unsent_bytes(session: Session) -> int:
-    return 0 if session.transport is None else session.transport.unsent_bytes
-
-
-def _total_bytes(session: Session) -> int:
-    held = (session.buffered_bytes, _waiting_bytes(session), _transaction_bytes(session))
-    return sum(held) + _unsent_bytes(session)
-
-
-def _redirection(session: Session) -> int:
-    """Return who hears this session's invalidations: -1 nobody, 0 itself, else another session's id."""
-    return -1 if session.tracking is None else session.tracking.redirect
-
-
 def _command(session: Session) -> bytes:
     name = session.last_command
     return b"NULL" if name == "NULL" else name.lower().encode()
@@ -82,47 +99,5 @@ def _user(session: Session) -> bytes:
     return b"default" if session.user is None else session.user.name
 
 
-def _number(value: Callable[[Session], int]) -> Callable[[Session], bytes]:
-    return lambda session: b"%d" % value(session)
-
-
-def _seconds_since(moment_ms: Callable[[Session], int]) -> Callable[[Session], bytes]:
-    return lambda session: b"%d" % max((session.server.store.now_ms - moment_ms(session)) // 1000, 0)
-
-
-def _nothing(session: Session) -> bytes:
-    return b"0"
-
-
-_FIELDS: Final[dict[bytes, Callable[[Session], bytes]]] = {
-    b"id": _number(lambda session: session.id),
-    b"addr": lambda session: session.endpoint.address.encode(),
-    b"laddr": lambda session: session.endpoint.local_address.encode(),
-    b"fd": _number(lambda session: -1 if session.transport is None else session.transport.fd),
-    b"name": lambda session: session.name,
-    b"age": _seconds_since(lambda session: session.connected_at_ms),
-    b"idle": _seconds_since(lambda session: session.active_at_ms),
-    b"flags": _flags,
-    b"db": _number(lambda session: -1 if session.keyspace.index is None else session.keyspace.index),
-    b"sub": _number(lambda session: len(session.channels)),
-    b"psub": _number(lambda session: len(session.patterns)),
-    b"ssub": _number(lambda session: len(session.shard_channels)),
-    b"multi": _number(_transaction_size),
-    b"qbuf": _number(lambda session: session.buffered_bytes),
-    b"qbuf-free": _nothing,
-    b"argv-mem": _number(_waiting_bytes),
-    b"multi-mem": _number(_transaction_bytes),
-    b"rbs": _nothing,
-    b"rbp": _nothing,
-    b"obl": _nothing,
-    b"oll": _number(lambda session: 0 if session.transport is None else session.transport.unsent_count),
-    b"omem": _number(_unsent_bytes),
-    b"tot-mem": _number(_total_bytes),
-    b"events": lambda session: b"rw" if _unsent_bytes(session) else b"r",
-    b"cmd": _command,
-    b"user": _user,
-    b"redir": _number(_redirection),
-    b"resp": _number(lambda session: session.proto),
-    b"lib-name": lambda session: session.library_name,
-    b"lib-ver": lambda session: session.library_version,
-}
+def _seconds(duration_ms: int) -> bytes:
+    return b"%d" % max(duration_ms // 1000, 0)

@@ -7,26 +7,22 @@ import sys
 from pathlib import Path
 from typing import Final
 
-try:
+if sys.platform != "win32":
     import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
 
 _STATM: Final = Path("/proc/self/statm")
 
 
 def resident_bytes() -> int:
     """Return the memory that the process holds, 0 where the system does not tell."""
-    try:
-        pages = int(_STATM.read_text().split()[1])
-    except OSError:
+    if sys.platform != "linux":
         return peak_resident_bytes()  # the nearest that systems without /proc tell
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak_resident_bytes() -> int:
     """Return the most memory that the process has held, 0 where the system does not tell."""
-    if resource is None:
+    if sys.platform == "win32":
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, the others KiB
@@ -34,22 +30,25 @@ def peak_resident_bytes() -> int:
 
 def system_bytes() -> int:
     """Return the memory of the machine, 0 where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
+    if sys.platform == "win32":
         return 0
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def processor_seconds() -> dict[str, float]:
     """Return the processor time used so far: by the process, its children and this thread."""
-    times = os.times()
+    if sys.platform == "win32":
+        times = os.times()
+        return {"sys": times.system, "user": times.user}
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = {
-        "user": times.user,
-        "sys": times.system,
-        "user_children": times.children_user,
-        "sys_children": times.children_system,
+        "sys": own.ru_stime,
+        "user": own.ru_utime,
+        "sys_children": children.ru_stime,
+        "user_children": children.ru_utime,
     }
-    if resource is not None and hasattr(resource, "RUSAGE_THREAD"):
+    if sys.platform == "linux":
         thread = resource.getrusage(resource.RUSAGE_THREAD)
-        found |= {"user_main_thread": thread.ru_utime, "sys_main_thread": thread.ru_stime}
+        found |= {"sys_main_thread": thread.ru_stime, "user_main_thread": thread.ru_utime}
     return found

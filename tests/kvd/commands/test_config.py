@@ -126,7 +126,12 @@ def test_keyspace_events_begin_and_end(server: InProcessServer, client: Client) 
 
 
 def test_the_log_level_has_redis_s_words(server: InProcessServer, client: Client) -> None:
-    for word, level in (("warning", "warning"), ("verbose", "info"), ("nothing", "error"), ("notice", "info")):
+    for word, level in (
+        ("warning", "warning"),
+        ("verbose", "info"),
+        ("nothing", "error"),
+        ("notice", "info"),
+    ):
         assert client.send("CONFIG", "SET", "loglevel", word) == b"OK"
         assert server.settings.log.level == level
     assert shown(client, "loglevel") == {"loglevel": "notice"}
@@ -196,7 +201,7 @@ def test_a_list_over_several_lines_becomes_one() -> None:
 
 def test_a_new_value_stands_at_the_end_of_its_section() -> None:
     text = written(FILE, "log.slowlog_max_len", changed(log__slowlog_max_len=7))
-    assert '# slowlog_max_len = 128\nslowlog_max_len = 7\n\n[storage]' in text
+    assert "# slowlog_max_len = 128\nslowlog_max_len = 7\n\n[storage]" in text
 
 
 def test_a_new_section_stands_at_the_end_of_the_file() -> None:
@@ -215,7 +220,7 @@ def test_a_number_sign_inside_a_text_is_no_comment() -> None:
 
 def test_a_file_that_cannot_be_changed_safely_stays_as_it_is(tmp_path: Path) -> None:
     file = tmp_path / "kvd.toml"
-    text = 'log = { slowlog_max_len = 128 }\n'
+    text = "log = { slowlog_max_len = 128 }\n"
     file.write_text(text)
     with pytest.raises(RewriteError):
         rewrite(file, changed(log__slowlog_max_len=7), ["log.slowlog_max_len"])

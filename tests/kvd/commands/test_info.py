@@ -13,7 +13,7 @@ from kvd.commands.spec import CommandStats
 from kvd.info import human, percentile_nanoseconds
 from kvd.sampler import Sampler
 from kvd.settings import Settings
-from tests.kvd.harness import Client, InProcessServer
+from tests.kvd.harness import Client, InProcessServer, encode
 
 # What redis_exporter, redis-cli --stat, ioredis, BullMQ and Sidekiq read, as far as kvd has it.
 READ_BY_TOOLS = (
@@ -39,7 +39,7 @@ def client(server: InProcessServer) -> Client:
 
 
 def info(client: Client, *sections: str) -> dict[str, Any]:
-    parsed: dict[str, Any] = parse_info(client.send("INFO", *sections))
+    parsed: dict[str, Any] = parse_info(client.send("INFO", *sections))  # type: ignore[no-untyped-call]
     return parsed
 
 
@@ -76,7 +76,9 @@ def test_words_stand_for_several_sections(client: Client) -> None:
 
 
 def test_sections_are_parted_as_redis_parts_them(client: Client) -> None:
-    assert client.send("INFO", "cluster", "keyspace") == b"# Cluster\r\ncluster_enabled:0\r\n\r\n# Keyspace\r\n"
+    assert (
+        client.send("INFO", "cluster", "keyspace") == b"# Cluster\r\ncluster_enabled:0\r\n\r\n# Keyspace\r\n"
+    )
 
 
 def test_keyspaces_are_counted(client: Client) -> None:
@@ -120,8 +122,6 @@ def test_calls_refusals_and_failures_are_counted_by_command(client: Client) -> N
 
 
 def test_a_pipeline_of_plain_commands_is_counted_whole(client: Client) -> None:
-    from tests.kvd.harness import encode
-
     client.raw(*[encode("SET", f"key:{number}", "x") for number in range(50)])
     assert info(client, "commandstats")["cmdstat_set"]["calls"] == 50
 
@@ -149,8 +149,6 @@ def test_the_store_is_described(client: Client) -> None:
 
 
 def test_resp3_gets_a_verbatim_text(client: Client) -> None:
-    from tests.kvd.harness import encode
-
     client.send("HELLO", 3)
     assert client.raw(encode("INFO", "cluster")).startswith(b"=34\r\ntxt:# Cluster\r\n")
 
@@ -160,7 +158,14 @@ def test_resp3_gets_a_verbatim_text(client: Client) -> None:
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(0, "0B"), (1023, "1023B"), (1024, "1.00K"), (1468006, "1.40M"), (1 << 40, "1.00T"), (1 << 60, "1024.00P")],
+    [
+        (0, "0B"),
+        (1023, "1023B"),
+        (1024, "1.00K"),
+        (1468006, "1.40M"),
+        (1 << 40, "1.00T"),
+        (1 << 60, "1024.00P"),
+    ],
 )
 def test_sizes_for_people(size: int, text: str) -> None:
     assert human(size) == text
