@@ -37,7 +37,7 @@ _join: Final = b"".join
 
 @attrs.frozen
 class Chunk:
-    """A decoded chunk. `places` are resolved: null is replaced by the place it stands for."""
+    """A decoded chunk. `decode_chunk` resolves its places: null is replaced by what it stands for."""
 
     last_hlc: int
     places: list[Place]
@@ -68,14 +68,27 @@ def decode_chunk(encoded: bytes) -> Chunk:
     """Return the chunk of a row's value. Raise `RecordError` if it is not one."""
     try:
         last_hlc, places, groups = loads(encoded)
-        chunk = Chunk(last_hlc, _resolve(places), [(index, count) for index, count in groups])
+        chunk = Chunk(last_hlc, resolve(places), [(index, count) for index, count in groups])
     except (TypeError, ValueError) as error:
         raise RecordError(f"a chunk of the change log: {error}") from error
-    if type(last_hlc) is not int or not all(
-        _fits(index, count, len(places)) for index, count in chunk.groups
+    if (
+        type(last_hlc) is not int
+        or type(places) is not list
+        or not all(_fits(index, count, len(places)) for index, count in chunk.groups)
     ):
         raise RecordError("a chunk of the change log has a part of the wrong type")
+    if not all(_is_place(place) for place in chunk.places):
+        raise RecordError("a chunk of the change log names something that is not a row")
     return chunk
+
+
+def read_chunk(encoded: bytes) -> Chunk:
+    """Return the chunk as it is stored: places not checked, nulls not resolved. For compaction."""
+    try:
+        last_hlc, places, groups = loads(encoded)
+    except (TypeError, ValueError) as error:
+        raise RecordError(f"a chunk of the change log: {error}") from error
+    return Chunk(last_hlc, places, groups)
 
 
 def _encode_place(place: Place) -> bytes:
@@ -90,14 +103,15 @@ def _encode_pair(index: int, count: int) -> bytes:
     return array_head(2) + unsigned(index) + unsigned(count)
 
 
-def _resolve(places: list[Place]) -> list[Place]:
+def resolve(places: list[Place]) -> list[Place]:
+    """Return the places with every null replaced by the place it stands for."""
+    if None not in places:
+        return places
     resolved: list[Place] = []
+    last: Place = DEAD
     for place in places:
-        if place is None:
-            place = resolved[-1] if resolved else DEAD
-        elif not _is_place(place):
-            raise RecordError("a chunk of the change log names something that is not a row")
-        resolved.append(place)
+        last = last if place is None else place
+        resolved.append(last)
     return resolved
 
 

@@ -1,15 +1,16 @@
 """Compaction of the change log: forgetting the dots that no row carries any more.
 
-Overwriting a key leaves its old dot in the log. When the log holds more than `_GROWTH` times the dots
-that can be live (and `_SLACK` more, so that a small hot store does not do it all the time), a pass walks
-it from its beginning to the end it has at that moment. A chunk without live dots is removed, in
-others the dead places are blanked. The last chunk of each origin stays, blanked or not: it holds the
-origin's last sequence and clock value.
+Overwriting a key leaves its old dot in the log. When the log holds more than `_GROWTH` times the dots that
+can be live (and `_SLACK` more, so that a small hot store does not do it all the time), a pass walks it
+from its beginning. It stops before the latest dots, as many as are live: most of those still are,
+and they are cheaper to judge in a later pass. A chunk without live dots is removed, in others the dead
+places are blanked. The last chunk of each origin stays: it holds the origin's last sequence and clock
+value.
 
-Cost: a pass looks once at every dot, and two thirds of them were written since the pass before, so a
-write pays for one and a half looks. A look is a dict look-up for a cached key and a read of the
-engine for another one. Each commit does a slice in proportion to what it wrote, in its own batch.
-The number of dots is counted in memory and stored now and then; it only decides when to start.
+Cost: each dot is read about once, some of them again. For the dots of this run `deaddots` tells which are
+dead. For older ones their rows are looked at: a dict look-up for a cached key, a read of the engine for
+another one. Each commit does a slice in proportion to what it wrote, in its own batch. The
+number of dots is counted in memory and stored now and then; it only decides when to start.
 
 A log that cannot be read stops compaction until the store is opened again (`failure` tells why), never the
 writes.
@@ -19,29 +20,30 @@ from __future__ import annotations
 
 import sys
 from itertools import pairwise
+from typing import Final
 
-from storage.changelog import DEAD, Chunk, decode_chunk, encode_chunk
+from storage.changelog import DEAD, encode_chunk, read_chunk, resolve
+from storage.deaddots import DeadDots
 from storage.engine import Family
 from storage.errors import RecordError, StorageError
-from storage.layout import META_LOG, NAMESPACE_BYTES, parse_change_key
+from storage.layout import META_LOG, NAMESPACE_BYTES, change_key, parse_change_key
 from storage.opening import read_floor
-from storage.record import dumps, loads, registers
+from storage.record import EXPIRY, FLOOR, VALUE_STAMP, Record, dumps, loads
 from storage.registry import Keyspaces
 from storage.state import State
 from storage.transaction import Place
-from storage.version import dot_bytes
+from storage.version import dot_bytes, register_dot
 
-_SLACK = 100_000
-_GROWTH = 3
-_DOTS_PER_WRITE = 4
-_SLICE_DOTS = 64
-_COMMITS_PER_STORED_SIZE = 4096
-_RANGE_CHUNKS = 16  # from this many on in a row, one range is cheaper than single keys
-_HEAD_BYTES = 64  # of a row: holds the value's register in every form
-_TAIL_BYTES = 160  # of a row: holds the other registers
-
-# (key, chunk, whether it is the origin's last)
-Examined = tuple[bytes, Chunk, bool]
+_SLACK: Final = 100_000
+_GROWTH: Final = 3
+_DOTS_PER_WRITE: Final = 4
+_SLICE_DOTS: Final = 64
+_DEAD_CHUNK_DOTS: Final = 8  # a chunk that is dead as a whole costs as much as this many dots
+_COMMITS_PER_STORED_SIZE: Final = 4096
+_RANGE_CHUNKS: Final = 16  # from this many on in a row, one range is cheaper than single keys
+_HEAD_BYTES: Final = 64  # of a row: holds the value's register in every form
+_TAIL_BYTES: Final = 160  # of a row: holds the other registers
+_WORTH_WRITING: Final = 3  # a chunk is written again if at least a quarter of what it named is dead
 
 
 class Compaction:
@@ -50,10 +52,16 @@ class Compaction:
     def __init__(self, state: State, keyspaces: Keyspaces) -> None:
         self._state = state
         self._keyspaces = keyspaces
+        self._dead = DeadDots()
+        self._dead.born(state.txn.origin)
         self._position: bytes | None = None  # where the pass goes on; None: no pass is under way
-        self._following: bytes | None = None  # what it will be after the commit
+        self._following: bytes | None = None  # what `_position` will be after the commit
         self._end = b""
-        self._dropped = 0  # dots that the pending slice removes
+        self._kept = 0  # dots that the pass has left in the log
+        self._slice_kept = 0  # those of the pending slice
+        self._passed_by = 0  # dots of the log that the pass does not reach
+        self._floors: dict[bytes, tuple[int, int]] | None = None  # dots of flushes, for one slice
+        self._run: list[bytes] = []  # dead chunks of the slice without another one between them
         self._commits = 0
         self.dots, self._live = self._stored_size()
         self._threshold = _SLACK + _GROWTH * self._live
@@ -74,16 +82,22 @@ class Compaction:
 
     def committed(self, written: int) -> None:
         """Take note of a commit of `written` dots and of the slice that was collected for it."""
-        self.dots += written - self._dropped
-        self._dropped = 0
-        if self._position is not None and self._following is None:
-            self._live = self.dots
-        self._position = self._following
+        self._dead.mark(self._state.txn.replaced)
+        self.dots += written
         self._commits += 1
+        if self._position is None:
+            return
+        self._passed_by += written
+        self._kept += self._slice_kept
+        self._slice_kept = 0
+        self._position = self._following
+        if self._position is None:
+            self._live = self._kept
+            self.dots = self._kept + self._passed_by
 
     def reverted(self) -> None:
         """Take note that the commit failed: the slice is to be done again."""
-        self._dropped = 0
+        self._slice_kept = 0
         self._following = self._position
 
     def store_size(self) -> None:
@@ -107,92 +121,133 @@ class Compaction:
         self._threshold = _GROWTH * live + _SLACK
         if self.dots <= self._threshold:
             return False
-        last = next(self._state.engine.iterate(Family.CHANGES, reverse=True), None)
-        if last is None:
-            self.dots = 0  # the stored size was wrong
-            return False
-        self._end = last[0]
+        txn = self._state.txn
+        last_seq = txn.seq - len(txn.places)
+        self._passed_by = min(live, last_seq)
+        self._end = change_key(txn.origin, last_seq - self._passed_by)
         self._position = self._following = b""
+        self._kept = 0
         return True
 
     def _slice(self, dots: int) -> None:
-        """Examine chunks with about `dots` dots from the position on, and collect what becomes of them."""
-        examined = self._read(dots)
-        rows = self._uncached_rows(examined)
-        run: list[bytes] = []  # dead chunks without another one between them
-        for key, chunk, is_last in examined:
-            places = [
-                place if self._is_live(place, dot, rows) else DEAD for place, dot in _places(key, chunk)
-            ]
-            blanked = sum(place != DEAD for place in chunk.places) - sum(place != DEAD for place in places)
-            self._dropped += blanked
-            if not is_last and all(place == DEAD for place in places):
-                run.append(key)
-                continue
-            self._remove(run)
-            run = []
-            if blanked:
-                encoded = encode_chunk(chunk.last_hlc, places, chunk.groups)
-                self._state.txn.puts.append((Family.CHANGES, key, encoded))
-        self._remove(run)
-
-    def _read(self, dots: int) -> list[Examined]:
-        """Return the chunks of the slice and set where the next one starts."""
-        rows = self._state.engine.iterate(Family.CHANGES, self._position or b"", self._end + b"\x00")
-        examined: list[Examined] = []
+        """Examine chunks with about `dots` dots from the position on."""
+        self._floors = None
+        self._run = []
+        self._slice_kept = 0
+        rows = self._state.engine.iterate(Family.CHANGES, self._position or b"")
         seen = 0
+        following: bytes | None = None
         for (key, value), (next_key, _) in pairwise(rows):
-            if seen >= dots:
-                self._following = key
-                return examined
-            chunk = decode_chunk(value)
-            is_last = parse_change_key(key)[0] != parse_change_key(next_key)[0]
-            examined.append((key, chunk, is_last))
-            seen += len(chunk.places)
-        self._following = None
-        return examined
+            if seen >= dots or key >= self._end:
+                following = key if key < self._end else None
+                break
+            origin, first_seq = parse_change_key(key)
+            next_origin, next_seq = parse_change_key(next_key)
+            is_last = origin != next_origin
+            if not is_last and self._dead.all_dead(origin, first_seq, next_seq - first_seq):
+                self._run.append(key)
+                seen += _DEAD_CHUNK_DOTS
+            else:
+                seen += self._examine(key, value, is_last=is_last)
+        self._end_run()
+        self._following = following
 
-    def _uncached_rows(self, examined: list[Examined]) -> dict[bytes, bytes | None]:
-        """Read the rows that the chunks name and the cache does not have."""
-        wanted: set[bytes] = set()
-        for _, chunk, _ in examined:
-            for place in chunk.places:
-                if isinstance(place, bytes) and place and self._cached_registers(place) is None:
-                    wanted.add(place)
-        keys = list(wanted)
-        return dict(zip(keys, self._state.engine.multi_get(Family.RECORDS, keys), strict=True))
+    def _examine(self, key: bytes, value: bytes, *, is_last: bool) -> int:
+        """Remove the chunk, write it again or leave it; return how many dots it had."""
+        chunk = read_chunk(value)
+        before = len(chunk.places) - chunk.places.count(DEAD)
+        places = self._blanked(key, resolve(chunk.places))
+        live = len(places) - places.count(DEAD)
+        if live == 0 and not is_last:
+            self._run.append(key)
+            return len(places)
+        self._end_run()
+        if (before - live) * _WORTH_WRITING > live:
+            encoded = encode_chunk(chunk.last_hlc, places, chunk.groups)
+            self._state.txn.puts.append((Family.CHANGES, key, encoded))
+            self._slice_kept += live
+        else:
+            self._slice_kept += before
+        return len(places)
 
-    def _cached_registers(self, row_key: bytes) -> list[bytes] | None:
-        keyspace = self._keyspaces.by_id(row_key[:NAMESPACE_BYTES])
-        record = None if keyspace is None else keyspace.cached(row_key[NAMESPACE_BYTES:])
-        return None if record is None else registers(record)
-
-    def _is_live(self, place: Place, dot: bytes, rows: dict[bytes, bytes | None]) -> bool:
-        """Tell whether a register still carries `dot`."""
-        if not place:
-            return False
-        if isinstance(place, list):
-            keyspace = self._keyspaces.by_id(place[0])
-            floor = read_floor(self._state.engine, place[0]) if keyspace is None else keyspace.floor
-            return floor is not None and floor[8:20] == dot
-        cached = self._cached_registers(place)
-        if cached is not None:
-            return any(register[8:20] == dot for register in cached)
-        row = rows[place]
-        # A register is found without decoding. A value that happens to hold the same twelve bytes only
-        # keeps a dead dot a little longer.
-        return row is not None and (dot in row[:_HEAD_BYTES] or dot in row[-_TAIL_BYTES:])
-
-    def _remove(self, run: list[bytes]) -> None:
-        """Remove chunks that lie side by side."""
+    def _end_run(self) -> None:
+        """Remove the dead chunks that lie side by side."""
+        run, self._run = self._run, []
         txn = self._state.txn
         if len(run) >= _RANGE_CHUNKS:
             txn.ranges.append((Family.CHANGES, run[0], run[-1] + b"\x00"))
         else:
             txn.removed.extend((Family.CHANGES, key) for key in run)
 
+    def _blanked(self, key: bytes, places: list[Place]) -> list[Place]:
+        """Return the places of a chunk with the dead ones blanked."""
+        origin, first_seq = parse_change_key(key)
+        if self._dead.knows(origin, first_seq):
+            marks = self._dead.marks(origin, first_seq, len(places))
+            places = [DEAD if mark else place for place, mark in zip(places, marks, strict=True)]
+            self._blank_flushed(origin, first_seq, places)
+        else:
+            places = list(places)
+            self._blank_by_rows(origin, first_seq, places)
+        return places
 
-def _places(key: bytes, chunk: Chunk) -> list[tuple[Place, bytes]]:
-    """Return each place of a chunk with the bytes of its dot."""
-    origin, first_seq = parse_change_key(key)
-    return [(place, dot_bytes(origin, first_seq + index)) for index, place in enumerate(chunk.places)]
+    def _blank_flushed(self, origin: int, first_seq: int, places: list[Place]) -> None:
+        """Blank what a flush has killed: it marks no dots, it raises its keyspace's floor."""
+        if self._floors is None:
+            self._floors = {
+                keyspace.id: register_dot(keyspace.floor) for keyspace in self._keyspaces if keyspace.floor
+            }
+        if not self._floors:
+            return
+        for index, place in enumerate(places):
+            if isinstance(place, bytes):
+                floor = self._floors.get(place[:NAMESPACE_BYTES])
+                if floor is not None and (origin, first_seq + index) < floor:
+                    places[index] = DEAD
+
+    def _blank_by_rows(self, origin: int, first_seq: int, places: list[Place]) -> None:
+        """Blank those places whose row does not carry their dot."""
+        uncached: list[tuple[int, bytes]] = []
+        for index, place in enumerate(places):
+            if isinstance(place, list):
+                if not self._is_floor(place[0], dot_bytes(origin, first_seq + index)):
+                    places[index] = DEAD
+            elif place:
+                record = self._cached(place)
+                if record is None:
+                    uncached.append((index, place))
+                elif not _carries(record, dot_bytes(origin, first_seq + index)):
+                    places[index] = DEAD
+        rows = self._state.engine.multi_get(Family.RECORDS, [place for _, place in uncached])
+        for (index, _), row in zip(uncached, rows, strict=True):
+            if row is None or not _row_carries(row, dot_bytes(origin, first_seq + index)):
+                places[index] = DEAD
+
+    def _is_floor(self, namespace: bytes, dot: bytes) -> bool:
+        """Tell whether `dot` is the one of the namespace's last flush."""
+        keyspace = self._keyspaces.by_id(namespace)
+        floor = read_floor(self._state.engine, namespace) if keyspace is None else keyspace.floor
+        return floor is not None and floor[8:20] == dot
+
+    def _cached(self, row_key: bytes) -> Record | None:
+        keyspace = self._keyspaces.by_id(row_key[:NAMESPACE_BYTES])
+        return None if keyspace is None else keyspace.cached(row_key[NAMESPACE_BYTES:])
+
+
+def _carries(record: Record, dot: bytes) -> bool:
+    """Tell whether a register of `record` carries `dot`."""
+    register = record[VALUE_STAMP]
+    if register is not None and register[8:20] == dot:
+        return True
+    expiry, floor = record[EXPIRY], record[FLOOR]
+    if expiry is not None and expiry[0][8:20] == dot:
+        return True
+    return floor is not None and floor[8:20] == dot
+
+
+def _row_carries(row: bytes, dot: bytes) -> bool:
+    """Tell whether a register in `row` carries `dot`, without decoding the row.
+
+    A value that happens to hold the same twelve bytes only keeps a dead dot a little longer.
+    """
+    return dot in row[:_HEAD_BYTES] or dot in row[-_TAIL_BYTES:]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from storage.cache import Hot, cost
 from storage.engine import Family
 from storage.errors import KeyspaceGone, KeyTooLong, MetadataTooLong, RecordError, ValueTooLong
-from storage.layout import EXPIRY_KIND, PURGE_KIND, after_prefix, deadline_prefix
+from storage.layout import EXPIRY_KIND, FLOOR_PREFIX, PURGE_KIND, after_prefix, deadline_prefix
 from storage.record import (
     EXPIRES_AT,
     EXPIRY,
@@ -50,6 +50,7 @@ class Keyspace:
 
     __slots__ = (
         "_committed",
+        "_empty",
         "_engine",
         "_hot",
         "_limits",
@@ -84,6 +85,7 @@ class Keyspace:
         self.misses = 0
         self.gone = False  # a named namespace that was deleted
         self._committed = (0, 0)
+        self._empty = False  # whether it is known that there is no row, not even a dead one
         self._recounted = False
         self._state = state
         self._txn = state.txn
@@ -248,12 +250,15 @@ class Keyspace:
         txn.flushed.append(self)
         txn.drop_rows(self.id)
         count = self.count
-        if count:
+        if not self._empty:
+            # Only then: flushing empty keyspaces again and again must not pile up range deletions.
             end = after_prefix(self.id)
             assert end is not None
             txn.ranges.append((Family.RECORDS, self.id, end))
         self._state.cache.drop(self._hot)
-        self._recount(-self.count, -self.expires)
+        if count:
+            self._recount(-self.count, -self.expires)
+        self._empty = True
         return count
 
     def notify(self, event: bytes, key: bytes, kind: int) -> None:
@@ -290,9 +295,10 @@ class Keyspace:
         """Replace what is stored under `key` without a dot: for expiry and purging, which are not writes."""
         self._set(key, self._find(key), record)
 
-    def load_counts(self, count: int, expires: int) -> None:
-        """Set the counts as they are on disk."""
-        self.count, self.expires = self._committed = (count, expires)
+    def load_counts(self, counts: tuple[int, int] | None) -> None:
+        """Set the counts as they are on disk; None: the keyspace was never written to."""
+        self.count, self.expires = self._committed = counts or (0, 0)
+        self._empty = counts is None
         self._recounted = False
 
     def committed(self) -> None:
@@ -303,14 +309,18 @@ class Keyspace:
     def revert_counts(self) -> None:
         """Put the counts back to what is on disk."""
         self.count, self.expires = self._committed
+        self._empty = False
         self._recounted = False
+
+    def revert_flush(self) -> None:
+        """Take back a flush that was not committed."""
+        self.floor = self._engine.get(Family.META, FLOOR_PREFIX + self.id)
+        self._empty = False
+        self._state.cache.drop(self._hot)
 
     def forget(self, key: bytes) -> None:
         """Drop `key` from the cache."""
         self._state.cache.forget(self._hot, key)
-
-    def forget_all(self) -> None:
-        self._state.cache.drop(self._hot)
 
     def close(self) -> None:
         """Mark the namespace as deleted: whoever still holds this object is told so."""
@@ -404,6 +414,7 @@ class Keyspace:
     def _recount(self, keys: int, expires: int) -> None:
         self.count += keys
         self.expires += expires
+        self._empty = False
         if not self._recounted:
             self._recounted = True
             self._txn.recounted.append(self)

@@ -81,11 +81,11 @@ def read_found(engine: Engine) -> Found:
     return Found(node_id, origins, max([horizon.hlc, *last]), horizon)
 
 
-def read_count(engine: Engine, namespace: bytes) -> tuple[int, int]:
-    """Return a keyspace's (keys, keys with an expiry)."""
+def read_count(engine: Engine, namespace: bytes) -> tuple[int, int] | None:
+    """Return a keyspace's (keys, keys with an expiry); None if it was never written to."""
     stored = engine.get(Family.META, COUNT_PREFIX + namespace)
     if stored is None:
-        return 0, 0
+        return None
     try:
         count, expires = loads(stored)
     except (RecordError, TypeError, ValueError) as error:

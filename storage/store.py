@@ -363,8 +363,7 @@ class Store:
         for keyspace in txn.recounted:
             keyspace.revert_counts()
         for keyspace in txn.flushed:
-            keyspace.floor = read_floor(self.engine, keyspace.id)
-            keyspace.forget_all()
+            keyspace.revert_flush()
         self._sweeper.reverted()
         self._compaction.reverted()
         txn.clear()
@@ -381,6 +380,6 @@ class Store:
     def _open_keyspace(self, namespace: bytes, index: int | None, title: str | None) -> Keyspace:
         keyspace = Keyspace(self, self._state, namespace, index=index, title=title)
         keyspace.floor = read_floor(self.engine, namespace)
-        keyspace.load_counts(*read_count(self.engine, namespace))
+        keyspace.load_counts(read_count(self.engine, namespace))
         keyspace.notifying = self._notifying
         return keyspace

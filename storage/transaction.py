@@ -43,6 +43,7 @@ class Transaction:
         "ranges",
         "recounted",
         "removed",
+        "replaced",
         "rows",
         "seq",
     )
@@ -60,6 +61,7 @@ class Transaction:
         self.rows: dict[bytes, Record] = {}  # by row key; `MISSING` removes the row for good
         self.purges_rows = False  # whether there is such a removal
         self.places: list[Place] = []  # one for each dot, the last belonging to `seq`
+        self.replaced: list[bytes] = []  # registers that are no longer any record's
         self.groups: list[tuple[int, int]] = []  # (index of the first place, count) to be seen together
         self.deadlines: list[bytes] = []  # keys to be put
         self.removed: list[tuple[Family, bytes]] = []  # keys to be deleted

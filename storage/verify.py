@@ -247,8 +247,8 @@ class Verifier:
         rows = self._engine.iterate(Family.META, COUNT_PREFIX, after_prefix(COUNT_PREFIX))
         stored = {key[len(COUNT_PREFIX) :] for key, _ in rows}
         for namespace in sorted(stored | set(self._counts)):
-            told, true = read_count(self._engine, namespace), self._counts.get(namespace, (0, 0))
-            if tuple(told) != true:
+            told, true = read_count(self._engine, namespace) or (0, 0), self._counts.get(namespace, (0, 0))
+            if told != true:
                 yield Finding(
                     f"counts of namespace {namespace.hex()}",
                     f"stored are {told[0]} keys, {told[1]} with an expiry; "

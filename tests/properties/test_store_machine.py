@@ -24,6 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from storage import compaction, deaddots
 from storage.errors import NoSpace
 from storage.record import EXPIRES_AT, METADATA, NEVER, VALUE
 from storage.store import Keyspace, Store, StoreOptions
@@ -251,6 +252,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def disk_keeps_its_promises(self) -> None:
+        assert self.store.stats()["changelog_compaction_failed"] == 0
         verifier = Verifier(self.store.engine, now_ms=self.now_ms + 10_000_000, pass_rows=3)
         assert [str(finding) for finding in verifier.run()] == []
 
@@ -303,6 +305,21 @@ class RocksStoreMachine(StoreMachine):
             shutil.rmtree(self.directory)
 
 
+@pytest.fixture(params=["usual", "eager"])
+def _compaction(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eager: the change log is compacted all the time, and marks of dead dots are given up soon."""
+    if request.param == "eager":
+        monkeypatch.setattr(compaction, "_SLACK", 2)
+        monkeypatch.setattr(compaction, "_GROWTH", 1)
+        monkeypatch.setattr(compaction, "_SLICE_DOTS", 3)
+        monkeypatch.setattr(compaction, "_COMMITS_PER_STORED_SIZE", 2)
+        monkeypatch.setattr(compaction, "_RANGE_CHUNKS", 2)
+        monkeypatch.setattr(deaddots, "_SEGMENT_BITS", 2)
+        monkeypatch.setattr(deaddots, "_SEGMENT_DOTS", 4)
+        monkeypatch.setattr(deaddots, "_SEGMENTS_MAX", 3)
+
+
+@pytest.mark.usefixtures("_compaction")
 def test_the_store_equals_the_model_with_crashes_at_any_write() -> None:
     run_state_machine_as_test(
         MemoryStoreMachine,
@@ -312,6 +329,7 @@ def test_the_store_equals_the_model_with_crashes_at_any_write() -> None:
     )
 
 
+@pytest.mark.usefixtures("_compaction")
 def test_the_store_equals_the_model_on_rocksdb() -> None:
     run_state_machine_as_test(
         RocksStoreMachine,
