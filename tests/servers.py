@@ -93,6 +93,15 @@ class RunningServer:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * resource.getpagesize()
 
+    def peak_bytes(self) -> int:
+        """Return the largest resident set size since the start, or since `forget_peak`."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+    def forget_peak(self) -> None:
+        """Begin anew with `peak_bytes`. Source: proc(5), /proc/PID/clear_refs."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
     def stop(self, *, seconds: float = STOP_SECONDS) -> int:
         """End the process with SIGTERM, with SIGKILL after `seconds`; return its exit status."""
         if self.process.poll() is None:
@@ -186,6 +195,20 @@ def redis_server(directory: Path, *options: str, durability: Durability = "no") 
             yield server
             return
     raise AssertionError("no free port for redis-server in twenty attempts")
+
+
+@contextlib.contextmanager
+def target_server(directory: Path, *options: str) -> Iterator[RunningServer]:
+    """Run kvd, or redis-server under ``KVD_TEST_TARGET=redis``: what fails there too is the test's mistake.
+
+    `options` are kvd's; redis-server gets none.
+    """
+    if os.environ.get("KVD_TEST_TARGET") == "redis":
+        with redis_server(directory) as server:
+            yield server
+    else:
+        with kvd_server(directory, *options) as server:
+            yield server
 
 
 def redis_executable(name: str = "redis-server") -> str:

@@ -1,6 +1,6 @@
 """The server that the client programs and frameworks talk to: kvd, or redis-server to test the tests.
 
-``KVD_COMPAT_TARGET=redis`` runs everything here against redis-server. What fails there is a mistake of
+``KVD_TEST_TARGET=redis`` runs everything here against redis-server. What fails there is a mistake of
 the test, not of kvd.
 
 Programs of Node.js and frameworks of Python are installed by ``make compat``; without them their tests
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Client, RunningServer, kvd_server, redis_server
+from tests.servers import Client, RunningServer, target_server
 
 NODE_MODULES = Path(__file__).parent / "node" / "node_modules"
 
@@ -44,9 +44,7 @@ def _missing(item: pytest.Item) -> list[str]:
 
 @pytest.fixture(scope="session")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    directory = tmp_path_factory.mktemp("server")
-    start = redis_server if os.environ.get("KVD_COMPAT_TARGET") == "redis" else kvd_server
-    with start(directory) as running:
+    with target_server(tmp_path_factory.mktemp("server")) as running:
         yield running
 
 
