@@ -56,13 +56,15 @@ class _Walk:
         self._after: bytes | None = None
 
     def advance(self) -> None:
-        """Gather more keys, for about `SLICE_NANOSECONDS`."""
+        """Gather more keys, for about `SLICE_NANOSECONDS` and from one batch of rows at least."""
         deadline = time.perf_counter_ns() + SLICE_NANOSECONDS
         matches = self._glob.matches
-        while not self.finished and time.perf_counter_ns() < deadline:
+        while True:
             rows, self._after = self._keyspace.scan(self._glob.prefix, self._after, _ROWS)
             self.keys += [key for key, _ in rows if matches(key)]
             self.finished = self._after is None
+            if self.finished or time.perf_counter_ns() > deadline:
+                return
 
 
 @session_command(

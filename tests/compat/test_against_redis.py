@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
 import pytest
@@ -79,6 +80,10 @@ def _replies_first(frames: list[bytes]) -> list[bytes]:
     messages = [frame for frame in frames if is_message(frame)]
     patterns = {elements(frame)[1] for frame in messages}
     return replies + (sorted(messages) if len(patterns) > 1 else messages)
+
+
+def _is_gone(stream: _Stream, key: bytes) -> bool:
+    return stream.ask([b"GET", key]) == b"$-1\r\n"
 
 
 class _Pair:
@@ -156,7 +161,7 @@ class _Servers:
             for request in [[b"FLUSHALL"], *requests]:
                 pair.say(request)
             for stream in (pair.redis, pair.kvd):
-                wait_until(lambda stream=stream: stream.ask([b"GET", b"a"]) == b"$-1\r\n", "the key expires")
+                wait_until(partial(_is_gone, stream, b"a"), "the key expires")
             for key in grammar.KEYS:
                 for name in (b"EXISTS", b"TTL", b"PEXPIRETIME", b"TYPE", b"GET"):
                     pair.say([name, key])

@@ -27,8 +27,10 @@ def test_every_64_bit_integer_is_read(number: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b" ", b"+1", b"-", b"01", b"-0", b"00", b"1 ", b" 1", b"1\n", b"1_000", b"1.0", b"1e3", b"0x1", b"\xd9\xa3", b"1\0"]
-    + [b"%d" % (INTEGER_MAX + 1), b"%d" % (INTEGER_MIN - 1), b"9" * 5000, b"0" * 100],
+    [
+        b"", b" ", b"+1", b"-", b"01", b"-0", b"00", b"1 ", b" 1", b"1\n", b"1_000", b"1.0", b"1e3", b"0x1", b"1\0",
+        b"\xd9\xa3", b"%d" % (INTEGER_MAX + 1), b"%d" % (INTEGER_MIN - 1), b"9" * 5000, b"0" * 100,
+    ],
 )  # fmt: skip
 def test_nothing_else_is(text: bytes) -> None:
     assert not is_integer(text)
@@ -38,7 +40,9 @@ def test_nothing_else_is(text: bytes) -> None:
         parse_integer(text, "ERR mine")
 
 
-@pytest.mark.parametrize(("text", "fits"), [(b"2147483647", True), (b"2147483648", False), (b"-2147483649", False)])
+@pytest.mark.parametrize(
+    ("text", "fits"), [(b"2147483647", True), (b"2147483648", False), (b"-2147483649", False)]
+)
 def test_small_integers_are_bounded(text: bytes, fits: bool) -> None:
     if fits:
         assert parse_int32(text) == int(text)

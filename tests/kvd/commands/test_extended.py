@@ -35,8 +35,8 @@ def test_sums_are_rounded_and_written_like_long_doubles(left: bytes, right: byte
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b" 1", b"1 ", b"abc", b"1e", b"e1", b".", b"-", b"+", b"0x", b"0x.p1", b"1_0", b"nan", b"1e5000", b"1e-5000"]
-    + [b"0x1p99999999999", b"1" * 5120, b"1e" + b"9" * 4000, b"\xd9\xa3", b"1,5"],
+    [b"", b" 1", b"1 ", b"abc", b"1e", b"e1", b".", b"-", b"+", b"0x", b"0x.p1", b"1_0", b"nan", b"1e5000", b"1e-5000",
+     b"0x1p99999999999", b"1" * 5120, b"1e" + b"9" * 4000, b"\xd9\xa3", b"1,5"],
 )  # fmt: skip
 def test_what_is_no_number_is_refused(text: bytes) -> None:
     for pair in ((text, b"1"), (b"1", text)):
@@ -44,7 +44,9 @@ def test_what_is_no_number_is_refused(text: bytes) -> None:
             extended.add(*pair)
 
 
-@pytest.mark.parametrize("pair", [(b"inf", b"1"), (b"1", b"-Infinity"), (b"inf", b"-inf"), (b"1.18e4932", b"1.18e4932")])
+@pytest.mark.parametrize(
+    "pair", [(b"inf", b"1"), (b"1", b"-Infinity"), (b"inf", b"-inf"), (b"1.18e4932", b"1.18e4932")]
+)
 def test_infinite_sums_are_told_apart(pair: tuple[bytes, bytes]) -> None:
     with pytest.raises(extended.Infinite):
         extended.add(*pair)
@@ -62,7 +64,9 @@ _numbers = st.one_of(
     st.integers(-(10**25), 10**25).map(str),
     st.decimals(-(10**6), 10**6, places=20).map(str),
     st.tuples(st.integers(-999, 999), st.integers(-4960, 4960)).map(lambda parts: f"{parts[0]}e{parts[1]}"),
-    st.tuples(st.integers(0, 1 << 80), st.integers(-16500, 16500)).map(lambda parts: f"{parts[0]:#x}p{parts[1]}"),
+    st.tuples(st.integers(0, 1 << 80), st.integers(-16500, 16500)).map(
+        lambda parts: f"{parts[0]:#x}p{parts[1]}"
+    ),
     st.text("0123456789.eE+-xXpPinfa ", max_size=10),
 )
 

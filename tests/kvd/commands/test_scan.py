@@ -85,7 +85,9 @@ def test_a_page_asked_for_again_is_answered_again() -> None:
 
 @pytest.mark.parametrize("cursor", ["99", str((1 << 64) - 1), "9" * 20])
 def test_an_unknown_cursor_is_a_clear_error(cursor: str) -> None:
-    assert "is not known (any more); start the scan again" in error(Client(InProcessServer()).send("SCAN", cursor))
+    assert "is not known (any more); start the scan again" in error(
+        Client(InProcessServer()).send("SCAN", cursor)
+    )
 
 
 @pytest.mark.parametrize("cursor", ["x", "", "-1", "1.0", "9" * 21])
@@ -159,17 +161,9 @@ def slicing(monkeypatch: pytest.MonkeyPatch) -> tuple[InProcessServer, SlicingHu
     return server, hub
 
 
-def keys_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a slice read one batch of rows."""
-    readings = iter(range(0, 10**9))
-    monkeypatch.setattr(scan_module.time, "perf_counter_ns", lambda: next(readings))
-    monkeypatch.setattr(scan_module, "SLICE_NANOSECONDS", 2)
-
-
 async def test_keys_of_a_large_keyspace_go_on_in_slices_and_lets_others_in(
-    slicing: tuple[InProcessServer, SlicingHub], monkeypatch: pytest.MonkeyPatch
+    slicing: tuple[InProcessServer, SlicingHub],
 ) -> None:
-    keys_in_slices(monkeypatch)
     server, hub = slicing
     client, other = Client(server), Client(server)
     async with trio.open_nursery() as nursery:
@@ -184,9 +178,8 @@ async def test_keys_of_a_large_keyspace_go_on_in_slices_and_lets_others_in(
 
 
 async def test_a_walk_ends_when_its_client_has_gone(
-    slicing: tuple[InProcessServer, SlicingHub], monkeypatch: pytest.MonkeyPatch
+    slicing: tuple[InProcessServer, SlicingHub],
 ) -> None:
-    keys_in_slices(monkeypatch)
     server, hub = slicing
     client = Client(server)
     async with trio.open_nursery() as nursery:
@@ -198,9 +191,8 @@ async def test_a_walk_ends_when_its_client_has_gone(
 
 
 async def test_in_a_transaction_keys_answers_in_one_go(
-    slicing: tuple[InProcessServer, SlicingHub], monkeypatch: pytest.MonkeyPatch
+    slicing: tuple[InProcessServer, SlicingHub],
 ) -> None:
-    keys_in_slices(monkeypatch)
     server, hub = slicing
     client = Client(server)
     client.send("MULTI")

@@ -42,7 +42,9 @@ def put_foreign(server: InProcessServer, key: bytes) -> None:
         "DUMP key", "KV.GET key",
     ],
 )  # fmt: skip
-def test_a_value_of_another_type_is_refused(server: InProcessServer, client: Client, request_text: str) -> None:
+def test_a_value_of_another_type_is_refused(
+    server: InProcessServer, client: Client, request_text: str
+) -> None:
     put_foreign(server, b"key")
     assert error(client.send(*request_text.split())) == WRONG_TYPE
     assert not server.store.dirty
@@ -68,7 +70,9 @@ def test_changing_a_value_in_place_keeps_expiry_and_metadata(client: Client) -> 
         assert client.send("TTL", "key") == 100
 
 
-@pytest.mark.parametrize("request_text", ["SET key 2", "GETSET key 2", "SETEX key 10 2", "MSET key 2", "SET key 2 KEEPTTL"])
+@pytest.mark.parametrize(
+    "request_text", ["SET key 2", "GETSET key 2", "SETEX key 10 2", "MSET key 2", "SET key 2 KEEPTTL"]
+)
 def test_a_new_value_takes_the_metadata_away(client: Client, request_text: str) -> None:
     client.send("KV.PUT", "key", "1", "META", "1")
     client.send(*request_text.split())
@@ -106,7 +110,13 @@ def small_server() -> InProcessServer:
 
 @pytest.mark.parametrize(
     "request_text",
-    ["APPEND key xxxxx", "SETRANGE key 996 xxxxx", "SETBIT key 8000 1", "BITFIELD key SET u8 7993 1", "SETRANGE key 9999999999999 x"],
+    [
+        "APPEND key xxxxx",
+        "SETRANGE key 996 xxxxx",
+        "SETBIT key 8000 1",
+        "BITFIELD key SET u8 7993 1",
+        "SETRANGE key 9999999999999 x",
+    ],
 )
 def test_growing_a_value_beyond_the_limit_is_refused_before_it_is_built(request_text: str) -> None:
     client = Client(small_server())
@@ -135,7 +145,9 @@ def test_an_mset_that_fails_in_the_middle_has_written_nothing() -> None:
     assert client.send("EXISTS", "a", "b", "c") == 0
 
 
-def test_an_mset_over_a_record_that_cannot_be_read_has_written_nothing(server: InProcessServer, client: Client) -> None:
+def test_an_mset_over_a_record_that_cannot_be_read_has_written_nothing(
+    server: InProcessServer, client: Client
+) -> None:
     batch = server.store.engine.batch()
     batch.put(Family.RECORDS, server.store.keyspace(0).id + b"b", b"not a record")
     server.store.engine.write(batch, sync=False)
