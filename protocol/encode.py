@@ -66,8 +66,9 @@ def _encode_other(reply: Reply, scalars: _Scalars, aggregates: dict[type, _Open]
     while opened:
         for item in opened[-1]:
             kind = type(item)
-            if kind is bytes:  # most items are: one call less for each
-                parts.append(b"$%d\r\n%b\r\n" % (len(item), item))
+            if kind is bytes:  # most items are: no call and no copy for each
+                size = len(item)
+                parts += (_BULK_HEADERS[size] if size < _SMALL else b"$%d\r\n" % size, item, b"\r\n")
                 continue
             scalar = scalars.get(kind)
             if scalar is None:
