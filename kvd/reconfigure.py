@@ -58,7 +58,12 @@ def _store(server: Server, settings: Settings) -> None:
     server.store.configure(store_options(settings))
 
 
+def _request_limits(server: Server, settings: Settings) -> None:
+    server.request_limits.bulk_bytes_max = settings.clients.bulk_bytes_max
+
+
 _ACTIONS: Final[dict[str, Callable[[Server, Settings], None]]] = {
+    "clients.bulk_bytes_max": _request_limits,
     "log.slowlog_log_slower_than_us": _slowlog,
     "log.slowlog_max_len": _slowlog,
     "log.latency_monitor_threshold_ms": _latency,

@@ -28,6 +28,7 @@ from kvd.slowlog import Slowlog
 from kvd.stats import ServerStats
 from kvd.sync_queue import SyncQueue
 from kvd.tracking import Tracking
+from protocol.multibulk import Limits
 
 if TYPE_CHECKING:
     from kvd.hub import Hub
@@ -48,6 +49,7 @@ class Server:
         self.run_id = secrets.token_hex(20)
         self.started_at = time.time()
         self.stats = ServerStats()
+        self.request_limits = Limits(bulk_bytes_max=settings.clients.bulk_bytes_max)  # every reader's
         self.table = CommandTable.standard()
         self.acl = Acl(settings, self.table)
         self.sessions: dict[int, Session] = {}

@@ -134,7 +134,7 @@ class Session:
         self.on_output: Any = _ignore  # tells the driver that `out` got something between its calls
         self._out_bytes = 0
         self._pushes_after_reply: list[bytes] = []
-        self._reader = RequestReader()
+        self._reader = RequestReader(server.request_limits)
         self.plain = _NOTHING_PLAIN
         self._begin_authentication()
 
