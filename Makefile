@@ -11,6 +11,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SERVE_FLAGS ?=
 PYTEST_FLAGS ?=
 LOCK_FLAGS ?=
+FUZZ_SECONDS ?= 600
 LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate $(LOCK_FLAGS)
 
@@ -63,8 +64,10 @@ bench-latency: $(VENV)/.dev
 bench-scale: $(VENV)/.dev
 	$(BIN)/python -m tests.bench.scale
 
-soak: $(VENV)/.dev
+soak: $(VENV)/.soak
 	$(BIN)/python -m pytest -m soak --timeout=0 $(PYTEST_FLAGS)
+	mkdir -p build/fuzz && cd build/fuzz && ../../$(BIN)/python ../../tests/fuzz/fuzz_requests.py \
+		-max_total_time=$(FUZZ_SECONDS)
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m tools.generate_docs
@@ -74,6 +77,7 @@ docs: $(VENV)/.dev
 lock:
 	$(LOCK) --group build -o requirements.lock
 	$(LOCK) --group build --group dev -c requirements.lock -o requirements-dev.lock
+	$(LOCK) --group soak -c requirements-dev.lock -o requirements-soak.lock
 	$(LOCK:pyproject.toml=tests/compat/requirements.in) -c requirements-dev.lock -o tests/compat/requirements.txt
 	cd $(NODE) && npm install --package-lock-only --no-audit --no-fund
 
@@ -93,6 +97,10 @@ $(VENV)/.serve: requirements.lock pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.serve
 	$(PIP_INSTALL) --require-hashes -r requirements-dev.lock
+	touch $@
+
+$(VENV)/.soak: requirements-soak.lock $(VENV)/.dev
+	$(PIP_INSTALL) --require-hashes -r requirements-soak.lock
 	touch $@
 
 $(COMPAT)/.installed: requirements-dev.lock tests/compat/requirements.txt pyproject.toml
