@@ -55,6 +55,18 @@ def parse_int32(text: bytes) -> int:
     return number
 
 
+def parse_moment(text: bytes, unit_ms: int, base_ms: int, command: str) -> int:
+    """Return the moment `text` units after `base_ms`, in ms since the epoch, at most `NEVER` - 1.
+
+    The number must be positive. Raise `ErrorReply`, which names `command`.
+    """
+    amount = parse_integer(text)
+    moment = amount * unit_ms + base_ms
+    if amount <= 0 or moment > INTEGER_MAX:
+        raise ErrorReply(f"ERR invalid expire time in '{command}' command")
+    return moment if moment < NEVER else NEVER - 1
+
+
 class Lifetime:
     """An expiry as an option gives it: a number, its unit, and whether it counts from now."""
 
@@ -66,17 +78,8 @@ class Lifetime:
         self.absolute = absolute
 
     def expires_at_ms(self, now_ms: int, command: str) -> int:
-        """Return the moment in ms since the epoch, at most `NEVER` - 1. Raise `ErrorReply`.
-
-        The number must be positive; `command` is the name that the error text gives.
-        """
-        amount = parse_integer(self.amount)
-        moment = amount * self.unit_ms
-        if not self.absolute:
-            moment += now_ms
-        if amount <= 0 or moment > INTEGER_MAX:
-            raise ErrorReply(f"ERR invalid expire time in '{command}' command")
-        return min(moment, NEVER - 1)
+        """Return the moment it ends, as `parse_moment` does."""
+        return parse_moment(self.amount, self.unit_ms, 0 if self.absolute else now_ms, command)
 
 
 # Option word -> (milliseconds in its unit, whether the number is a point in time).

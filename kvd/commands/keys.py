@@ -69,7 +69,11 @@ def unlink(keyspace: Keyspace, request: Request) -> Reply:
 
 
 def _count(keyspace: Keyspace, keys: list[bytes]) -> int:
-    return sum(find(keyspace, key) is not None for key in keys)
+    count = 0
+    for key in keys:
+        if find(keyspace, key) is not None:
+            count += 1
+    return count
 
 
 @data_command(

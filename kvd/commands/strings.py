@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from kvd import notify
 from kvd.commands.arguments import (
     WRONG_TYPE,
-    Lifetime,
     SetOptions,
     parse_getex_options,
     parse_integer,
+    parse_moment,
     parse_set_options,
 )
 from kvd.commands.lookup import (
@@ -48,6 +48,9 @@ _RANGE = (_KEY, Arg("start", "integer"), Arg("end", "integer"))
 
 _FAST_READ = Flag.READONLY | Flag.FAST | Flag.PLAIN
 _WRITE = Flag.WRITE | Flag.DENYOOM | Flag.PLAIN
+
+# ``SET key value EX seconds`` and its like are read without the option parser: caches say little else.
+_RELATIVE_UNITS = {b"EX": 1000, b"ex": 1000, b"PX": 1, b"px": 1}
 
 _RW = ("RW", "access", "update")
 _OW = ("OW", "update")
@@ -128,6 +131,8 @@ def set_(keyspace: Keyspace, request: Request) -> Reply:
     if len(request) == 3 and not keyspace.notifying:
         keyspace.put(request[1], request[2])
         return OK
+    if len(request) == 5 and request[3] in _RELATIVE_UNITS:
+        return _set_for(keyspace, request[1], request[2], request[4], _RELATIVE_UNITS[request[3]], "set")
     return _set_with_options(keyspace, request[1], request[2], parse_set_options(request))
 
 
@@ -206,7 +211,7 @@ def setnx(keyspace: Keyspace, request: Request) -> Reply:
     arguments=(_KEY, Arg("seconds", "integer"), _VALUE),
 )
 def setex(keyspace: Keyspace, request: Request) -> Reply:
-    return _set_for(keyspace, request, 1000, "setex")
+    return _set_for(keyspace, request[1], request[3], request[2], 1000, "setex")
 
 
 @data_command(
@@ -221,15 +226,15 @@ def setex(keyspace: Keyspace, request: Request) -> Reply:
     arguments=(_KEY, Arg("milliseconds", "integer"), _VALUE),
 )
 def psetex(keyspace: Keyspace, request: Request) -> Reply:
-    return _set_for(keyspace, request, 1, "psetex")
+    return _set_for(keyspace, request[1], request[3], request[2], 1, "psetex")
 
 
-def _set_for(keyspace: Keyspace, request: Request, unit_ms: int, command: str) -> Reply:
-    lifetime = Lifetime(request[2], unit_ms, absolute=False)
-    expires_at_ms = lifetime.expires_at_ms(keyspace.store.now_ms, command)
-    key = request[1]
+def _set_for(
+    keyspace: Keyspace, key: bytes, value: bytes, amount: bytes, unit_ms: int, command: str
+) -> Reply:
+    expires_at_ms = parse_moment(amount, unit_ms, keyspace.store.now_ms, command)
     is_new = keyspace.notifying and keyspace.get(key) is None
-    write_for(keyspace, key, request[3], expires_at_ms, is_new=is_new)
+    write_for(keyspace, key, value, expires_at_ms, is_new=is_new)
     return OK
 
 
