@@ -246,6 +246,10 @@ class RocksEngine:
         with self._lock, _translated(str(target)):
             if target.exists():
                 raise Unavailable(str(target), "it exists already")
+            # The copy flushes what is in memory, and holds the interpreter while it does (measured: half
+            # a second for 60 MB); a flush of its own lets the other threads run, and leaves little to do.
+            for rows in self._families.values():
+                rows.flush(True)
             rocksdict.Checkpoint(self._db).create_checkpoint(str(target))
 
     def stats(self) -> dict[str, int]:
