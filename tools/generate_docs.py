@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import attrs
-
-from kvd.commands.spec import Arg, CommandSpec
+from kvd.commands.spec import CommandSpec
 from kvd.commands.table import CommandTable
+from kvd.grammar import syntax
 from kvd.setting_spec import Setting
 from kvd.settings import SECTIONS, SETTINGS
 
@@ -172,53 +171,14 @@ def _command(spec: CommandSpec) -> list[str]:
     lines = ["", f"### {spec.name.replace('|', ' ')}", ""]
     if not spec.subcommands or spec.data_handler is not None or spec.session_handler is not None:
         lines += [f"    {syntax(spec)}", ""]
-    lines += [spec.summary, "", f"Since {spec.since}. Cost: {spec.complexity}"]
+    cost = f" Cost: {spec.complexity}" if spec.complexity else ""
+    lines += [spec.summary, "", f"Since {spec.since}.{cost}"]
     if spec.deprecated_since:
         instead = f"; use {spec.replaced_by.strip('`')}" if spec.replaced_by else ""
         lines += ["", f"Deprecated since {spec.deprecated_since}{instead}."]
     for name in sorted(spec.subcommands):
         lines += _command(spec.subcommands[name])
     return lines
-
-
-def syntax(spec: CommandSpec) -> str:
-    """Return the command line of a command: ``SET key value [NX | XX] [GET] ...``."""
-    return " ".join([spec.name.replace("|", " "), *_arguments(spec.arguments)])
-
-
-def _arguments(arguments: Iterable[Arg]) -> list[str]:
-    return [_argument(each) for each in arguments]
-
-
-def _argument(argument: Arg) -> str:
-    text = _body(argument)
-    if argument.multiple:
-        # A token stands once before all values, or again before each of them.
-        repeated = text if argument.multiple_token or argument.token is None else _value(argument)
-        text = f"{text} [{repeated} ...]"
-    return f"[{text}]" if argument.optional else text
-
-
-def _body(argument: Arg) -> str:
-    value = _value(argument)
-    return " ".join(part for part in (_token(argument), value) if part)
-
-
-def _token(argument: Arg) -> str:
-    return argument.token or "" if argument.token != "" else '""'
-
-
-def _value(argument: Arg) -> str:
-    if argument.kind == "pure-token":
-        return ""
-    if argument.kind == "oneof":
-        # An alternative is taken or not, so whether it is optional goes without saying.
-        choices = " | ".join(_argument(attrs.evolve(each, optional=False)) for each in argument.arguments)
-        stands_alone = argument.optional and argument.token is None and not argument.multiple
-        return choices if stands_alone else f"<{choices}>"
-    if argument.kind == "block":
-        return " ".join(_arguments(argument.arguments))
-    return argument.name
 
 
 # ---------------------------------------------------------------- files

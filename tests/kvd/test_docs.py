@@ -11,8 +11,9 @@ import pytest
 from kvd.commands.spec import Arg, CommandSpec
 from kvd.commands.table import CommandTable
 from kvd.config import load
+from kvd.grammar import syntax
 from kvd.settings import SECTIONS, SETTINGS, Settings
-from tools.generate_docs import GENERATED, ROOT, syntax
+from tools.generate_docs import GENERATED, ROOT
 
 MANUAL = ROOT / "conf" / "kvd.toml"
 
