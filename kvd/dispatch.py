@@ -85,16 +85,21 @@ def call(session: Session, spec: CommandSpec, request: Request) -> Reply:
     return reply
 
 
-def account(session: Session, spec: CommandSpec, calls: int, started: int) -> None:
-    """Book a run of plain calls that began at `started` (perf_counter_ns)."""
+def account(session: Session, spec: CommandSpec, calls: int, started: int, last: Request) -> None:
+    """Book a run of plain calls that began at `started` (perf_counter_ns) and ended with `last`."""
     stats = spec.stats
     elapsed = time.perf_counter_ns() - started
     stats.calls += calls
     stats.nanoseconds += elapsed
     average = elapsed // calls
     stats.histogram[average.bit_length()] += calls
-    if average >= session.server.slowlog.threshold_ns:
-        session.server.slowlog.add(session, [spec.name.encode()], average)
+    server = session.server
+    if average >= server.slowlog.threshold_ns:
+        # Which of several was slow is not known: the entry says so instead of naming one.
+        shown = last if calls == 1 else [last[0], b"(%d calls, their average)" % calls]
+        server.slowlog.add(session, shown, average)
+    if average >= server.latency.threshold_ns:
+        server.latency.record("fast-command", average)
 
 
 def _settle(session: Session, spec: CommandSpec, calls: int, elapsed: int, request: Request) -> None:

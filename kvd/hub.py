@@ -256,11 +256,15 @@ class Hub:
     def _commit(self) -> None:
         server = self.server
         changes = server.store.changes if server.tracking.active else []
+        started = time.perf_counter_ns()
         try:
             server.store.commit()
         except StorageError as error:
             self._commit_failed(error)
             return
+        elapsed = time.perf_counter_ns() - started
+        if elapsed >= server.latency.threshold_ns:
+            server.latency.record("commit", elapsed)
         if changes:
             server.tracking.invalidate(changes)
 

@@ -233,7 +233,7 @@ class Session:
             entry = plain.get(request[0])
             if entry is None or not entry[1] <= len(request) <= entry[2]:
                 if current is not None:
-                    dispatch.account(self, current[3], calls, started)
+                    dispatch.account(self, current[3], calls, started, requests[index - 1])
                     current = None
                 self._run_general(request)
                 index += 1
@@ -245,7 +245,7 @@ class Session:
             # A run of the same plain command is timed as one: two clock readings a run, not a request.
             if entry is not current:
                 if current is not None:
-                    dispatch.account(self, current[3], calls, started)
+                    dispatch.account(self, current[3], calls, started, requests[index - 1])
                 current = entry
                 calls = 0
                 started = time.perf_counter_ns()
@@ -269,7 +269,7 @@ class Session:
                     self.throttled = True
                     break
         if current is not None:
-            dispatch.account(self, current[3], calls, started)
+            dispatch.account(self, current[3], calls, started, requests[index - 1])
             self.last_command = current[3].name
         if index == len(requests):
             self.executed += requests

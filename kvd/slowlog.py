@@ -27,8 +27,8 @@ ARGUMENT_BYTES_MAX: Final = 128
 # No command takes as long (292 years): the threshold of a slow log that is switched off.
 _NEVER_NS: Final = 2**63
 
-# Plain commands are timed a run at a time (`kvd.session`), and entered by the average and without their
-# arguments. That is good enough to find a disk that hangs, not to see what took a tenth of this.
+# Plain commands are timed a run at a time (`kvd.session`), and a run of several is entered by its average.
+# That is good enough to find a disk that hangs, not to see what took a tenth of this.
 _TIMED_IN_RUNS_NS: Final = 1_000_000
 
 

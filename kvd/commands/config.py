@@ -146,6 +146,8 @@ def config_resetstat(session: Session, request: Request) -> Reply:
     for keyspace in server.store.keyspaces:
         keyspace.hits = keyspace.misses = 0
     server.sampler.reset()
+    for keyspace in server.store.keyspaces:
+        keyspace.hits = keyspace.misses = 0
     for spec in server.table.everything():
         spec.stats.reset()
     return OK

@@ -126,6 +126,18 @@ def test_a_pipeline_of_plain_commands_is_counted_whole(client: Client) -> None:
     assert info(client, "commandstats")["cmdstat_set"]["calls"] == 50
 
 
+def test_hits_and_misses_of_reads_are_counted(client: Client) -> None:
+    client.send("SET", "key", 1)
+    client.send("GET", "key")
+    client.send("GET", "nothing")
+    client.send("MGET", "key", "nothing", "nowhere")
+    found = info(client, "stats")
+    assert (found["keyspace_hits"], found["keyspace_misses"]) == (2, 3)
+    client.send("CONFIG", "RESETSTAT")
+    found = info(client, "stats")
+    assert (found["keyspace_hits"], found["keyspace_misses"]) == (0, 0)
+
+
 def test_latency_percentiles_are_shown_for_what_was_called(client: Client) -> None:
     client.send("SET", "key", 1)
     found = info(client, "latencystats")

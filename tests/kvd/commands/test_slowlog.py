@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+
 import pytest
 
 from kvd.redaction import redacted
@@ -51,12 +54,17 @@ def test_a_negative_threshold_keeps_nothing(client: Client) -> None:
     assert client.send("SLOWLOG", "LEN") == 0
 
 
-def test_plain_commands_are_kept_by_the_average_of_their_run(server: InProcessServer) -> None:
-    client = Client(server)
-    client.send("CONFIG", "SET", "slowlog-log-slower-than", 5_000)
-    spec = server.table.specs[b"GET"]
-    server.slowlog.add(client.session, [spec.name.encode()], 7_000_000)
-    assert client.send("SLOWLOG", "GET")[0][2:4] == [7000, [b"GET"]]
+@pytest.mark.parametrize(
+    ("count", "shown"), [(1, [b"GET", b"0"]), (3, [b"GET", b"(3 calls, their average)"])]
+)
+def test_a_run_of_plain_commands_is_kept_by_its_average(
+    monkeypatch: pytest.MonkeyPatch, count: int, shown: list[bytes]
+) -> None:
+    client = Client(InProcessServer(Settings().replaced({"log.slowlog_log_slower_than_us": 5_000})))
+    readings = itertools.count(0, 8_000_000 * count)
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: next(readings))
+    client.raw(*[encode("GET", number) for number in range(count)])
+    assert client.send("SLOWLOG", "GET")[-1][2:4] == [8_000, shown]
 
 
 def test_the_oldest_entries_make_room(client: Client) -> None:
