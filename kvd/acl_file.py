@@ -9,13 +9,13 @@ lose them. Writing replaces the file in one step, so that a crash leaves the old
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from kvd.acl_selectors import UNKNOWN, RuleError
 from kvd.acl_users import UnmatchedParenthesis, User, is_valid_name, merge_selectors
 from kvd.commands.table import CommandTable
+from kvd.durable_files import replace_file
 
 
 class AclFileError(Exception):
@@ -78,26 +78,4 @@ def _text(raw: bytes) -> str:
 
 def save(path: Path, users: Iterable[User]) -> None:
     """Replace the file by one with these users, durably. Raises OSError with the old file in place."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
-    try:
-        with new.open("wb") as file:
-            new.chmod(mode)
-            file.writelines(bytes(user) + b"\n" for user in users)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise
-    if os.name != "nt":
-        _sync_directory(path.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the renaming durable as well. Windows has no such call and does not need it."""
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    replace_file(path, b"".join(bytes(user) + b"\n" for user in users), mode=0o600)
