@@ -238,3 +238,16 @@ async def test_shutdown_save_that_fails_does_not_stop_unless_forced(
     client.send("SHUTDOWN", "SAVE", "FORCE")
     with trio.fail_after(30):
         await server.stopped.wait()
+
+
+async def test_beside_a_script_only_nosave_ends_the_daemon(
+    server: DiskServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exits: list[int] = []
+    server.exit_at_once = exits.append
+    monkeypatch.setattr(server.scripts, "running", object())
+    assert error(client.send("SHUTDOWN")).startswith("BUSY ")
+    assert error(client.send("SHUTDOWN", "SAVE")).startswith("BUSY ")
+    assert exits == []
+    client.send("SHUTDOWN", "NOSAVE")
+    assert exits == [0]

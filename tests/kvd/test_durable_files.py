@@ -1,0 +1,43 @@
+"""Replacing files: what is there after success, and after failure at any step."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kvd.durable_files import replace_file
+
+
+def test_a_new_file_gets_the_mode_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    replace_file(file, b"content", mode=0o640)
+    assert file.read_bytes() == b"content"
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_file_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"old")
+    file.chmod(0o604)
+    replace_file(file, b"new", mode=0o600)
+    assert file.read_bytes() == b"new"
+    assert file.stat().st_mode & 0o777 == 0o604
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failure_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"old")
+
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(*((os, "fsync") if step == "fsync" else (Path, "replace")), fail)
+    with pytest.raises(OSError, match="No space left"):
+        replace_file(file, b"new", mode=0o600)
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+    assert file.read_bytes() == b"old"
