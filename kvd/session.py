@@ -280,7 +280,7 @@ class Session:
 
     def _run_general(self, request: Request) -> None:
         reply = dispatch.execute(self, request)
-        if self.reply_mode != "on":
+        if self.reply_mode != "on" and not self.suspended:  # a suspended command's reply is still to come
             reply = self._silenced(reply)
         self._append_reply(reply)
 

@@ -59,6 +59,11 @@ def encoder(proto: int) -> Encoder:
     return {2: encode2, 3: encode3}[proto]
 
 
+def array_head(count: int) -> bytes:
+    """Return what stands before the elements of an array: for a reply that is put together in pieces."""
+    return b"*%d\r\n" % count
+
+
 def _encode_other(reply: Reply, scalars: _Scalars, aggregates: dict[type, _Open]) -> bytes:
     """Encode an aggregate, depth first; or a scalar of a derived type."""
     parts: list[bytes] = []

@@ -53,7 +53,7 @@ def _conditions(request: Request) -> set[bytes]:
     for option in request[3:]:
         word = option.upper()
         if word not in {b"NX", b"XX", b"GT", b"LT"}:
-            raise ErrorReply(f"ERR Unsupported option {option.decode('utf-8', 'replace')}")
+            raise ErrorReply(f"ERR Unsupported option {option.decode('utf-8', 'surrogateescape')}")
         conditions.add(word)
     if b"NX" in conditions and len(conditions) > 1:
         raise ErrorReply("ERR NX and XX, GT or LT options at the same time are not compatible")

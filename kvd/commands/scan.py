@@ -2,7 +2,8 @@
 
 What every match starts with is a range of the key order, so ``user:*`` costs what it returns, not what is
 stored. KEYS goes through its whole range, which may be long: after `SLICE_NANOSECONDS` it suspends its
-session and goes on in slices, each a tick of its own between those of the others. What other clients change
+session and goes on in slices, each a tick of its own between those of the others; its answer is encoded as
+it grows. What other clients change
 meanwhile may or may not be in its answer; every key that stays is. Inside a transaction or a script it runs
 in one go, because nothing may come between.
 
@@ -11,6 +12,7 @@ SCAN does one slice of at most COUNT rows for each call. Its cursors are in `kvd
 
 from __future__ import annotations
 
+import io
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +24,7 @@ from kvd.commands.spec import Arg, Flag, Request, session_command
 from kvd.cursors import UnknownCursor
 from kvd.dispatch import storage_refusal
 from kvd.glob import Glob, compile_glob
+from protocol.encode import array_head
 from protocol.replies import NO_REPLY, ErrorReply, Reply
 from storage.errors import StorageError
 
@@ -46,25 +49,25 @@ def _compile(pattern: bytes) -> Glob:
 
 
 class _Walk:
-    """The keys of a keyspace that match a pattern, gathered slice by slice."""
+    """A way through the keys of a keyspace that match a pattern, slice by slice."""
 
     def __init__(self, keyspace: Keyspace, glob: Glob) -> None:
-        self.keys: list[bytes] = []
         self.finished = False
         self._keyspace = keyspace
         self._glob = glob
         self._after: bytes | None = None
 
-    def advance(self) -> None:
-        """Gather more keys, for about `SLICE_NANOSECONDS` and from one batch of rows at least."""
+    def slice(self) -> list[bytes]:
+        """Return more keys, for about `SLICE_NANOSECONDS` and from one batch of rows at least."""
         deadline = time.perf_counter_ns() + SLICE_NANOSECONDS
         matches = self._glob.matches
+        found: list[bytes] = []
         while True:
             rows, self._after = self._keyspace.scan(self._glob.prefix, self._after, _ROWS)
-            self.keys += [key for key, _ in rows if matches(key)]
+            found += [key for key, _ in rows if matches(key)]
             self.finished = self._after is None
             if self.finished or time.perf_counter_ns() > deadline:
-                return
+                return found
 
 
 @session_command(
@@ -84,14 +87,14 @@ def keys(session: Session, request: Request) -> Reply:
     if glob.is_literal:
         return [glob.prefix] if session.keyspace.get(glob.prefix) is not None else []
     walk = _Walk(session.keyspace, glob)
-    walk.advance()
+    found = walk.slice()
     if not walk.finished and _may_suspend(session):
         session.suspend()
-        session.server.spawn(_finish_walk, session, walk)
+        session.server.spawn(_finish_walk, session, walk, found)
         return NO_REPLY
     while not walk.finished:
-        walk.advance()
-    return walk.keys
+        found += walk.slice()
+    return found
 
 
 def _may_suspend(session: Session) -> bool:
@@ -99,19 +102,57 @@ def _may_suspend(session: Session) -> bool:
     return session.server.hub is not None and not in_one_go
 
 
-async def _finish_walk(session: Session, walk: _Walk) -> None:
+async def _finish_walk(session: Session, walk: _Walk, found: list[bytes]) -> None:
     """Go on with a walk between the hub's ticks, as long as its client waits for the answer."""
     hub = session.server.hub
     assert hub is not None
+    answer = _LongAnswer(session, found)
     try:
         while session.suspended and not walk.finished:
-            hub.exclusively(walk.advance)
+            hub.exclusively(lambda: answer.add(walk.slice()))
             await trio.lowlevel.checkpoint()
-        reply: Reply = walk.keys
     except StorageError as error:
-        reply = storage_refusal(error)
-        session.server.stats.count_error(reply.text)
-    hub.exclusively(lambda: session.resume(reply))
+        refusal = storage_refusal(error)
+        session.server.stats.count_error(refusal.text)
+        hub.exclusively(lambda: session.resume(refusal))
+    else:
+        # Two ticks with nothing between them: head and elements are not joined, which would be a copy.
+        hub.exclusively(answer.begin)
+        hub.exclusively(answer.finish)
+
+
+class _LongAnswer:
+    """An array of keys that is encoded while it is gathered.
+
+    Encoding ten million keys at once would stop everybody for seconds, joining what is encoded for
+    another tenth of one. So the pieces are written into one buffer, which becomes the output as it is.
+    """
+
+    def __init__(self, session: Session, found: list[bytes]) -> None:
+        self._session = session
+        self._count = 0
+        self._elements = io.BytesIO()
+        self.add(found)
+
+    def add(self, found: list[bytes]) -> None:
+        self._count += len(found)
+        self._elements.write(self._session.encode(found)[len(array_head(len(found))) :])
+
+    def begin(self) -> None:
+        """Let the head of the array go out."""
+        if self._is_wanted():
+            self._session.push_encoded(array_head(self._count))
+            self._session.on_output(self._session)
+
+    def finish(self) -> None:
+        """Let the elements go out, and the session's next requests run."""
+        if self._is_wanted():
+            self._session.push_encoded(self._elements.getvalue())
+        self._session.resume(NO_REPLY)
+
+    def _is_wanted(self) -> bool:
+        """Tell whether there is still somebody, and CLIENT REPLY does not keep answers back."""
+        return self._session.suspended and self._session.reply_mode == "on"
 
 
 class _ScanOptions:

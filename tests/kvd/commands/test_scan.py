@@ -186,8 +186,37 @@ async def test_a_walk_ends_when_its_client_has_gone(
         server.spawn = nursery.start_soon
         client.send("KEYS", "*")
         client.close()
-    assert hub.slices == 1
+    assert hub.slices == 2  # the two that would have answered
     assert client.session.take_output() == b""
+
+
+async def test_a_walk_whose_answer_nobody_wants_says_nothing(
+    slicing: tuple[InProcessServer, SlicingHub],
+) -> None:
+    server, _ = slicing
+    client = Client(server)
+    async with trio.open_nursery() as nursery:
+        server.spawn = nursery.start_soon
+        client.raw(encode("CLIENT", "REPLY", "SKIP"), encode("KEYS", "*"), encode("PING"))
+    tick(server, (client.session, b""))
+    client.session.run_backlog()
+    assert client.session.take_output() == b"+PONG\r\n"
+
+
+async def test_a_walk_that_fails_answers_with_the_error(
+    slicing: tuple[InProcessServer, SlicingHub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, _ = slicing
+    client = Client(server)
+    async with trio.open_nursery() as nursery:
+        server.spawn = nursery.start_soon
+        namespace = client.send("KV.NS", "CREATE", "short-lived")
+        client.send("KV.NS", "USE", namespace)
+        fill(client, [b"%04d" % number for number in range(1000)])
+        client.send("KEYS", "*")
+        Client(server).send("KV.NS", "DELETE", namespace)
+    assert "does not exist" in error(client.next())
+    assert client.send("SELECT", 0) == b"OK"
 
 
 async def test_in_a_transaction_keys_answers_in_one_go(
