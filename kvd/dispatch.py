@@ -79,7 +79,7 @@ def call(session: Session, spec: CommandSpec, request: Request) -> Reply:
         reply = failure(session, spec, error)
     _settle(session, spec, 1, time.perf_counter_ns() - started, request)
     if tracking is not None:
-        server.tracking.executed(tracking, spec, request, changes_before)
+        server.tracking.executed(session, tracking, spec, request, changes_before)
     if server.monitors and Flag.SKIP_MONITOR not in spec.flags:
         feed_monitors(session, spec, request)
     return reply

@@ -98,7 +98,7 @@ class Tracking:
 
     def enable(self, state: TrackingState) -> None:
         """Track a session as `state` says, in place of what it asked for before."""
-        self.disable(state.session)
+        self._leave(state.session)
         self._sessions[state.session.id] = state
         for prefix in state.prefixes:
             states = self._prefixes.get(prefix)
@@ -111,6 +111,15 @@ class Tracking:
 
     def disable(self, session: Session) -> None:
         """Stop tracking a session, if it is tracked. Its ids in the table are dropped as keys change."""
+        if session.id not in self._sessions:
+            return
+        self._leave(session)
+        session.tracking = None
+        session.refresh()
+        if not self._sessions:
+            self._forget_keys()
+
+    def _leave(self, session: Session) -> None:
         state = self._sessions.pop(session.id, None)
         if state is None:
             return
@@ -120,10 +129,6 @@ class Tracking:
             del states[session.id]
             if not states:
                 self._prefixes.delete(prefix)
-        session.tracking = None
-        session.refresh()
-        if not self._sessions:
-            self._forget_keys()
 
     def forget(self, session: Session) -> None:
         """Stop tracking a session that is gone. Those that redirected to it are told at the next change."""
@@ -136,25 +141,35 @@ class Tracking:
     # --- what they read and write
 
     def executed(
-        self, state: TrackingState, spec: CommandSpec, request: Request, changes_before: int
+        self,
+        session: Session,
+        state: TrackingState,
+        spec: CommandSpec,
+        request: Request,
+        changes_before: int,
     ) -> None:
-        """Take note of a command that a tracked session (or its script) has run.
+        """Take note of a command that a tracked session, or its script, has run.
 
-        `changes_before` is how many changes the tick had before it.
+        `changes_before` is how many changes the tick had before it. A script runs in a session of its own,
+        with the state of its caller.
         """
         if Flag.READONLY in spec.flags and Flag.PUBSUB not in spec.flags and state.remembers:
             self._remember(spec.key_arguments(request), state.session.id)
         if state.no_loop:
             for position in range(changes_before, self._server.store.change_count):
                 self._writers[position] = state
-        if state.session.transaction is None and not spec.name.startswith("CLIENT|"):
+        whole = session is state.session and session.transaction is None
+        if whole and not spec.name.startswith("CLIENT|"):
             state.caching = False
 
     def _remember(self, keys: Iterable[bytes], session_id: int) -> None:
         readers = self._readers
+        longest = self._server.store.limits.key_bytes_max
         for key in keys:
             known = readers.get(key)
             if known is None:
+                if len(key) > longest:
+                    continue  # there is no such key and there will be none
                 readers[key] = session_id
                 self._reader_count += 1
             elif isinstance(known, set):

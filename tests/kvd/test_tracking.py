@@ -183,6 +183,20 @@ def test_switching_to_other_options_replaces_the_ones_before(server: InProcessSe
     assert heard(client) == [[b"invalidate", [b"k"]]]
 
 
+def test_switching_options_forgets_no_key_that_was_read(server: InProcessServer) -> None:
+    client = tracked(server)
+    client.send("GET", "k")
+    client.send("CLIENT", "TRACKING", "ON")
+    Client(server).send("SET", "k", "1")
+    assert heard(client) == [[b"invalidate", [b"k"]]]
+
+
+def test_keys_that_are_too_long_to_exist_are_not_remembered(server: InProcessServer) -> None:
+    client = tracked(server)
+    assert client.send("GET", "x" * 100_000) is None
+    assert server.tracking.key_count == 0
+
+
 def test_too_many_prefixes_are_refused(server: InProcessServer) -> None:
     client = Client(server)
     prefixes = [word for number in range(1001) for word in ("PREFIX", f"p{number}:")]
