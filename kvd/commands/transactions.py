@@ -53,18 +53,18 @@ def exec_(session: Session, request: Request) -> Reply:
     transaction = session.transaction
     if transaction is None:
         raise ErrorReply("ERR EXEC without MULTI")
-    changed = watched_keys_changed(session)
-    session.watched.clear()
     try:
         if transaction.refused:
             raise ErrorReply("EXECABORT Transaction discarded because of previous errors.")
-        if changed:
+        if _watched_keys_changed(session):
             return NULL_ARRAY
+        session.watched.clear()
         transaction.executing = True
         with session.server.store.atomic():
             return [_run_queued(session, spec, queued) for spec, queued in transaction.queued]
     finally:
         session.transaction = None
+        session.watched.clear()
         session.refresh()
 
 
@@ -79,7 +79,7 @@ def _run_queued(session: Session, spec: CommandSpec, request: Request) -> Reply:
     return dispatch.call(session, spec, request)
 
 
-def watched_keys_changed(session: Session) -> bool:
+def _watched_keys_changed(session: Session) -> bool:
     """Tell whether any key that the session watches was changed, deleted, made or has expired since."""
     return any(keyspace.version(key) != token for (keyspace, key), token in session.watched.items())
 

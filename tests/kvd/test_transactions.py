@@ -104,6 +104,16 @@ def test_watching_is_of_the_database_that_was_selected(server: InProcessServer) 
     assert client.send("EXEC") is None
 
 
+def test_a_namespace_deleted_while_watched_ends_the_transaction(server: InProcessServer) -> None:
+    client, other = Client(server), Client(server)
+    client.raw(encode("KV.NS", "CREATE", "books"), encode("KV.NS", "USE", "books"), encode("WATCH", "k"))
+    other.send("KV.NS", "DELETE", "books")
+    client.raw(encode("MULTI"), encode("PING"))
+    client.send("EXEC")
+    assert client.session.transaction is None
+    assert not client.session.watched
+
+
 def test_watched_keys_are_bounded(server: InProcessServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transactions, "WATCHED_KEYS_MAX", 10)
     client = Client(server)
