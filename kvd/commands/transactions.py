@@ -58,7 +58,6 @@ def exec_(session: Session, request: Request) -> Reply:
             raise ErrorReply("EXECABORT Transaction discarded because of previous errors.")
         if _watched_keys_changed(session):
             return NULL_ARRAY
-        session.watched.clear()
         transaction.executing = True
         with session.server.store.atomic():
             return [_run_queued(session, spec, queued) for spec, queued in transaction.queued]
