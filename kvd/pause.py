@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from protocol.replies import NO_REPLY
-
 if TYPE_CHECKING:
     from kvd.server import Server
     from kvd.session import Session
@@ -50,7 +48,7 @@ def end_pause(server: Server) -> None:
     server.refresh_plain()
     pause.ended.set()
     for session in pause.waiting:
-        session.resume(NO_REPLY)
+        session.release()
 
 
 async def _end_in_time(server: Server, pause: Pause) -> None:

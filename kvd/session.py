@@ -340,6 +340,12 @@ class Session:
             self.push_encoded(self.encode(reply))
         self.on_output(self)
 
+    def release(self) -> None:
+        """End the suspension without an answer: the request that waits is the first of the backlog."""
+        if self.suspended:
+            self.suspended = False
+            self.on_output(self)
+
     # --- output
 
     def push(self, message: Push) -> None:

@@ -264,6 +264,19 @@ async def test_a_pause_of_writes_lets_reads_through(
     assert client.next() == b"OK"
 
 
+async def test_a_reply_that_is_to_be_skipped_is_skipped_after_the_pause(
+    server: InProcessServer, client: Client, nursery: trio.Nursery
+) -> None:
+    server.spawn = nursery.start_soon
+    other = Client(server)
+    other.send("CLIENT", "REPLY", "SKIP")
+    client.send("CLIENT", "PAUSE", 100_000)
+    other.raw(encode("SET", "key", 1), encode("GET", "key"))
+    client.send("CLIENT", "UNPAUSE")
+    other.session.run_backlog()
+    assert other.session.take_output() == b"$1\r\n1\r\n"
+
+
 async def test_pausing_again_only_widens(
     server: InProcessServer, client: Client, nursery: trio.Nursery
 ) -> None:
