@@ -256,6 +256,5 @@ def _wait_for_pause(session: Session, request: Request) -> Reply:
     pause = session.server.pause
     assert pause is not None
     session.backlog.appendleft(request)
-    session.suspend()
-    pause.waiting.append(session)
+    pause.hold(session)
     return NO_REPLY

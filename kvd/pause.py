@@ -24,8 +24,23 @@ class Pause:
     def __init__(self, until_ms: int, *, writes_only: bool) -> None:
         self.until_ms = until_ms
         self.writes_only = writes_only
-        self.waiting: list[Session] = []
         self.ended = trio.Event()
+        self._waiting: dict[int, Session] = {}
+
+    def hold(self, session: Session) -> None:
+        """Suspend a session until the end; the request that has to wait is the first of its backlog."""
+        session.suspend()
+        self._waiting[session.id] = session
+
+    def forget(self, session: Session) -> None:
+        """Let go of a session whose connection is gone."""
+        self._waiting.pop(session.id, None)
+
+    def end(self) -> None:
+        """Let everybody go on, in the order in which they came."""
+        self.ended.set()
+        for session in self._waiting.values():
+            session.release()
 
 
 def begin_pause(server: Server, until_ms: int, *, writes_only: bool) -> None:
@@ -46,9 +61,7 @@ def end_pause(server: Server) -> None:
         return
     server.pause = None
     server.refresh_plain()
-    pause.ended.set()
-    for session in pause.waiting:
-        session.release()
+    pause.end()
 
 
 async def _end_in_time(server: Server, pause: Pause) -> None:

@@ -407,6 +407,8 @@ class Session:
             self.on_unblock(False)  # whoever works for it need not go on
         self.server.pubsub.forget(self)
         self.server.tracking.forget(self)
+        if self.server.pause is not None:
+            self.server.pause.forget(self)
         if self in self.server.monitors:
             self.server.monitors.discard(self)
             self.server.refresh_plain()

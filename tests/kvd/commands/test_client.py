@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import hiredis
@@ -275,6 +277,22 @@ async def test_a_reply_that_is_to_be_skipped_is_skipped_after_the_pause(
     client.send("CLIENT", "UNPAUSE")
     other.session.run_backlog()
     assert other.session.take_output() == b"$1\r\n1\r\n"
+
+
+async def test_a_client_that_leaves_during_a_pause_is_forgotten(
+    server: InProcessServer, client: Client, nursery: trio.Nursery
+) -> None:
+    server.spawn = nursery.start_soon
+    client.send("CLIENT", "PAUSE", 100_000)
+    other = Client(server)
+    other.send("SET", "key", 1)
+    gone = weakref.ref(other.session)
+    other.close()
+    del other
+    gc.collect()
+    assert gone() is None
+    client.send("CLIENT", "UNPAUSE")
+    assert client.send("GET", "key") is None
 
 
 async def test_pausing_again_only_widens(
