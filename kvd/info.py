@@ -116,6 +116,7 @@ def _memory(server: Server) -> Fields:
     peak = max(process.peak_resident_bytes(), resident)
     dataset = min(server.store.stats()["cache_bytes"], resident)
     total = process.system_bytes()
+    scripts = server.scripts
     clients = sum(session.buffered_bytes for session in server.sessions.values())
     return {
         "used_memory": resident,
@@ -130,6 +131,13 @@ def _memory(server: Server) -> Fields:
         "used_memory_dataset_perc": f"{100 * dataset / max(resident, 1):.2f}%",
         "total_system_memory": total,
         "total_system_memory_human": human(total),
+        "used_memory_lua": scripts.used_bytes,
+        "used_memory_lua_human": human(scripts.used_bytes),
+        "used_memory_vm_eval": scripts.used_bytes,
+        "used_memory_scripts_eval": scripts.cached_bytes,
+        "used_memory_scripts": scripts.cached_bytes,
+        "used_memory_scripts_human": human(scripts.cached_bytes),
+        "number_of_cached_scripts": scripts.count,
         "number_of_functions": 0,
         "number_of_libraries": 0,
         "maxmemory": 0,

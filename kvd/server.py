@@ -7,7 +7,6 @@ needs a lock.
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Callable
@@ -72,7 +71,6 @@ class Server:
         self.hub: Hub | None = None  # set while the daemon runs; a test drives sessions without one
         self.spawn: Callable[..., None] = _nowhere_to_run  # start a Trio task that ends with the daemon
         self.stop: Callable[[], None] = _nowhere_to_run  # begin the orderly shutdown
-        self.exit_at_once: Callable[[int], None] = os._exit  # for when a script that never ends is in its way
         self._last_session_id = 0
         self.refresh_plain()
 

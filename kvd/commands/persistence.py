@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from kvd.commands.arguments import SYNTAX_ERROR, parse_integer
 from kvd.commands.client import parse_timeout_ms
 from kvd.commands.spec import Arg, Flag, Request, session_command
@@ -19,11 +17,8 @@ from kvd.waiting import Waiting
 from protocol.replies import NO_REPLY, OK, ErrorReply, Reply, Simple
 
 if TYPE_CHECKING:
-    from kvd.server import Server
     from kvd.session import Session
     from storage.errors import StorageError
-
-log = structlog.get_logger()
 
 _SAVE: Final = Flag.ADMIN | Flag.NOSCRIPT | Flag.NO_ASYNC_LOADING
 _IN_PROGRESS: Final = "ERR Background save already in progress"
@@ -190,9 +185,10 @@ def shutdown(session: Session, request: Request) -> Reply:
         # A shutdown begins between two ticks and is not held up by anything, so it is never in progress.
         raise ErrorReply("ERR No shutdown in progress.")
     server = session.server
-    if server.scripts.running is not None:
-        return _shutdown_beside_a_script(server, words)
+    if server.scripts.running is not None and b"NOSAVE" not in words:
+        raise server.scripts.busy_error()
     if b"SAVE" not in words:
+        server.scripts.abandon()  # one that never ends would hold the last tick open for ever
         server.stop()
         return NO_REPLY
     if server.checkpoints.running_seconds is not None:
@@ -206,19 +202,6 @@ def shutdown(session: Session, request: Request) -> Reply:
             waiting.answer(ErrorReply("ERR Errors trying to SHUTDOWN. Check logs."))
 
     server.checkpoints.start(saved)
-    return NO_REPLY
-
-
-def _shutdown_beside_a_script(server: Server, words: set[bytes]) -> Reply:
-    """End the process while a script runs that may never end; only NOSAVE may.
-
-    The daemon stops between two ticks, and the script holds the tick open. Nothing that was acknowledged
-    is lost: the operating system has it.
-    """
-    if b"NOSAVE" not in words:
-        raise server.scripts.busy_error()
-    log.warning("stopped at once, a script was running")
-    server.exit_at_once(0)
     return NO_REPLY
 
 

@@ -152,6 +152,14 @@ def test_memory_is_the_process_s_own(client: Client) -> None:
     assert found["maxmemory"] == 0
 
 
+def test_cached_scripts_are_counted(client: Client) -> None:
+    assert client.send("EVAL", "return 1", 0) == 1
+    found = info(client, "memory")
+    assert found["number_of_cached_scripts"] == 1
+    assert found["used_memory_scripts_eval"] >= len("return 1")
+    assert found["used_memory_lua"] > 0
+
+
 def test_the_store_is_described(client: Client) -> None:
     client.send("SET", "key", 1)
     found = info(client, "storage")

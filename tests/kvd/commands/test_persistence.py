@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from kvd.checkpoints import KEPT
+from kvd.scripting.engine import ScriptEngine
 from kvd.settings import Settings
 from storage.errors import NoSpace, StorageError
 from storage.store import Store
@@ -243,11 +244,12 @@ async def test_shutdown_save_that_fails_does_not_stop_unless_forced(
 async def test_beside_a_script_only_nosave_ends_the_daemon(
     server: DiskServer, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exits: list[int] = []
-    server.exit_at_once = exits.append
-    monkeypatch.setattr(server.scripts, "running", object())
+    abandoned: list[bool] = []
+    monkeypatch.setattr(ScriptEngine, "running", object())
+    monkeypatch.setattr(server.scripts, "abandon", lambda: abandoned.append(True))
     assert error(client.send("SHUTDOWN")).startswith("BUSY ")
     assert error(client.send("SHUTDOWN", "SAVE")).startswith("BUSY ")
-    assert exits == []
+    assert not server.stopped.is_set()
     client.send("SHUTDOWN", "NOSAVE")
-    assert exits == [0]
+    assert abandoned == [True]
+    assert server.stopped.is_set()
