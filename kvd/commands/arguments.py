@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from kvd.glob import Glob, compile_glob
 from protocol.replies import ErrorReply
 from storage.record import NEVER
 
@@ -65,6 +66,14 @@ def parse_moment(text: bytes, unit_ms: int, base_ms: int, command: str) -> int:
     if amount <= 0 or moment > INTEGER_MAX:
         raise ErrorReply(f"ERR invalid expire time in '{command}' command")
     return moment if moment < NEVER else NEVER - 1
+
+
+def parse_glob(pattern: bytes) -> Glob:
+    """Return the compiled pattern. Raise `ErrorReply` if it is larger than patterns may be."""
+    try:
+        return compile_glob(pattern)
+    except ValueError as error:
+        raise ErrorReply(f"ERR {error}") from None
 
 
 class Lifetime:

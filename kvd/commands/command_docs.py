@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from kvd import command_info
-from kvd.commands.arguments import SYNTAX_ERROR
+from kvd.commands.arguments import SYNTAX_ERROR, parse_glob
 from kvd.commands.help import help_command
 from kvd.commands.spec import Arg, CommandSpec, Flag, Request, session_command
-from kvd.glob import compile_glob
 from protocol.replies import ErrorReply, Reply, Set, Simple
 
 if TYPE_CHECKING:
@@ -157,7 +156,7 @@ def _of_category(name: bytes) -> Callable[[CommandSpec], bool]:
 
 
 def _of_pattern(pattern: bytes) -> Callable[[CommandSpec], bool]:
-    glob = compile_glob(pattern.lower())
+    glob = parse_glob(pattern.lower())
     return lambda spec: glob.matches(_shown_name(spec))
 
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from kvd.commands.arguments import SYNTAX_ERROR
+from kvd.commands.arguments import SYNTAX_ERROR, parse_glob
 from kvd.commands.help import help_command
 from kvd.commands.spec import Arg, Flag, Request, container, session_command
 from kvd.config_rewrite import RewriteError, rewrite
-from kvd.glob import compile_glob
 from kvd.parameters import PARAMETERS, Parameter, find
 from kvd.reconfigure import change_settings
 from kvd.settings import contradictions
@@ -61,7 +60,7 @@ def _matching(pattern: bytes) -> dict[str, Parameter]:
     exact = find(_text(pattern))
     if exact is not None:
         return {_text(pattern): exact}  # under the name as it was asked for
-    glob = compile_glob(pattern.lower())
+    glob = parse_glob(pattern.lower())
     return {name: each for name, each in PARAMETERS.items() if glob.matches(name.encode())}
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
+from kvd.commands.arguments import parse_glob
 from kvd.commands.help import help_command, subcommand_error
 from kvd.commands.spec import Arg, Flag, KeyRange, Request, container, session_command
-from kvd.glob import PATTERN_BYTES_MAX, compile_glob
 from kvd.pubsub import Subscribers, subscription_bytes
 from kvd.session import Session
 from protocol.replies import NO_REPLY, ErrorReply, Push, Reply
@@ -132,8 +132,7 @@ def unsubscribe(session: Session, request: Request) -> Reply:
 )
 def psubscribe(session: Session, request: Request) -> Reply:
     for pattern in request[1:]:
-        if len(pattern) > PATTERN_BYTES_MAX:
-            raise ErrorReply("ERR pattern is too long")
+        parse_glob(pattern)  # so that all are known to be possible before the first is subscribed to
     return _join(session, request, b"psubscribe", session.server.pubsub.subscribe_pattern, _count)
 
 
@@ -248,7 +247,7 @@ def _named(channels: dict[bytes, Subscribers], request: Request) -> Reply:
         raise subcommand_error(request)
     if len(request) == 2:
         return list(channels)
-    glob = compile_glob(request[2])
+    glob = parse_glob(request[2])
     return [channel for channel in channels if glob.matches(channel)]
 
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from kvd.commands.arguments import SYNTAX_ERROR, parse_integer
+from kvd.commands.arguments import SYNTAX_ERROR, parse_glob, parse_integer
 from kvd.commands.keys import type_name
 from kvd.commands.spec import Arg, Flag, Request, session_command
 from kvd.cursors import UnknownCursor
 from kvd.dispatch import storage_refusal
-from kvd.glob import Glob, compile_glob
+from kvd.glob import Glob
 from protocol.encode import array_head
 from protocol.replies import NO_REPLY, ErrorReply, Reply
 from storage.errors import StorageError
@@ -39,13 +39,6 @@ _ROWS: Final = 256
 _SCAN_COUNT: Final = 10
 _CURSOR_DIGITS_MAX: Final = 20
 _KEYSPACE = frozenset({"keyspace"})
-
-
-def _compile(pattern: bytes) -> Glob:
-    try:
-        return compile_glob(pattern)
-    except ValueError as error:
-        raise ErrorReply(f"ERR {error}") from None
 
 
 class _Walk:
@@ -83,7 +76,7 @@ class _Walk:
     categories=frozenset({"keyspace", "dangerous"}),
 )
 def keys(session: Session, request: Request) -> Reply:
-    glob = _compile(request[1])
+    glob = parse_glob(request[1])
     if glob.is_literal:
         return [glob.prefix] if session.keyspace.get(glob.prefix) is not None else []
     walk = _Walk(session.keyspace, glob)
@@ -161,7 +154,7 @@ class _ScanOptions:
     __slots__ = ("count", "glob", "type_name")
 
     def __init__(self) -> None:
-        self.glob: Glob = _compile(b"*")
+        self.glob: Glob = parse_glob(b"*")
         self.count = _SCAN_COUNT
         self.type_name: bytes | None = None
 
@@ -216,7 +209,7 @@ def _parse_scan_options(request: Request) -> _ScanOptions:
             raise ErrorReply(SYNTAX_ERROR)
         argument = request[index + 1]
         if word == b"MATCH":
-            options.glob = _compile(argument)
+            options.glob = parse_glob(argument)
         elif word == b"TYPE":
             options.type_name = argument.lower()
         else:

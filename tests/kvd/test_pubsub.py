@@ -127,9 +127,23 @@ def test_too_many_subscriptions_are_refused_before_the_first(
     assert "too many subscriptions" in error(client.send("PSUBSCRIBE", "x" * 400))
 
 
-def test_a_pattern_that_is_too_long_is_refused(server: InProcessServer) -> None:
-    assert "too long" in error(Client(server).send("PSUBSCRIBE", "a" * (1 << 20)))
+@pytest.mark.parametrize("pattern", ["a" * (1 << 20), "*a" * 50_000])
+def test_a_pattern_that_is_too_large_is_refused_before_any_is_subscribed_to(
+    server: InProcessServer, pattern: str
+) -> None:
+    client = Client(server)
+    for request in (("PSUBSCRIBE", "fine*", pattern), ("PUBSUB", "CHANNELS", pattern)):
+        assert error(client.send(*request)).startswith("ERR pattern ")
     assert not server.pubsub.patterns
+
+
+@pytest.mark.parametrize(
+    "request_", [("CONFIG", "GET"), ("COMMAND", "LIST", "FILTERBY", "PATTERN"), ("KEYS",)]
+)
+def test_other_patterns_that_are_too_large_are_refused_too(
+    server: InProcessServer, request_: tuple[str, ...]
+) -> None:
+    assert error(Client(server).send(*request_, "*a" * 50_000)).startswith("ERR pattern ")
 
 
 def test_subscribers_in_resp2_take_the_general_path_and_may_not_read(server: InProcessServer) -> None:
