@@ -17,6 +17,9 @@ _ALWAYS: Final = (
 )
 _NEUTRAL: Final = Flag.LOADING | Flag.STALE | Flag.FAST
 
+# What a client calls itself is shown in every CLIENT LIST, so it must not be used to store things.
+SHOWN_BYTES_MAX: Final = 1024
+
 _WRONG_PASSWORD: Final = "WRONGPASS invalid username-password pair or user is disabled."  # noqa: S105
 _NOTHING_TO_CHECK: Final = (
     "ERR AUTH <password> called without any password configured for the default user. "
@@ -30,9 +33,14 @@ _HELLO_NEEDS_AUTH: Final = (
 _BAD_CLIENT_NAME: Final = "ERR Client names cannot contain spaces, newlines or special characters."
 
 
+def is_showable(text: bytes) -> bool:
+    """Tell whether CLIENT LIST can show `text`: printable ASCII without blanks, and not too long."""
+    return len(text) <= SHOWN_BYTES_MAX and all(0x21 <= byte <= 0x7E for byte in text)
+
+
 def check_client_name(name: bytes) -> None:
-    """Raise `ErrorReply` unless `name` is printable ASCII without blanks; empty is allowed."""
-    if any(not 0x21 <= byte <= 0x7E for byte in name):
+    """Raise `ErrorReply` unless `name` can be shown; empty is allowed."""
+    if not is_showable(name):
         raise ErrorReply(_BAD_CLIENT_NAME)
 
 

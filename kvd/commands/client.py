@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvd import client_list
 from kvd.commands.arguments import INTEGER_MAX, SYNTAX_ERROR, parse_integer
-from kvd.commands.auth import check_client_name
+from kvd.commands.auth import check_client_name, is_showable
 from kvd.commands.help import help_command, subcommand_error
 from kvd.commands.spec import Arg, Flag, Request, container, session_command
 from kvd.pause import begin_pause, end_pause
@@ -20,9 +20,6 @@ from protocol.replies import NO_REPLY, OK, ErrorReply, Reply, Verbatim
 
 if TYPE_CHECKING:
     from kvd.session import Session
-
-# What a library calls itself is shown in every CLIENT LIST, so it must not be used to store things.
-_LIBRARY_BYTES_MAX: Final = 1024
 
 _CONNECTION: Final = frozenset({"connection"})
 _ANYTIME: Final = Flag.NOSCRIPT | Flag.LOADING | Flag.STALE
@@ -303,10 +300,6 @@ def client_setname(session: Session, request: Request) -> Reply:
     return OK
 
 
-def _is_showable(text: bytes) -> bool:
-    return len(text) <= _LIBRARY_BYTES_MAX and all(0x21 <= byte <= 0x7E for byte in text)
-
-
 @session_command(
     "CLIENT|GETNAME",
     arity=2,
@@ -344,7 +337,7 @@ def client_setinfo(session: Session, request: Request) -> Reply:
     shown = request[2].decode("utf-8", "replace")
     if attribute not in {b"lib-name", b"lib-ver"}:
         raise ErrorReply(f"ERR Unrecognized option '{shown}'")
-    if not _is_showable(value):
+    if not is_showable(value):
         raise ErrorReply(f"ERR {shown} cannot contain spaces, newlines or special characters.")
     if attribute == b"lib-name":
         session.library_name = value
