@@ -5,108 +5,29 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
 import trio
-import trio.testing
 import trustme
 
 from kvd import connection as connection_module
 from kvd import housekeeping
-from kvd.daemon import _spawner
-from kvd.hub import Hub
 from kvd.listeners import PlainListener, TlsListener, open_tcp, open_unix, refusal
-from kvd.poller import Poller, SelectorPoller, open_poller
-from kvd.server import Server
+from kvd.poller import SelectorPoller
 from kvd.session import Endpoint
 from kvd.settings import Settings
-from storage.engine_memory import MemoryEngine
 from storage.errors import NoSpace
-from storage.store import Store
 from tests.kvd.harness import encode
-
-
-@attrs.define
-class Running:
-    """A hub that runs in the test's own nursery, with a listener on a free port."""
-
-    server: Server
-    hub: Hub
-    engine: MemoryEngine
-    port: int
-
-    async def connect(self) -> trio.SocketStream:
-        return await trio.open_tcp_stream("127.0.0.1", self.port)
-
-    async def connect_small(self) -> trio.SocketStream:
-        """Connect with a small receive buffer, so that what is not read backs up at once."""
-        sock = trio.socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        await sock.connect(("127.0.0.1", self.port))
-        return trio.SocketStream(sock)
-
-
-def _settings(**server: Any) -> Settings:
-    return attrs.evolve(Settings(), server=attrs.evolve(Settings().server, **server))
-
-
-@contextlib.asynccontextmanager
-async def running(settings: Settings | None = None, poller: Poller | None = None) -> AsyncIterator[Running]:
-    settings = settings or Settings()
-    engine = MemoryEngine()
-    server = Server(settings, Store(engine))
-    hub = Hub(server, poller or open_poller())
-    (sock,) = open_tcp(attrs.evolve(settings.server, bind=("127.0.0.1",)), 0)
-    listener = PlainListener(sock, server)
-    hub.add_listener(listener)
-    async with trio.open_nursery() as nursery:
-        server.spawn = _spawner(nursery)
-        nursery.start_soon(hub.run)
-        try:
-            yield Running(server, hub, engine, listener.port)
-        finally:
-            nursery.cancel_scope.cancel()
-    listener.close()
-    hub.close()
+from tests.kvd.live import Running, ask, receive_exactly, receive_to_end, running, settings_with, until
 
 
 @pytest.fixture
 async def live() -> AsyncIterator[Running]:
     async with running() as one:
         yield one
-
-
-async def receive_exactly(stream: trio.abc.ReceiveStream, count: int) -> bytes:
-    data = bytearray()
-    while len(data) < count:
-        part = await stream.receive_some(count - len(data))
-        assert part, f"closed after {bytes(data[-200:])!r}"
-        data += part
-    return bytes(data)
-
-
-async def ask(stream: trio.abc.Stream, *arguments: object, expect: bytes) -> None:
-    await stream.send_all(encode(*arguments))
-    assert await receive_exactly(stream, len(expect)) == expect
-
-
-async def receive_to_end(stream: trio.abc.ReceiveStream) -> bytes:
-    data = bytearray()
-    with contextlib.suppress(trio.BrokenResourceError):
-        while part := await stream.receive_some():
-            data += part
-    return bytes(data)
-
-
-async def until(condition: Callable[[], object], what: str) -> None:
-    with trio.move_on_after(20) as scope:
-        while not condition():
-            await trio.testing.wait_all_tasks_blocked(0.002)
-    assert not scope.cancelled_caught, f"waited in vain: {what}"
 
 
 async def test_a_pipeline_is_answered_in_order(live: Running) -> None:
@@ -234,7 +155,7 @@ async def test_quit_answers_and_closes(live: Running) -> None:
 
 
 async def test_a_client_above_maxclients_is_told_so() -> None:
-    async with running(_settings(maxclients=1)) as live, await live.connect() as first:
+    async with running(settings_with(maxclients=1)) as live, await live.connect() as first:
         await ask(first, "PING", expect=b"+PONG\r\n")
         async with await live.connect() as second:
             assert await receive_to_end(second) == b"-ERR max number of clients reached\r\n"
@@ -347,7 +268,9 @@ async def _tls_stream(
 async def test_tls_clients_share_the_tick_and_its_commit(
     authority: trustme.CA, tls_files: dict[str, str]
 ) -> None:
-    settings = _settings(bind=("127.0.0.1",), tls_cert_file=tls_files["cert"], tls_key_file=tls_files["key"])
+    settings = settings_with(
+        bind=("127.0.0.1",), tls_cert_file=tls_files["cert"], tls_key_file=tls_files["key"]
+    )
     async with running(settings) as live:
         listener = TlsListener(live.hub, live.server, open_tcp(settings.server, 0))
         live.server.spawn(listener.run)
@@ -364,7 +287,7 @@ async def test_tls_clients_share_the_tick_and_its_commit(
 
 
 async def test_tls_can_demand_a_client_certificate(authority: trustme.CA, tls_files: dict[str, str]) -> None:
-    settings = _settings(
+    settings = settings_with(
         bind=("127.0.0.1",),
         tls_cert_file=tls_files["cert"],
         tls_key_file=tls_files["key"],
@@ -387,7 +310,9 @@ async def test_tls_can_demand_a_client_certificate(authority: trustme.CA, tls_fi
 async def test_plain_bytes_on_the_tls_port_harm_nobody(
     authority: trustme.CA, tls_files: dict[str, str]
 ) -> None:
-    settings = _settings(bind=("127.0.0.1",), tls_cert_file=tls_files["cert"], tls_key_file=tls_files["key"])
+    settings = settings_with(
+        bind=("127.0.0.1",), tls_cert_file=tls_files["cert"], tls_key_file=tls_files["key"]
+    )
     async with running(settings) as live:
         listener = TlsListener(live.hub, live.server, open_tcp(settings.server, 0))
         live.server.spawn(listener.run)
