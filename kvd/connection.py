@@ -143,6 +143,7 @@ class Connection:
         self.unsent.clear()
         self.session.on_output = _ignore
         self.session.end()
+        self.session.transport = None  # no cycle: what a client held goes with it, not at some collection
         self.hub.forget(self, reason)
 
 
