@@ -21,7 +21,7 @@ from typing import Final
 
 from kvd.acl_selectors import BLANKS, Denial, RuleError, Selector
 from kvd.commands.spec import CommandSpec, Request
-from kvd.commands.table import CommandTable
+from kvd.commands.table import CommandTable, PlainEntry
 
 _HASH: Final = re.compile(rb"[0-9a-f]{64}")
 
@@ -47,6 +47,7 @@ class User:
         self.passwords: list[bytes] = []  # SHA-256 in hex
         self.selectors = [Selector(table)]
         self.unrestricted = False
+        self.plain: dict[bytes, PlainEntry] = {}  # the part of the fast path that needs no check
 
     def changed(self, rules: Iterable[bytes]) -> User:
         """Return a copy with rules applied, selectors in one piece (see `merge_selectors`).
@@ -60,8 +61,16 @@ class User:
                 twin._apply(rule)
             except RuleError as error:
                 raise RuleError(error.text, rule) from None
-        twin.unrestricted = any(selector.unrestricted for selector in twin.selectors)
+        twin._find_out_what_needs_no_check()
         return twin
+
+    def _find_out_what_needs_no_check(self) -> None:
+        self.unrestricted = any(selector.unrestricted for selector in self.selectors)
+        if self.unrestricted:
+            self.plain = self._table.plain
+            return
+        open_selectors = [one for one in self.selectors if one.all_keys and one.all_channels]
+        self.plain = self._table.plain_part(name for one in open_selectors for name in one.allowed)
 
     def assume(self, other: User) -> None:
         """Take over all that `other` is but its name."""
@@ -71,6 +80,7 @@ class User:
         self.passwords = list(other.passwords)
         self.selectors = [selector.copy() for selector in other.selectors]
         self.unrestricted = other.unrestricted
+        self.plain = other.plain
 
     # --- rules
 

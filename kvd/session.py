@@ -173,14 +173,12 @@ class Session:
     def refresh(self) -> None:
         """Decide anew whether plain commands may skip the dispatcher. Call after any change of state."""
         special = (
-            self.user is None
-            or not self.user.unrestricted
-            or self.transaction is not None
+            self.transaction is not None
             or self.tracking is not None
             or self.reply_mode != "on"
             or (self.proto == 2 and self.subscription_count > 0)
         )
-        self.plain = _NOTHING_PLAIN if special else self.server.table.plain
+        self.plain = _NOTHING_PLAIN if special or self.user is None else self.user.plain
 
     # --- input
 

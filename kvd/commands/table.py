@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
+from weakref import WeakSet
 
 from kvd.commands.spec import CommandSpec, DataHandler, Flag, Request
 from protocol.replies import ErrorReply
@@ -20,6 +21,19 @@ _ARGUMENTS_MAX = 1 << 20
 _PREVIEW_BYTES_MAX = 128
 
 
+class PlainPart(dict[bytes, PlainEntry]):
+    """What of the fast path is open to users who may run some commands only."""
+
+    __slots__ = ("__weakref__", "names")
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__()
+        self.names = frozenset(names)
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return id(self)  # a part is itself, whatever it holds
+
+
 class CommandTable:
     """All commands by upper-case name."""
 
@@ -28,6 +42,7 @@ class CommandTable:
         self.plain: dict[bytes, PlainEntry] = {}
         for spec in specs:
             self._add(spec)
+        self._plain_parts: WeakSet[PlainPart] = WeakSet()
         self._plain_all = dict(self._plain_entries())
         self.allow_plain(reads=True, writes=True)
 
@@ -88,15 +103,28 @@ class CommandTable:
         found = spec.subcommands.get(request[1].upper())
         if found is not None:
             return found
-        shown = request[1][:_PREVIEW_BYTES_MAX].decode("utf-8", "replace")
+        shown = request[1][:_PREVIEW_BYTES_MAX].decode("utf-8", "surrogateescape")
         raise ErrorReply(f"ERR unknown subcommand '{shown}'. Try {spec.name} HELP.")
 
     def allow_plain(self, *, reads: bool, writes: bool) -> None:
-        """Open or close the fast path. The dict stays the same object: sessions hold it."""
+        """Open or close the fast path. The dicts stay the same objects: sessions hold them."""
         self.plain.clear()
         for name, entry in self._plain_all.items():
             if writes if entry[3].is_write else reads:
                 self.plain[name] = entry
+        for part in self._plain_parts:
+            self._fill(part)
+
+    def plain_part(self, names: Iterable[str]) -> PlainPart:
+        """Return the entries of `plain` for the commands in `names`; it opens and closes as `plain` does."""
+        part = PlainPart(names)
+        self._plain_parts.add(part)
+        self._fill(part)
+        return part
+
+    def _fill(self, part: PlainPart) -> None:
+        part.clear()
+        part.update({name: entry for name, entry in self.plain.items() if entry[3].name in part.names})
 
     def _plain_entries(self) -> Iterable[tuple[bytes, PlainEntry]]:
         for name, spec in self.specs.items():
@@ -115,11 +143,11 @@ def wrong_arity(spec: CommandSpec) -> str:
 
 
 def _unknown_command(request: Request) -> str:
-    name = request[0][:_PREVIEW_BYTES_MAX].decode("utf-8", "replace")
+    name = request[0][:_PREVIEW_BYTES_MAX].decode("utf-8", "surrogateescape")
     preview = ""
     for argument in request[1:]:
         if len(preview) >= _PREVIEW_BYTES_MAX:
             break
         room = _PREVIEW_BYTES_MAX - len(preview)
-        preview += f"'{argument[:room].decode('utf-8', 'replace')}' "
+        preview += f"'{argument[:room].decode('utf-8', 'surrogateescape')}' "
     return f"ERR unknown command '{name}', with args beginning with: {preview}"

@@ -45,16 +45,32 @@ def test_a_change_holds_for_the_next_request(server: InProcessServer) -> None:
     assert error(bob.send("GET", "k")) == "NOPERM User bob has no permissions to run the 'get' command"
 
 
-def test_who_may_do_everything_takes_the_fast_path_and_nobody_else(server: InProcessServer) -> None:
+def test_what_needs_no_check_takes_the_fast_path_and_nothing_else(server: InProcessServer) -> None:
     admin = Client(server)
     bob = logged_in(server, "bob", "+@all", "~*", "&*")
-    assert bob.session.plain
-    admin.send("ACL", "SETUSER", "bob", "-flushall")
+    assert bob.session.plain is server.table.plain
+    admin.send("ACL", "SETUSER", "bob", "-set")
+    assert set(bob.session.plain) == {name for name in server.table.plain if name.upper() != b"SET"}
+    assert error(bob.send("SET", "k", "1")).startswith("NOPERM")
+    admin.send("ACL", "SETUSER", "bob", "resetkeys", "~a*")
     assert not bob.session.plain
-    admin.send("ACL", "SETUSER", "bob", "+@all")
-    assert bob.session.plain
+    admin.send("ACL", "SETUSER", "bob", "(~* &* +get)")
+    assert set(bob.session.plain) == {b"GET", b"get", b"Get"}
     admin.send("ACL", "SETUSER", "default", "-flushall")
-    assert not admin.session.plain
+    assert b"FLUSHALL" not in admin.session.plain
+
+
+def test_a_part_of_the_fast_path_closes_with_the_whole(server: InProcessServer) -> None:
+    bob = logged_in(server, "bob", "~*", "&*", "+get", "+set")
+    assert {b"GET", b"SET"} <= set(bob.session.plain)
+    server.table.allow_plain(reads=True, writes=False)
+    assert b"GET" in bob.session.plain
+    assert b"SET" not in bob.session.plain
+    monitor = Client(server)
+    monitor.send("MONITOR")
+    assert not bob.session.plain
+    monitor.close()
+    assert {b"GET", b"SET"} <= set(bob.session.plain)
 
 
 def test_a_user_that_is_off_goes_on_but_cannot_log_in(server: InProcessServer) -> None:
