@@ -48,8 +48,8 @@ def help_lines(container: CommandSpec) -> list[Simple]:
 
 def subcommand_error(request: Request) -> ErrorReply:
     """Return Redis's refusal of a subcommand that has too many arguments or ones that do not go together."""
-    shown = request[1][:128].decode("utf-8", "replace")
-    container = request[0].decode("utf-8", "replace").upper()
+    shown = request[1][:128].decode("utf-8", "surrogateescape")
+    container = request[0].decode("utf-8", "surrogateescape").upper()
     return ErrorReply(
         f"ERR unknown subcommand or wrong number of arguments for '{shown}'. Try {container} HELP."
     )
