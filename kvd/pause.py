@@ -25,21 +25,21 @@ class Pause:
         self.until_ms = until_ms
         self.writes_only = writes_only
         self.ended = trio.Event()
-        self._waiting: dict[int, Session] = {}
+        self.waiting: dict[int, Session] = {}
 
     def hold(self, session: Session) -> None:
         """Suspend a session until the end; the request that has to wait is the first of its backlog."""
         session.suspend()
-        self._waiting[session.id] = session
+        self.waiting[session.id] = session
 
     def forget(self, session: Session) -> None:
         """Let go of a session whose connection is gone."""
-        self._waiting.pop(session.id, None)
+        self.waiting.pop(session.id, None)
 
     def end(self) -> None:
         """Let everybody go on, in the order in which they came."""
         self.ended.set()
-        for session in self._waiting.values():
+        for session in self.waiting.values():
             session.release()
 
 
