@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Final
 
 from kvd import notify
 from kvd.commands.arguments import SYNTAX_ERROR, parse_integer
-from kvd.commands.lookup import announce, check_length, delete, peek_string, read_string, update_string
+from kvd.commands.lookup import (
+    announce,
+    check_length,
+    check_total,
+    delete,
+    peek_string,
+    read_string,
+    update_string,
+)
 from kvd.commands.spec import Arg, Flag, KeyRange, Request, data_command
 from protocol.replies import ErrorReply, Reply
 
@@ -258,6 +266,7 @@ def bitop(keyspace: Keyspace, request: Request) -> Reply:
     if operation == b"NOT" and len(request) != 4:
         raise ErrorReply("ERR BITOP NOT must be called with a single source key.")
     sources = [read_string(keyspace, key) or b"" for key in request[3:]]
+    check_total(sources)
     result = _combined(operation, sources)
     if result:
         is_new = keyspace.notifying and keyspace.get(request[2]) is None

@@ -5,6 +5,7 @@ Handlers on the hot path (GET, SET, INCR) repeat the few lines they need of this
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from kvd import notify
@@ -14,6 +15,9 @@ from storage.record import VALUE, Record
 
 if TYPE_CHECKING:
     from storage.store import Keyspace
+
+# What one request may have in hand: as much as the largest bulk string that Redis sends.
+TOTAL_BYTES_MAX: Final = 512 << 20
 
 TOO_LONG: Final = "ERR string exceeds maximum allowed size (proto-max-bulk-len)"
 
@@ -77,3 +81,11 @@ def check_length(keyspace: Keyspace, length: int) -> None:
     """Refuse a value of `length` bytes before it is built, if the store would refuse it."""
     if length > keyspace.store.limits.value_bytes_max:
         raise ErrorReply(TOO_LONG)
+
+
+def check_total(values: Iterable[bytes | None]) -> None:
+    """Refuse to work on more than `TOTAL_BYTES_MAX` at once, however often one key is named."""
+    if sum(len(value) for value in values if value is not None) > TOTAL_BYTES_MAX:
+        raise ErrorReply(
+            f"ERR the values are larger than {TOTAL_BYTES_MAX >> 20} MiB together; name fewer keys"
+        )

@@ -20,6 +20,7 @@ from kvd.commands.arguments import (
 from kvd.commands.lookup import (
     announce,
     check_length,
+    check_total,
     delete,
     find,
     peek_string,
@@ -332,6 +333,7 @@ def mget(keyspace: Keyspace, request: Request) -> Reply:
         record = find(keyspace, key)
         value = None if record is None else record[VALUE]
         values.append(value if type(value) is bytes else None)
+    check_total(values)
     return values
 
 

@@ -153,3 +153,11 @@ def test_an_mset_over_a_record_that_cannot_be_read_has_written_nothing(
     server.store.engine.write(batch, sync=False)
     assert "cannot be read" in error(client.send("MSET", "a", "1", "b", "2", "c", "3"))
     assert client.send("EXISTS", "a", "c") == 0
+
+
+def test_a_few_bytes_cannot_ask_for_endless_work(client: Client) -> None:
+    """One value of a mebibyte, named six hundred times."""
+    client.send("SET", "key", b"x" * (1 << 20))
+    for request in (["MGET"], ["BITOP", "AND", "result"]):
+        assert "larger than 512 MiB together" in error(client.send(*request, *["key"] * 600))
+    assert client.send("EXISTS", "result") == 0
