@@ -122,7 +122,10 @@ def _growth(sizes: Sequence[Size]) -> Iterator[str]:
 
 
 def _factors(base: Cost, cost: Cost) -> str:
-    return f"{cost.elapsed_us / base.elapsed_us:.2f} times (CPU {cost.cpu_us / base.cpu_us:.2f})"
+    cpu = (
+        f" (CPU {cost.cpu_us / base.cpu_us:.2f})" if base.cpu_us else ""
+    )  # it is counted in hundredths of a second
+    return f"{cost.elapsed_us / base.elapsed_us:.2f} times{cpu}"
 
 
 def _verdict(name: str, base: Cost, cost: Cost) -> str:
