@@ -268,6 +268,7 @@ class Keyspace:
 
     def prefetch(self, keys: Sequence[bytes]) -> None:
         """Load those of `keys` that are not cached with one look-up in the engine, for reads that follow."""
+        self._check_gone()
         hot = self._hot
         missing = list({key for key in keys if key not in hot.young and key not in hot.old})
         rows = self._engine.multi_get(Family.RECORDS, [self.id + key for key in missing])

@@ -59,8 +59,11 @@ def prepare(engine: Engine, entropy: Callable[[int], bytes]) -> None:
 
 
 def check_format(path: str, stored: bytes) -> None:
-    """Raise `NewerFormat` for a format that this version does not know."""
-    found = loads(stored)
+    """Raise `NewerFormat` for a format that this version does not know, `DamagedFiles` for none."""
+    try:
+        found = loads(stored)
+    except RecordError as error:
+        raise DamagedFiles(path, "the format row cannot be read") from error
     if type(found) is not int or found < 1:
         raise DamagedFiles(path, "the format row is not a number")
     if found > FORMAT:

@@ -32,7 +32,7 @@ from storage.compaction import Compaction
 from storage.engine import Batch, Engine, Family
 from storage.engine_rocksdb import RocksEngine
 from storage.errors import Aborted, StorageError
-from storage.expiry import Alone, Sweeper
+from storage.expiry import Alone, Stability, Sweeper
 from storage.feed import LogFeed
 from storage.keyspace import Keyspace
 from storage.layout import COUNT_PREFIX, FLOOR_PREFIX, NAMESPACE_BYTES, change_key, origin_key
@@ -237,6 +237,15 @@ class Store:
             keyspace.notifying = value
 
     # Upkeep.
+
+    @property
+    def stability(self) -> Stability:
+        """What may be purged. Replication puts its own knowledge here; a node is alone until then."""
+        return self._sweeper.stability
+
+    @stability.setter
+    def stability(self, stability: Stability) -> None:
+        self._sweeper.stability = stability
 
     def sweep(self, budget_rows: int) -> int:
         """Handle up to `budget_rows` due expiries and purges, commit, and return how many were due.

@@ -28,7 +28,7 @@ import attrs
 from storage.changelog import Chunk, decode_chunk
 from storage.engine import Engine, Family
 from storage.engine_rocksdb import RocksEngine
-from storage.errors import RecordError, StorageError
+from storage.errors import DamagedFiles, RecordError, StorageError
 from storage.layout import (
     COUNT_PREFIX,
     DATABASES,
@@ -128,7 +128,7 @@ class Verifier:
         try:
             check_format(self._engine.path, stored)
             found = read_found(self._engine)
-        except RecordError as error:
+        except DamagedFiles as error:
             yield Finding("meta", str(error))
             return
         self._origins, self._hlc = found.origins, found.hlc
@@ -165,7 +165,7 @@ class Verifier:
         for key, row in self._engine.iterate(Family.RECORDS, SYSTEM, after_prefix(SYSTEM)):
             try:
                 exists = decode(row, self._origins)[VALUE] is not None
-            except (RecordError, IndexError):
+            except RecordError:
                 exists = True  # `_check_rows` tells that the row is damaged; its records are not to blame
             if exists:
                 yield key[NAMESPACE_BYTES:]
@@ -210,7 +210,7 @@ class Verifier:
                 continue
             try:
                 record = decode(row, self._origins)
-            except (RecordError, IndexError) as error:
+            except RecordError as error:
                 yield Finding(where, str(error))
                 continue
             self._count(key, record)
@@ -281,7 +281,7 @@ class Verifier:
                 continue
             try:
                 record = decode(row, self._origins)
-            except (RecordError, IndexError):
+            except RecordError:
                 continue  # told by `_check_rows`
             if record[VALUE] is not None and record[EXPIRES_AT] != NEVER:
                 needs.expiry[key] = record[EXPIRES_AT]

@@ -26,6 +26,8 @@ from typing import Final
 
 import attrs
 
+from storage.errors import RecordError
+
 STAMP_BYTES: Final = 20
 REGISTER_BYTES: Final = 32
 ORIGIN_BYTES: Final = 16
@@ -95,9 +97,14 @@ def describe(register: bytes, origins: Sequence[bytes]) -> Version:
 def is_newer(left: bytes, right: bytes, origins: Sequence[bytes]) -> bool:
     """Tell whether `left`'s stamp is greater than `right`'s. Both are registers.
 
+    Raise `RecordError` if that depends on an origin that is not known.
+
     Equal clocks of different origins are rare, so the bytes decide nearly always: hlc comes
     first in them, and with the same origin number the sequence follows.
     """
     if left[:8] != right[:8] or left[8:12] == right[8:12]:
         return left[:20] > right[:20]
-    return origins[register_dot(left)[0]] > origins[register_dot(right)[0]]
+    try:
+        return origins[register_dot(left)[0]] > origins[register_dot(right)[0]]
+    except IndexError as error:
+        raise RecordError("a register has an unknown origin") from error

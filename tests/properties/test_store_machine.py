@@ -175,6 +175,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store.commit()
         if was_dirty:
             self.written()
+            self.check_disk()
         assert not self.store.dirty
         self.store.begin(self.now_ms)
 
@@ -194,6 +195,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert handled <= budget
         if self.store.commits != commits:
             self.written()
+            self.check_disk()
         for keyspace, key in expired:
             assert keyspace.get(key) is None
         if handled < budget:
@@ -250,8 +252,7 @@ class StoreMachine(RuleBasedStateMachine):
                 break
         assert found == sorted((k, v) for k, v in self.live(name).items() if k.startswith(prefix))
 
-    @rule()
-    def disk_keeps_its_promises(self) -> None:
+    def check_disk(self) -> None:
         assert self.store.stats()["changelog_compaction_failed"] == 0
         verifier = Verifier(self.store.engine, now_ms=self.now_ms + 10_000_000, pass_rows=3)
         assert [str(finding) for finding in verifier.run()] == []
@@ -292,6 +293,7 @@ class MemoryStoreMachine(StoreMachine):
         self.images = [self.committed]
         self.pending = copy.deepcopy(self.committed)
         self.open()
+        self.check_disk()
 
 
 class RocksStoreMachine(StoreMachine):
@@ -324,7 +326,7 @@ def test_the_store_equals_the_model_with_crashes_at_any_write() -> None:
     run_state_machine_as_test(
         MemoryStoreMachine,
         settings=settings(
-            max_examples=300, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=150, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
 
@@ -334,6 +336,6 @@ def test_the_store_equals_the_model_on_rocksdb() -> None:
     run_state_machine_as_test(
         RocksStoreMachine,
         settings=settings(
-            max_examples=15, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=10, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

@@ -1,0 +1,69 @@
+"""Keys on disk sort as the numbers and names in them do."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.layout import (
+    DATABASES,
+    EXPIRY_KIND,
+    PURGE_KIND,
+    SYSTEM,
+    after_prefix,
+    change_key,
+    database_id,
+    deadline_prefix,
+    due_before,
+    number_of,
+    origin_key,
+    parse_change_key,
+    parse_deadline,
+)
+
+
+@given(st.binary(max_size=8), st.binary(max_size=8))
+def test_a_prefix_is_a_range(prefix: bytes, key: bytes) -> None:
+    end = after_prefix(prefix)
+    in_range = prefix <= key and (end is None or key < end)
+    assert in_range == key.startswith(prefix)
+
+
+@given(st.binary(max_size=4), st.binary(max_size=8))
+def test_everything_with_the_prefix_is_in_its_range(prefix: bytes, rest: bytes) -> None:
+    end = after_prefix(prefix)
+    assert prefix <= prefix + rest
+    assert end is None or prefix + rest < end
+
+
+@given(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)))
+def test_change_keys_can_be_read_back(parts: tuple[int, int]) -> None:
+    assert parse_change_key(change_key(*parts)) == parts
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1))))
+def test_change_keys_sort_by_origin_and_sequence(parts: list[tuple[int, int]]) -> None:
+    assert sorted(change_key(*p) for p in parts) == [change_key(*p) for p in sorted(parts)]
+
+
+@given(st.integers(0, 2**63), st.sampled_from([EXPIRY_KIND, PURGE_KIND]), st.binary(max_size=20))
+def test_deadlines_can_be_read_back_and_end_before_the_next_millisecond(
+    due_ms: int, kind: int, row_key: bytes
+) -> None:
+    key = deadline_prefix(due_ms, kind) + row_key
+    assert parse_deadline(key) == (due_ms, kind, row_key)
+    assert due_before(due_ms) <= key < due_before(due_ms + 1)
+
+
+def test_due_before_takes_any_time() -> None:
+    assert due_before(2**70) == due_before(2**64 - 1)
+
+
+def test_origin_keys_end_in_their_number() -> None:
+    assert number_of(origin_key(70_000)) == 70_000
+
+
+def test_the_fixed_namespaces_are_distinct() -> None:
+    fixed = {SYSTEM, *(database_id(index) for index in range(DATABASES))}
+    assert len(fixed) == DATABASES + 1
+    assert all(len(namespace) == 16 for namespace in fixed)
