@@ -24,7 +24,7 @@ from typing import Final, TypeAlias, get_args
 
 import attrs
 
-from tests.bench.load import Load, Result, fill, note, run
+from tests.bench.load import Load, Result, fill, note, run, wait_until_idle
 from tests.servers import Durability, RunningServer, kvd_server, redis_server
 
 KEYS: Final = 100_000
@@ -132,6 +132,7 @@ def _start(
             note(f"filling {name} ({durability}) with {KEYS:,} keys")
             servers[durability, name] = stack.enter_context(start(place, durability=durability))
             fill(servers[durability, name], KEYS)
+            wait_until_idle(servers[durability, name])
     return servers
 
 

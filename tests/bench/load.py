@@ -7,19 +7,26 @@ is what ``-r N`` reads.
 from __future__ import annotations
 
 import csv
+import random
 import socket
 import subprocess
 import sys
 import threading
+import time
 from typing import Final
 
 import attrs
 
-from tests.servers import RunningServer, redis_executable
+from tests.servers import RunningServer, redis_executable, wait_until
 
 VALUE_BYTES: Final = 64
 _FILL_BATCH: Final = 1000
 _RUN_SECONDS_MAX: Final = 900
+_NOISE_BYTES: Final = 1 << 20
+_NOISE_STEP: Final = 61  # prime: a million keys begin at different places
+# A server that uses less than this share of a core for half a second is idle.
+_IDLE_SECONDS: Final = 0.5
+_IDLE_SHARE: Final = 0.1
 _RECEIVE_BYTES: Final = 1 << 16
 
 
@@ -67,22 +74,39 @@ def run(server: RunningServer, load: Load) -> Result:
 
 
 def fill(server: RunningServer, count: int, *, value_bytes: int = VALUE_BYTES) -> None:
-    """Write keys 0 to `count` - 1 in pipelines, as fast as the server takes them."""
-    value = b"x" * value_bytes
-    template = b"*3\r\n$3\r\nSET\r\n$16\r\nkey:%%012d\r\n$%d\r\n%s\r\n" % (value_bytes, value)
+    """Write keys 0 to `count` - 1 in pipelines, as fast as the server takes them.
+
+    Every key has a value of its own that does not compress, or the disk would hold less than it was given.
+    """
+    noise = random.Random(count).randbytes(_NOISE_BYTES + value_bytes)
+    template = b"*3\r\n$3\r\nSET\r\n$16\r\nkey:%%012d\r\n$%d\r\n%%s\r\n" % value_bytes
+
+    def request(number: int) -> bytes:
+        place = number * _NOISE_STEP % _NOISE_BYTES
+        return template % (number, noise[place : place + value_bytes])
+
     with server.connect(timeout=_RUN_SECONDS_MAX) as sock:
         # Replies are counted beside the writing: a server may stop reading from who does not read.
         answered = threading.Thread(target=_expect_oks, args=(sock, count))
         answered.start()
         for start in range(0, count, _FILL_BATCH):
-            sock.sendall(
-                b"".join([template % number for number in range(start, min(start + _FILL_BATCH, count))])
-            )
+            sock.sendall(b"".join(map(request, range(start, min(start + _FILL_BATCH, count)))))
         answered.join()
     with server.client() as client:
         stored = client.dbsize()
     if stored < count:
         raise RuntimeError(f"{server.name} has {stored} keys after {count} were written")
+
+
+def wait_until_idle(server: RunningServer) -> None:
+    """Wait until the server has nothing to do in the background (compactions, sweeps)."""
+
+    def is_idle() -> bool:
+        before = server.cpu_seconds()
+        time.sleep(_IDLE_SECONDS)
+        return server.cpu_seconds() - before < _IDLE_SECONDS * _IDLE_SHARE
+
+    wait_until(is_idle, f"{server.name} is idle", seconds=_RUN_SECONDS_MAX)
 
 
 def _expect_oks(sock: socket.socket, count: int) -> None:

@@ -21,7 +21,7 @@ from typing import Final
 
 import attrs
 
-from tests.bench.load import VALUE_BYTES, Load, fill, note, run
+from tests.bench.load import VALUE_BYTES, Load, fill, note, run, wait_until_idle
 from tests.servers import RunningServer, kvd_server
 
 HOT_KEYS: Final = 1000
@@ -71,11 +71,13 @@ def _measure(keys: int) -> Size:
             note(f"filling {keys:,} keys of {VALUE_BYTES} bytes")
             fill(server, keys)
             fill_seconds = time.perf_counter() - started
+            wait_until_idle(server)
             server.stop()
         disk_bytes = sum(file.stat().st_blocks * _BLOCK_BYTES for file in (directory / "data").rglob("*"))
         started = time.perf_counter()
         with kvd_server(directory) as server:
             start_seconds = time.perf_counter() - started
+            wait_until_idle(server)
             costs = _costs(server, keys)
             resident_bytes = server.resident_bytes()
     return Size(keys, fill_seconds, start_seconds, disk_bytes / keys, resident_bytes, costs)
