@@ -1,0 +1,151 @@
+-- Guards shared by everything that scripts can reach: readonly tables, argument errors, the time limit.
+--
+-- Every chunk of the sandbox is called as chunk(host, kit). `host` holds the daemon's functions; they are
+-- Python objects, so they must stay in upvalues and never reach a script. `kit` is what the chunks give
+-- each other. Both are forgotten once the sandbox is closed.
+--
+-- Lua 5.1 has no readonly tables. A library is shown to scripts as an empty table that looks its names up
+-- in the hidden one; the functions that could write past the metatable (rawset, table.insert ...) are
+-- replaced by ones that know these tables.
+
+local host, kit = ...
+
+local type, error, setmetatable, gsub, tonumber = type, error, setmetatable, string.gsub, tonumber
+local sethook, clock = debug.sethook, os.clock
+local look_at_clock, limit_memory = host.look, host.limit_memory
+
+local READONLY = "Attempt to modify a readonly table"
+
+-- Instructions between two looks at the CPU clock, and CPU seconds between two looks of the daemon at the
+-- wall clock. A library function may run for milliseconds in one instruction, so the first must be small.
+local HOOK_COUNT = 1000
+local LOOK_SECONDS = 0.005
+
+local behind = {} -- readonly table -> the hidden table behind it
+kit.behind = behind
+
+local function refuse()
+    error(READONLY, 2)
+end
+
+-- Return what scripts see of the table `content`.
+function kit.readonly(content)
+    local shown = setmetatable({}, { __index = content, __newindex = refuse })
+    behind[shown] = content
+    return shown
+end
+
+-- Raise if a script is about to write to a readonly table by other means than an assignment.
+function kit.check_writable(value)
+    if behind[value] then
+        error(READONLY, 0)
+    end
+end
+
+-- Raise what the C functions of Lua raise for a wrong argument, placed where the script called.
+local function bad_argument(index, name, problem)
+    error("bad argument #" .. index .. " to '" .. name .. "' (" .. problem .. ")", 4)
+end
+
+-- To be called by a library function itself, so that the error's place is the script's line. A count that
+-- is too small tells "no value" from nil.
+function kit.check(kind, index, name, value, count)
+    if type(value) ~= kind then
+        local got = (count and index > count) and "no value" or type(value)
+        bad_argument(index, name, kind .. " expected, got " .. got)
+    end
+    return value
+end
+
+-- As the C functions do it: a string that looks like a number is one.
+function kit.check_number(index, name, value, count)
+    local number = (type(value) == "number" or type(value) == "string") and tonumber(value)
+    if not number then
+        local got = (count and index > count) and "no value" or type(value)
+        bad_argument(index, name, "number expected, got " .. got)
+    end
+    return number
+end
+
+-- And a number is a string.
+function kit.check_string(index, name, value, count)
+    if type(value) ~= "string" then
+        if type(value) == "number" then
+            return value .. ""
+        end
+        local got = (count and index > count) and "no value" or type(value)
+        bad_argument(index, name, "string expected, got " .. got)
+    end
+    return value
+end
+
+function kit.bad_argument(index, name, problem)
+    bad_argument(index, name, problem)
+end
+
+-- Raise an error that already has its code word, without a place: it is the reply if nobody catches it.
+function kit.fail(text)
+    error({ err = text }, 0)
+end
+
+-- Return a plain reply of the daemon, with the memory limit in force again if it had to be lifted for it.
+function kit.received(reply, _, unlimited)
+    if unlimited then
+        limit_memory()
+    end
+    return reply
+end
+
+-- Drop the place that an error got in a chunk of ours: it says nothing to a script's author.
+function kit.without_our_place(problem)
+    if type(problem) == "string" then
+        return (gsub(problem, "^kvd%.%w+:%d+: ", "", 1))
+    end
+    return problem
+end
+
+-- The time limit. `killed` is set once and never catchable: whatever could catch an error asks `check_killed`.
+
+local KILLED = "Script killed by user with SCRIPT KILL..."
+local killed = false
+local next_look = 0
+
+function kit.check_killed()
+    if killed then
+        error(KILLED, 0)
+    end
+end
+
+function kit.is_killed()
+    return killed
+end
+
+-- Let the daemon look at the wall clock, and end the script if someone has asked for that.
+function kit.look()
+    if killed or look_at_clock() then
+        killed = true
+        error(KILLED, 0)
+    end
+    next_look = clock() + LOOK_SECONDS
+end
+
+local look = kit.look
+
+local function hook()
+    if killed or clock() >= next_look then
+        look()
+    end
+end
+
+-- Hooks are kept by coroutine. Without one for `thread` it is the running one.
+function kit.watch(thread)
+    if thread then
+        sethook(thread, hook, "", HOOK_COUNT)
+    else
+        sethook(hook, "", HOOK_COUNT)
+    end
+end
+
+function kit.reset_watch()
+    killed = false
+end
