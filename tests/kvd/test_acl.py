@@ -159,6 +159,13 @@ def test_refusals_are_entered_with_what_why_and_who(server: InProcessServer) -> 
     assert denied == (1, 2, 1, 1)
 
 
+def test_a_refusal_inside_a_script_is_entered_as_such(server: InProcessServer) -> None:
+    bob = logged_in(server, "bob", "+@all", "-set", "~*")
+    assert "no permissions" in error(bob.send("EVAL", "return redis.call('set', 'k', 1)", 0)).lower()
+    (entry,) = Client(server).send("ACL", "LOG")
+    assert entry[2:10] == [b"reason", b"command", b"context", b"lua", b"object", b"set", b"username", b"bob"]
+
+
 def test_the_same_refusal_within_a_minute_is_counted_up(server: InProcessServer) -> None:
     admin = Client(server)
     bob = logged_in(server, "bob", "+get")

@@ -558,6 +558,34 @@ PLAYS = {
         a: ACL DRYRUN default flushall
         a: ACL DRYRUN bob auth x
     """,
+    "what a user may do by script": """
+        a: ACL SETUSER bob on nopass ~key:* +@all -set
+        a: ACL DRYRUN bob eval "return 1" 1 other
+        a: ACL DRYRUN bob eval "return 1" 1 key:1
+        a: ACL DRYRUN bob eval "return 1" 0
+        b: AUTH bob x
+        b: EVAL "return redis.call('get', KEYS[1])" 1 key:1
+        b: EVAL "return redis.call('get', KEYS[1])" 1 other
+        b: EVAL "return redis.call('ping')" 0
+    """,
+    "tracking by script": """
+        a: CLIENT TRACKING ON
+        a: EVAL "return redis.call('get', KEYS[1])" 1 k
+        b: SET k 1
+        a?
+        a: GET k
+        b: EVAL "return redis.call('incr', KEYS[1])" 1 k
+        a?
+    """,
+    "publishing and watching by script": """
+        a: SUBSCRIBE ch
+        b: EVAL "return redis.call('publish', 'ch', 'x')" 0
+        a?
+        b: WATCH k
+        c: EVAL "return redis.call('set', 'k', 'x')" 0
+        b! MULTI
+        b! EXEC
+    """,
     "a user at work": """
         a: ACL SETUSER bob on >pw ~key:* &ch:* +@all -flushall -client|setname
         b: AUTH bob wrong

@@ -212,3 +212,26 @@ def test_reset_and_resp2_tracking_stop_the_messages(server: InProcessServer) -> 
     client.send("RESET")
     assert not server.tracking.active
     assert client.session.tracking is None
+
+
+def test_keys_that_scripts_read_belong_to_the_caller(server: InProcessServer) -> None:
+    client = tracked(server)
+    client.send("EVAL", "return redis.call('get', KEYS[1])", 1, "k")
+    Client(server).send("SET", "k", "1")
+    assert heard(client) == [[b"invalidate", [b"k"]]]
+
+
+def test_writes_of_ones_own_script_are_ones_own(server: InProcessServer) -> None:
+    client = tracked(server, "NOLOOP")
+    client.send("GET", "k")
+    assert client.send("EVAL", "return redis.call('incr', KEYS[1])", 1, "k") == 1
+    assert heard(client) == []
+
+
+def test_what_caching_said_covers_a_whole_script(server: InProcessServer) -> None:
+    client = tracked(server, "OPTIN")
+    read_both = encode("EVAL", "return {redis.call('get', KEYS[1]), redis.call('get', KEYS[2])}", 2, "k", "l")
+    client.raw(encode("CLIENT", "CACHING", "YES"), read_both)
+    client.raw(encode("GET", "m"))
+    Client(server).send("MSET", "k", "1", "l", "1", "m", "1")
+    assert heard(client) == [[b"invalidate", [b"k"]], [b"invalidate", [b"l"]]]
