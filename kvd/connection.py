@@ -6,7 +6,8 @@ unsent output, and the same two bounds apply:
 
 * back-pressure: above `PAUSE_BYTES` unsent nothing more is read from the client until it has taken some;
 * the output limit of its class (normal or pubsub, as Redis's client-output-buffer-limit): beyond it
-  the connection is closed. A paused client that takes nothing for `STALLED_SECONDS` is closed as well.
+  the connection is closed. So is one that takes nothing for `STALLED_SECONDS` while it is paused, or
+  while the last of its output is all that keeps it open.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+import structlog
 import trio
 
 from kvd.poller import READ, WRITE
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from kvd.hub import Hub
     from kvd.session import Session
 
+log = structlog.get_logger()
+
 # A client may send this much more than it reads before it is paused. Naive clients write a whole
 # pipeline before they read the first reply, so it is generous: a million replies of 32 bytes.
 PAUSE_BYTES: Final = 32 << 20
@@ -30,8 +34,14 @@ PAUSE_BYTES: Final = 32 << 20
 CROWDED_BYTES: Final = 512 << 20
 CROWDED_PAUSE_BYTES: Final = 64 << 10
 STALLED_SECONDS: Final = 60.0
+# So much of a suspended client's further input is taken in.
+SUSPENDED_HELD_BYTES: Final = 64 << 10
 # What is handed to the kernel at once; more than any socket buffer takes.
 _SEND_BYTES: Final = 1 << 20
+# The same for a stream, which tells of progress only when it has sent all of it.
+_STREAM_SEND_BYTES: Final = 64 << 10
+# Unsent pieces are put together up to this size: small ones would take more memory than they hold.
+_PIECE_BYTES: Final = 4096
 
 
 class Connection:
@@ -73,9 +83,19 @@ class Connection:
         """Tell whether nothing more is to be read from the client for now.
 
         Either it has to take output first, or requests of it are waiting already (its session is
-        suspended or throttled): what a client may make us hold stays bounded by what was in flight.
+        suspended or throttled): what a client may make us hold stays bounded. A suspended client is
+        read from for a while all the same, because only that tells whether it is still there.
         """
-        return bool(self.session.backlog) or self.is_full
+        session = self.session
+        if session.backlog and not (session.suspended and session.held_bytes < SUSPENDED_HELD_BYTES):
+            return True
+        return self.is_full
+
+    @property
+    def may_go_on(self) -> bool:
+        """Tell whether requests that were held back are to be run."""
+        session = self.session
+        return (bool(session.backlog) or session.resumed) and not session.suspended and not self.is_full
 
     def flush(self) -> None:
         """Send, or queue, what the session has gathered. After the commit only."""
@@ -86,11 +106,13 @@ class Connection:
         raise NotImplementedError
 
     def _queue(self, data: memoryview) -> None:
-        if not self.unsent:
-            self._progress_at = trio.current_time()
-        self.unsent.append(data)
         self.unsent_bytes += len(data)
         self.hub.unsent_bytes += len(data)
+        if not self.unsent:
+            self._progress_at = trio.current_time()
+        elif len(self.unsent[-1]) + len(data) <= _PIECE_BYTES:
+            data = memoryview(b"".join((self.unsent.pop(), data)))
+        self.unsent.append(_compact(data))
 
     def _taken(self, count: int) -> None:
         """Drop `count` bytes from the front of the unsent output."""
@@ -100,7 +122,7 @@ class Connection:
         while count:
             first = self.unsent[0]
             if len(first) > count:
-                self.unsent[0] = first[count:]
+                self.unsent[0] = _compact(first[count:])
                 return
             count -= len(first)
             self.unsent.popleft()
@@ -111,7 +133,8 @@ class Connection:
         size = self.unsent_bytes
         if hard_bytes and size > hard_bytes:
             return "output limit"
-        if self.is_full and now - self._progress_at > STALLED_SECONDS:
+        is_waited_for = self.is_full or self.session.closing
+        if size and is_waited_for and now - self._progress_at > STALLED_SECONDS:
             return "stalled"
         if not soft_bytes or size <= soft_bytes:
             self._soft_since = None
@@ -198,19 +221,18 @@ class SocketConnection(Connection):
         if session.closing and not self.unsent and not session.out:
             self.close(session.close_reason or "closed")
             return
-        if self.unsent or session.backlog or self._mask != READ:
+        if self.unsent or session.backlog or session.resumed or self._mask != READ:
             wanted = (WRITE if self.unsent else 0) | (0 if self.is_paused else READ)
             if wanted != self._mask:
                 self._mask = wanted
                 self.hub.poller.modify(self.fd, wanted)
-        if session.backlog and not session.suspended and not self.is_full:
-            self.hub.run_backlog_later(self)
+            if self.may_go_on:
+                self.hub.run_backlog_later(self)
 
     def close(self, reason: str) -> None:
         if self.closed:
             return
         self.hub.poller.unregister(self.fd)
-        self.hub.sockets.pop(self.fd, None)
         self.socket.close()
         self._end(reason)
 
@@ -221,49 +243,58 @@ class StreamConnection(Connection):
     def __init__(self, hub: Hub, session: Session, stream: trio.abc.Stream) -> None:
         super().__init__(hub, session)
         self._stream = stream
-        self._changed = trio.Event()
+        self.handed_over = False  # whether the hub has input of this stream that it has not run yet
+        self._turns = trio.lowlevel.ParkingLot()  # where both tasks wait until something has changed
         self._scope = trio.CancelScope()
 
     async def run(self) -> None:
         """Serve the client until either side closes. The stream is closed on return."""
-        reason = "client closed"
+        reason = "closed"
         try:
             async with self._stream, trio.open_nursery() as nursery:
                 self._scope = nursery.cancel_scope
-                nursery.start_soon(self._send_all)
-                await self._receive_all()
+                nursery.start_soon(self._receive_all)
+                await self._send_all()
                 nursery.cancel_scope.cancel()
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             reason = "connection lost"
+        except* Exception as error:  # a bug ends its session, not the daemon
+            reason = "internal error"
+            log.error("session failed unexpectedly", session_id=self.session.id, exc_info=error)
+            self.hub.server.stats.unexpected_errors += 1
         finally:
             if not self.closed:
                 self._end(self.session.close_reason or reason)
 
     async def _receive_all(self) -> None:
+        """Hand over what comes piece by piece, the end last, so that all that came before it is run."""
         while not self.session.closing:
-            data = await self._stream.receive_some(self.hub.receive_bytes)
-            if not data:
-                return
-            self.hub.deliver(self, bytes(data))
-            while self.is_paused and not self.closed:
-                await self._changed.wait()
-        await trio.sleep_forever()  # the sender ends the connection once all is sent
+            data = await self._receive()
+            self.handed_over = True
+            self.hub.deliver(self, data)
+            while self.handed_over or self.is_paused:
+                await self._turns.park()
+
+    async def _receive(self) -> bytes:
+        try:
+            return bytes(await self._stream.receive_some(self.hub.receive_bytes))
+        except trio.BrokenResourceError:
+            return b""
 
     async def _send_all(self) -> None:
-        while True:
-            while self.unsent:
-                chunk = self.unsent[0][:_SEND_BYTES]
+        """Send what is flushed, and return when the session is closing and all is sent."""
+        session = self.session
+        while not (session.closing and not self.unsent and not session.out):
+            if self.unsent:
+                chunk = self.unsent[0][:_STREAM_SEND_BYTES]
                 await self._stream.send_all(chunk)
-                self._taken(len(chunk))
-            session = self.session
-            if session.closing and not session.out:
-                self._scope.cancel()
-                return
-            if session.backlog and not session.suspended:
+                if not self.closed:
+                    self._taken(len(chunk))
+                continue
+            if self.may_go_on:
                 self.hub.run_backlog_later(self)
-            changed, self._changed = self._changed, trio.Event()
-            changed.set()
-            await self._changed.wait()
+            self._turns.unpark_all()
+            await self._turns.park()
 
     def flush(self) -> None:
         self.marked = False
@@ -271,13 +302,18 @@ class StreamConnection(Connection):
         self.hub.server.stats.output_bytes += len(data)
         if data:
             self._queue(memoryview(data))
-        self._changed.set()
+        self._turns.unpark_all()
 
     def close(self, reason: str) -> None:
         if self.closed:
             return
         self._end(reason)
         self._scope.cancel()
+
+
+def _compact(data: memoryview) -> memoryview:
+    """Return a view of the same bytes that does not keep much more than these in memory."""
+    return memoryview(bytes(data)) if 2 * len(data) < len(data.obj) else data  # type: ignore[arg-type]
 
 
 def _ignore(session: Session) -> None:

@@ -30,6 +30,7 @@ QUEUED_BYTES_MAX = 1 << 30
 _PUBSUB_CONTEXT: Final = frozenset(
     "SUBSCRIBE UNSUBSCRIBE PSUBSCRIBE PUNSUBSCRIBE SSUBSCRIBE SUNSUBSCRIBE PING QUIT RESET".split()
 )
+_TOUCHES_DATA: Final = Flag.READONLY | Flag.WRITE | Flag.MAY_WRITE
 _UNQUEUED: Final = frozenset("EXEC DISCARD MULTI WATCH QUIT RESET".split())
 
 
@@ -142,14 +143,17 @@ def storage_refusal(error: StorageError) -> ErrorReply:
 
 
 def stands_on_commit(session: Session, request: Request, encoded: bytes) -> bool:
-    """Tell whether a reply given this tick may say something about data that did not get to disk."""
-    if encoded.startswith((b"+QUEUED", b"-")):
+    """Tell whether a reply given this tick may say something about data that did not get to disk.
+
+    An empty one is none: CLIENT REPLY keeps it back, or its command is suspended.
+    """
+    if not encoded or encoded.startswith((b"+QUEUED", b"-")):
         return False
     try:
         spec = session.server.table.find(request)
     except ErrorReply:
         return False
-    return spec.data_handler is not None or Flag.MAY_WRITE in spec.flags
+    return spec.data_handler is not None or bool(spec.flags & _TOUCHES_DATA)
 
 
 # --- the ordered checks

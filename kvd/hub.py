@@ -41,7 +41,7 @@ log = structlog.get_logger()
 RECEIVE_BYTES: Final = 64 << 10
 # A tick that has run this long commits and answers before it goes on with other sockets.
 TICK_NANOSECONDS: Final = 5_000_000
-# How long a listener rests that found no free file descriptor.
+# How long a listener rests that could not accept: other clients get this much time to leave.
 _LISTENER_REST_SECONDS: Final = 0.1
 # After this long without a turn for the other tasks, they get one even under full load.
 _TURN_NANOSECONDS: Final = 2_000_000
@@ -56,6 +56,7 @@ class Hub:
         self.server = server
         self.poller = poller
         self.sockets: dict[int, SocketConnection] = {}
+        self.streams: set[StreamConnection] = set()
         self.listeners: dict[int, PlainListener] = {}
         self.unsent_bytes = 0
         self._marked: list[Connection] = []
@@ -75,9 +76,19 @@ class Hub:
     def adopt(self, sock: socket.socket, session: Session) -> SocketConnection:
         """Serve `session` over a connected, non-blocking socket from the next tick on."""
         connection = SocketConnection(self, session, sock)
-        self.sockets[connection.fd] = connection
         self.poller.register(connection.fd, READ)
+        self.sockets[connection.fd] = connection
         return connection
+
+    async def serve_stream(self, stream: trio.abc.Stream, session: Session) -> None:
+        """Serve `session` over a stream until either side closes. The stream is closed on return."""
+        connection = StreamConnection(self, session, stream)
+        self.streams.add(connection)
+        await connection.run()
+
+    def connections(self) -> list[Connection]:
+        """Return all connections of this moment."""
+        return [*self.sockets.values(), *self.streams]
 
     def add_listener(self, listener: PlainListener) -> None:
         self.listeners[listener.fd] = listener
@@ -88,7 +99,7 @@ class Hub:
         self.poller.unregister(listener.fd)
 
     def rest_listener(self, listener: PlainListener) -> None:
-        """Stop accepting for a moment: there is no file descriptor left, and trying would spin."""
+        """Stop accepting for a moment: it fails, most likely for want of a file descriptor."""
         self.remove_listener(listener)
         self.server.spawn(self._resume_listener, listener)
 
@@ -98,6 +109,10 @@ class Hub:
 
     def forget(self, connection: Connection, reason: str) -> None:
         """Note that a connection is closed; called by the connection itself."""
+        if isinstance(connection, StreamConnection):
+            self.streams.discard(connection)
+        else:
+            self.sockets.pop(connection.fd, None)
         log.debug("client disconnected", session_id=connection.session.id, reason=reason)
         if reason == "output limit":
             self.server.stats.output_limit_closed += 1
@@ -112,7 +127,7 @@ class Hub:
         self.wake()
 
     def deliver(self, connection: StreamConnection, data: bytes) -> None:
-        """Take input that a stream's own task has read into the next tick."""
+        """Take input that a stream's own task has read into the next tick; nothing is its end."""
         self._delivered.append((connection, data))
         self.wake()
 
@@ -209,10 +224,16 @@ class Hub:
     def _receive_delivered(self) -> None:
         while self._delivered:
             connection, data = self._delivered.popleft()
-            if not connection.closed:
-                connection.mark()
-                connection.session.active_at_ms = self.server.store.now_ms
-                self._guard(connection, connection.session.receive, data)
+            connection.handed_over = False
+            if connection.closed:
+                continue
+            connection.mark()
+            session = connection.session
+            if data:
+                session.active_at_ms = self.server.store.now_ms
+                self._guard(connection, session.receive, data)
+            else:
+                session.close_after_reply("client closed")
 
     def _run_backlogs(self) -> None:
         for _ in range(len(self._behind)):
@@ -302,6 +323,8 @@ class Hub:
         finally:
             self.finish()
             self._in_tick = False
+            if self._has_work():
+                self.wake()  # a session goes on that was suspended until now
 
     def pump(self) -> None:
         """Look at the other clients from inside a script that takes long.
@@ -341,7 +364,7 @@ class Hub:
     def close_idle(self, idle_seconds: float) -> None:
         """Close the clients that have sent nothing for so long; subscribers and monitors may be silent."""
         oldest = time.time() * 1000 - idle_seconds * 1000
-        for connection in list(self.sockets.values()):
+        for connection in self.connections():
             session = connection.session
             exempt = session.subscription_count or session.suspended or session in self.server.monitors
             if not exempt and session.active_at_ms < oldest:
@@ -350,13 +373,13 @@ class Hub:
     def close_stalled(self) -> None:
         """Close the clients that are over their output limits for too long."""
         now = trio.current_time()
-        for connection in list(self.sockets.values()):
+        for connection in self.connections():
             if connection.unsent_bytes:
                 self._close_if_over_limit(connection, now)
 
     def close(self) -> None:
         """Close every connection and the selector; what is committed has been sent before."""
-        for connection in list(self.sockets.values()):
+        for connection in self.connections():
             connection.close("shutdown")
         self.poller.close()
         self._waker.close()

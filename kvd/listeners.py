@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from kvd.connection import StreamConnection
 from kvd.session import Endpoint, Session
 
 if TYPE_CHECKING:
@@ -35,8 +34,6 @@ log = structlog.get_logger()
 # Accepted at once before the connections that are there already get their turn again.
 _ACCEPTS_A_TICK: Final = 200
 _TLS_HANDSHAKE_SECONDS: Final = 10.0
-# With no file descriptor left, accepting would spin; other clients get this much time to leave.
-_OUT_OF_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _FULL: Final = b"-ERR max number of clients reached\r\n"
 _PROTECTED: Final = (
@@ -65,15 +62,19 @@ class PlainListener:
         for _ in range(_ACCEPTS_A_TICK):
             try:
                 sock, address = self.socket.accept()
-            except (BlockingIOError, ConnectionAbortedError):
+            except BlockingIOError:
                 return
-            except OSError as error:
-                if error.errno not in _OUT_OF_FILES:
-                    raise
+            except ConnectionAbortedError:
+                continue  # gone while it waited
+            except OSError as error:  # a firewall's veto, no file left: trying at once would spin
                 log.error("cannot accept a client", error=str(error))
                 hub.rest_listener(self)
                 return
-            self._admit(hub, sock, address)
+            try:
+                self._admit(hub, sock, address)
+            except OSError as error:
+                log.error("cannot serve a client", error=str(error))
+                sock.close()
 
     def _admit(self, hub: Hub, sock: socket.socket, address: object) -> None:
         sock.setblocking(False)
@@ -85,7 +86,12 @@ class PlainListener:
             sock.close()
             return
         tune(sock, self._server.settings.server)
-        hub.adopt(sock, new_session(self._server, endpoint))
+        session = new_session(self._server, endpoint)
+        try:
+            hub.adopt(sock, session)
+        except OSError:
+            session.end()
+            raise
 
     def close(self) -> None:
         self.socket.close()
@@ -278,8 +284,7 @@ class TlsListener:
         tune_trio(transport, self._server.settings.server)
         stream = trio.SSLStream(transport, self._context, server_side=True, https_compatible=True)
         if await self._shake_hands(stream, endpoint):
-            connection = StreamConnection(self._hub, new_session(self._server, endpoint), stream)
-            await connection.run()
+            await self._hub.serve_stream(stream, new_session(self._server, endpoint))
         else:
             await trio.aclose_forcefully(stream)
 

@@ -23,7 +23,7 @@ _THREAD_WAIT_SECONDS: Final = 0.05
 
 
 class Poller(Protocol):
-    """Level-triggered readiness. Events come as ``(fd, mask)``."""
+    """Level-triggered readiness. Events come as ``(fd, mask)``. A mask of 0 waits for nothing."""
 
     def register(self, fd: int, mask: int) -> None: ...
     def modify(self, fd: int, mask: int) -> None: ...
@@ -75,10 +75,14 @@ class SelectorPoller:
         self._selector.register(fd, _selector_mask(mask))
 
     def modify(self, fd: int, mask: int) -> None:
-        self._selector.modify(fd, _selector_mask(mask))
+        # Who waits for nothing is taken out: `selectors` has no empty mask.
+        self.unregister(fd)
+        if mask:
+            self.register(fd, mask)
 
     def unregister(self, fd: int) -> None:
-        self._selector.unregister(fd)
+        if fd in self._selector.get_map():
+            self._selector.unregister(fd)
 
     def poll(self, timeout_seconds: float = 0) -> list[tuple[int, int]]:
         ready = self._selector.select(timeout_seconds)

@@ -125,7 +125,9 @@ class Session:
         self.executed: list[Request] = []  # the requests of those elements, until the commit
         self.push_positions: list[int] = []  # which elements of `out` are pushes
         self.backlog: deque[Request] = deque()
+        self.held_bytes = 0  # received since the session was suspended
         self.suspended = False
+        self.resumed = False  # a suspension has ended, and `run_backlog` was not called since
         self.on_unblock: Any = None  # how CLIENT UNBLOCK ends the suspension, if it may
         self.throttled = False
         self.closing = False  # close once `out` is sent; nothing more is run
@@ -184,19 +186,21 @@ class Session:
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the client and run what is complete. Never raises for what the client sent."""
+        if self.closing:
+            return  # what comes after a client's last word is not even kept
         reader = self._reader
         requests = reader.feed(data)
-        if requests and not (self.suspended or self.backlog or self.closing):
+        if requests and not (self.suspended or self.backlog):
             self.run(requests)
             if reader.held or reader.error is not None:
                 self._go_on_reading()
         else:
-            self._hold(requests)
+            self._hold(requests, len(data))
 
-    def _hold(self, requests: list[Request]) -> None:
+    def _hold(self, requests: list[Request], size: int) -> None:
         """Keep requests behind those that wait already; look after input that is not complete."""
-        if not self.closing:
-            self.backlog.extend(requests)
+        self.held_bytes += size
+        self.backlog.extend(requests)
         if self._reader.pending_bytes > self.server.settings.clients.query_buffer_bytes_max:
             self.server.stats.query_limit_closed += 1
             self.close_after_reply("query buffer limit")
@@ -310,6 +314,7 @@ class Session:
         """Go on with requests that were held back, after the output of the last tick was sent."""
         if self.suspended or self.closing or self.throttled:
             return
+        self.resumed = False
         if self.backlog:
             requests = list(self.backlog)
             self.backlog.clear()
@@ -324,24 +329,25 @@ class Session:
         `on_unblock(error: bool)` is called by CLIENT UNBLOCK; without it the client cannot be unblocked.
         """
         self.suspended = True
+        self.held_bytes = 0
         self.on_unblock = on_unblock
 
     def resume(self, reply: Reply) -> None:
         """Answer the command that suspended the session, and let its driver run the backlog."""
         if not self.suspended:
             return  # the client has gone meanwhile
-        self.suspended = False
-        self.on_unblock = None
         if self.reply_mode != "on":
             reply = self._silenced(reply)
         if reply is not NO_REPLY:
             self.push_encoded(self.encode(reply))
-        self.on_output(self)
+        self.release()
 
     def release(self) -> None:
         """End the suspension without an answer: the request that waits is the first of the backlog."""
         if self.suspended:
             self.suspended = False
+            self.resumed = True
+            self.on_unblock = None
             self.on_output(self)
 
     # --- output
