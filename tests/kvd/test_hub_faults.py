@@ -1,0 +1,276 @@
+"""The hub when something goes wrong: clients that stall, vanish or flood, tasks that fail, sockets that lie."""
+
+from __future__ import annotations
+
+import errno
+import selectors
+import socket
+import time
+from collections.abc import Iterator
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from kvd import connection as connection_module
+from kvd.commands import scan as scan_module
+from kvd.listeners import new_session
+from kvd.pause import begin_pause, end_pause
+from kvd.poller import SelectorPoller
+from kvd.session import Endpoint, Session
+from kvd.settings import Settings
+from protocol.replies import Push
+from storage.errors import NoSpace
+from tests.kvd.harness import encode
+from tests.kvd.live import Running, ask, receive_exactly, receive_to_end, running, until
+
+OK = b"+OK\r\n"
+PONG = b"+PONG\r\n"
+
+
+def serve_stream(live: Running, stream: trio.abc.Stream) -> Session:
+    """Serve a client over any stream, as the TLS listener does after the handshake."""
+    session = new_session(live.server, Endpoint("127.0.0.1:1", "127.0.0.1:2", is_tls=True))
+    live.server.spawn(live.hub.serve_stream, stream, session)
+    return session
+
+
+async def settled() -> None:
+    """Return once every task waits for something; fail if one never does."""
+    with trio.fail_after(10):
+        await trio.testing.wait_all_tasks_blocked(0.01)
+
+
+# --- streams
+
+
+async def test_a_stream_that_is_not_read_costs_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "PAUSE_BYTES", 1000)
+    one = b"$100000\r\n" + b"x" * 100_000 + b"\r\n"
+    async with running() as live, trio.open_nursery() as nursery:
+        client, server = trio.testing.lockstep_stream_pair()
+        session = serve_stream(live, server)
+        await client.send_all(encode("SET", "big", b"x" * 100_000))
+        assert await receive_exactly(client, 5) == OK
+        await client.send_all(encode("GET", "big") * 10)
+        nursery.start_soon(client.send_all, encode("GET", "big") * 10)
+        await until(lambda: session.transport and session.transport.unsent_bytes, "the client is behind")
+        await settled()
+        assert await receive_exactly(client, 20 * len(one)) == 20 * one
+
+
+class _LateStream(trio.abc.Stream):
+    """Takes what is sent to it once it is let, and does so without looking whether it was cancelled."""
+
+    def __init__(self) -> None:
+        self.sending = trio.Event()
+        self.let = trio.Event()
+
+    async def send_all(self, data: object) -> None:
+        self.sending.set()
+        await self.let.wait()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        raise NotImplementedError
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_a_stream_may_be_closed_in_the_moment_in_which_it_has_sent() -> None:
+    async with running() as live:
+        stream = _LateStream()
+        session = serve_stream(live, stream)
+        await settled()
+        session.push(Push((b"hello",)))
+        await stream.sending.wait()
+        stream.let.set()  # the sender goes on in its next turn, which has no checkpoint before its end
+        session.kill("killed")
+        await settled()
+        assert live.hub.unsent_bytes == 0
+        assert live.server.stats.unexpected_errors == 0
+
+
+class _BrokenStream(_LateStream):
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("a bug")
+
+
+async def test_a_bug_in_a_stream_ends_its_session_only() -> None:
+    async with running() as live, await live.connect() as other:
+        session = new_session(live.server, Endpoint("127.0.0.1:1", "127.0.0.1:2"))
+        await live.hub.serve_stream(_BrokenStream(), session)
+        assert live.server.stats.unexpected_errors == 1
+        await ask(other, "PING", expect=PONG)
+        assert len(live.server.sessions) == 1
+
+
+async def test_what_a_stream_sent_before_its_end_is_run_and_answered() -> None:
+    async with running() as live:
+        client, server = trio.testing.memory_stream_pair()
+        await client.send_all(encode("SET", "a", "1") + encode("INCR", "a"))
+        client.send_stream.close()
+        serve_stream(live, server)
+        assert await receive_to_end(client) == OK + b":2\r\n"
+        await until(lambda: not live.server.sessions, "the session ends")
+
+
+async def test_idle_and_stalled_streams_are_closed_as_sockets_are() -> None:
+    clients = attrs.evolve(Settings().clients, output_pubsub_soft_bytes=1000)
+    async with running(attrs.evolve(Settings(), clients=clients)) as live:
+        idle, idle_server = trio.testing.memory_stream_pair()
+        slow, slow_server = trio.testing.lockstep_stream_pair()
+        serve_stream(live, idle_server)
+        subscriber = serve_stream(live, slow_server)
+        await ask(idle, "PING", expect=PONG)
+        await slow.send_all(encode("SUBSCRIBE", "news"))
+        await receive_exactly(slow, 10)
+        await settled()
+        live.server.pubsub.publish(b"news", b"x" * 10_000)
+        await settled()
+        for session in live.server.sessions.values():
+            session.active_at_ms -= 10_000
+        live.hub.close_idle(5)
+        assert await receive_to_end(idle) == b""
+        assert list(live.server.sessions.values()) == [subscriber]
+        (connection,) = live.hub.streams
+        assert connection._soft_since is not None
+        connection._soft_since -= 1000
+        live.hub.close_stalled()
+        assert live.server.stats.output_limit_closed == 1
+        await until(lambda: not live.server.sessions, "the session ends")
+
+
+# --- suspended sessions
+
+
+async def test_what_stands_behind_a_long_walk_is_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scan_module, "SLICE_NANOSECONDS", 0)
+    monkeypatch.setattr(scan_module, "_ROWS", 1)
+    async with running() as live, await live.connect() as stream:
+        await ask(stream, "MSET", "a", 1, "b", 2, "c", 3, expect=OK)
+        await stream.send_all(encode("KEYS", "*") + encode("PING"))
+        expected = b"*3\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n" + PONG
+        with trio.fail_after(10):
+            assert await receive_exactly(stream, len(expected)) == expected
+
+
+async def test_a_protocol_error_behind_a_suspended_command_is_told() -> None:
+    async with running() as live, await live.connect() as stream:
+        await stream.send_all(encode("WAIT", 1, 1) + b"*1\r\n:5\r\n")
+        with trio.fail_after(10):
+            assert await receive_to_end(stream) == b":0\r\n-ERR Protocol error: expected '$', got ':'\r\n"
+
+
+async def test_the_portable_selector_bears_clients_that_wait_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)
+    async with running(poller=SelectorPoller()) as live, await live.connect() as stream:
+        await stream.send_all(encode("WAIT", 1, 1) + encode("PING"))
+        assert await receive_exactly(stream, 11) == b":0\r\n" + PONG
+        await stream.send_all(encode("WAIT", 1, 0) + encode("PING"))
+        (session,) = live.server.sessions.values()
+        await until(lambda: session.backlog, "the client is suspended")
+        session.kill("killed")
+        assert await receive_to_end(stream) == b""
+
+
+async def test_clients_that_leave_during_a_pause_are_forgotten() -> None:
+    async with running() as live:
+        begin_pause(live.server, time.time_ns() // 1_000_000 + 3_600_000, writes_only=False)
+        pause = live.server.pause
+        assert pause is not None
+        async with await live.connect() as stream:
+            await stream.send_all(encode("PING"))
+            await until(lambda: pause.waiting, "the client waits")
+        await until(lambda: not live.server.sessions, "the session ends")
+        assert not pause.waiting
+        end_pause(live.server)
+
+
+# --- failed commits
+
+
+async def test_a_failed_commit_answers_who_gets_no_replies_with_none() -> None:
+    async with running() as live, await live.connect() as stream:
+        await stream.send_all(encode("CLIENT", "REPLY", "OFF") + encode("SET", "a", 1))
+        await until(lambda: live.server.store.keyspace(0).count, "the write")
+        live.engine.fail_next(NoSpace("disk"))
+        await stream.send_all(encode("SET", "a", 2) + encode("CLIENT", "REPLY", "ON") + encode("PING"))
+        assert await receive_exactly(stream, 12) == OK + PONG
+
+
+async def test_a_failed_commit_takes_the_names_of_its_keys_with_it() -> None:
+    async with running() as live, await live.connect() as stream:
+        live.engine.fail_next(NoSpace("disk"))
+        await stream.send_all(
+            encode("SET", "a", 2) + encode("SCAN", 0) + encode("KEYS", "*") + encode("PING")
+        )
+        lines = []
+        data = b""
+        while PONG not in data:
+            data += await stream.receive_some()
+        lines = data.split(b"\r\n")[:-1]
+        assert [line.partition(b" ")[0] for line in lines] == [
+            b"-MISCONF",
+            b"-MISCONF",
+            b"-MISCONF",
+            b"+PONG",
+        ]
+
+
+# --- listeners
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EPROTO, errno.ECONNABORTED, errno.EMFILE])
+async def test_a_failed_accept_harms_nobody(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running() as live, await live.connect() as first:
+        await ask(first, "PING", expect=PONG)
+        (listener,) = live.hub.listeners.values()
+        monkeypatch.setattr(listener, "socket", _Failing(listener.socket, OSError(code, "no")))
+        async with await live.connect() as second:
+            await ask(second, "PING", expect=PONG)
+        await ask(first, "PING", expect=PONG)
+
+
+class _Failing:
+    """A listening socket whose first accept fails."""
+
+    def __init__(self, sock: socket.socket, error: OSError) -> None:
+        self._socket = sock
+        self._errors: Iterator[OSError] = iter([error])
+
+    def accept(self) -> tuple[socket.socket, object]:
+        for error in self._errors:
+            raise error
+        return self._socket.accept()
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+async def test_a_client_that_cannot_be_served_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running() as live:
+        register = live.hub.poller.register
+        errors = iter([OSError(errno.ENOSPC, "too many watched files")])
+
+        def fail_once(fd: int, mask: int) -> None:
+            for error in errors:
+                raise error
+            register(fd, mask)
+
+        monkeypatch.setattr(live.hub.poller, "register", fail_once)
+        async with await live.connect() as refused:
+            assert await receive_to_end(refused) == b""
+        assert not live.server.sessions
+        async with await live.connect() as stream:
+            await ask(stream, "PING", expect=PONG)
