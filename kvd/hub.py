@@ -327,21 +327,20 @@ class Hub:
                 self.wake()  # a session goes on that was suspended until now
 
     def pump(self) -> None:
-        """Look at the other clients from inside a script that takes long.
+        """Look at the other clients, and who comes, from inside a script that takes long.
 
         They are read and answered (dispatch tells them BUSY), but nothing is committed: the running
-        script's tick is still open, so only sessions without replies of that tick are flushed.
+        script's tick is still open, so only sessions without replies of that tick are read and flushed.
         """
-        held = self._marked
-        held_set = set(held)
-        self._marked = []
+        held, self._marked = self._marked, []
         for fd, mask in self.poller.poll():
             connection = self.sockets.get(fd)
-            if connection is None or connection in held_set or not mask & ~WRITE:
-                continue
-            self._pump_one(connection)
+            if connection is None:
+                self._other_ready(fd)
+            elif not connection.marked and mask & ~WRITE:
+                self._pump_one(connection)
         for marked in self._marked:
-            if not marked.closed and marked not in held_set:
+            if not marked.closed:
                 marked.flush()
         self._marked = held
 

@@ -274,3 +274,22 @@ async def test_a_client_that_cannot_be_served_is_let_go(monkeypatch: pytest.Monk
         assert not live.server.sessions
         async with await live.connect() as stream:
             await ask(stream, "PING", expect=PONG)
+
+
+# --- scripts that do not end
+
+
+async def test_who_comes_while_a_script_runs_may_end_it() -> None:
+    settings = attrs.evolve(Settings(), scripting=attrs.evolve(Settings().scripting, time_limit_ms=1))
+    async with running(settings) as live, await live.connect() as caller:
+        await ask(caller, "PING", expect=PONG)
+        # No checkpoint in between, so all of this is there before the hub's next tick.
+        with socket.socket() as newcomer:
+            caller.socket._sock.send(encode("EVAL", "while true do end", 0))  # type: ignore[attr-defined]
+            newcomer.connect(("127.0.0.1", live.port))
+            newcomer.send(encode("PING") + encode("SCRIPT", "KILL"))
+            assert b"Script killed" in await caller.receive_some()
+            newcomer.settimeout(10)
+            answer = newcomer.recv(1000)
+            assert answer.startswith(b"-BUSY")
+            assert answer.endswith(OK)
