@@ -23,13 +23,16 @@ from storage.record import EXPIRY, FLOOR, METADATA, MISSING, VALUE, VALUE_STAMP,
 
 Generation: TypeAlias = dict[bytes, Record]
 
-# What an entry costs beside the bytes of key and value: the headers of two byte strings (33 each), the
-# tuple (56 + 6 * 8), the dict's entry and its share of a table that is on average half full
-# (24 / 0.5 + 8), and the allocator's rounding. Measured with tracemalloc in tests/storage/test_cache.py.
-_ENTRY_BYTES: Final = 256
-_MISSING_BYTES: Final = 110
-_REGISTER_BYTES: Final = 80
+# What an entry costs beside the bytes of key, value and metadata: the headers of two byte strings (33
+# each), the tuple (56 + 6 * 8), the dict's entry and its share of the table (24 / 0.5 + 8), and the allocator's
+# rounding. tests/storage/test_cache.py holds the estimate near to what tracemalloc measures.
+_ENTRY_BYTES: Final = 210
+_MISSING_BYTES: Final = 80
+_REGISTER_BYTES: Final = 70
+_METADATA_BYTES: Final = 36
+_EXPIRY_BYTES: Final = _REGISTER_BYTES + 72 + 64  # with a tuple of two and two integers
 _SLICE_ENTRIES: Final = 256
+_NOT_COUNTED: Final = -2
 
 
 def cost(key: bytes, record: Record) -> int:
@@ -40,11 +43,11 @@ def cost(key: bytes, record: Record) -> int:
     if record[VALUE] is not None:
         total += len(record[VALUE])
     if record[METADATA] is not None:
-        total += 48 + len(record[METADATA])
+        total += _METADATA_BYTES + len(record[METADATA])
     if record[VALUE_STAMP] is not None:
         total += _REGISTER_BYTES
     if record[EXPIRY] is not None:
-        total += _REGISTER_BYTES + 56 + 64  # a tuple of two and two integers
+        total += _EXPIRY_BYTES
     if record[FLOOR] is not None:
         total += _REGISTER_BYTES
     return total
@@ -61,14 +64,19 @@ class Hot:
 
 
 class Cache:
-    """The bound over all keyspaces, and the turning of generations."""
+    """The bound over all keyspaces, and the turning of generations.
+
+    `turns` counts the turns. The entries of a generation that was dropped are in the books until they are
+    let go of: in those of young or old, by the turn in which they were young.
+    """
 
     def __init__(self, bytes_max: int) -> None:
         self.bytes_max = bytes_max
         self.young_bytes = 0  # kept up to date by the keyspaces
         self.loads = 0  # look-ups that had to ask the engine
+        self.turns = 0
         self._old_bytes = 0
-        self._retired: list[Generation] = []
+        self._retired: list[tuple[Generation, int]] = []  # with the turn in which it was young
         self._retired_entries = 0
         self._retired_entry_bytes = _ENTRY_BYTES
         self._seen_bytes = 0
@@ -83,8 +91,8 @@ class Cache:
 
     def drop(self, hot: Hot) -> None:
         """Forget all of `hot`'s records, in constant time. It may be used on."""
-        self._retire(hot.young)
-        self._retire(hot.old)
+        self._retire(hot.young, self.turns)
+        self._retire(hot.old, self.turns - 1)
         hot.young = self._take()
         hot.old = self._take()
 
@@ -117,9 +125,16 @@ class Cache:
         added = self.young_bytes - self._seen_bytes
         if self.young_bytes * 2 > self.bytes_max:
             self._turn()
+            if self._old_bytes > self.bytes_max:
+                self._turn()  # one tick has brought in more than the cache may hold
         self._seen_bytes = self.young_bytes
         if self._retired:
             self._discard(_SLICE_ENTRIES + 2 * max(added, 0) // self._retired_entry_bytes)
+
+    @property
+    def discarded_entries(self) -> int:
+        """How many entries are discarded and not yet let go of."""
+        return self._retired_entries
 
     def track(self) -> None:
         """Make the collector see every dict of the cache, so that `gc.freeze` can hide it for good.
@@ -146,19 +161,21 @@ class Cache:
         for hot in self._hots:
             if not hot.young and not hot.old:
                 continue
-            self._retire(hot.old)
+            self._retire(hot.old, _NOT_COUNTED)
             hot.old = hot.young
             hot.young = self._take()
-        self._retired_entry_bytes = max(self._old_bytes // max(self._retired_entries, 1), 1)
+        if self._old_bytes and self._retired_entries:
+            self._retired_entry_bytes = max(self._old_bytes // self._retired_entries, 1)
         self._old_bytes = self.young_bytes
         self.young_bytes = 0
+        self.turns += 1
 
     def _take(self) -> Generation:
         return self._spare.pop() if self._spare else {}
 
-    def _retire(self, generation: Generation) -> None:
+    def _retire(self, generation: Generation, turn: int) -> None:
         if generation:
-            self._retired.append(generation)
+            self._retired.append((generation, turn))
             self._retired_entries += len(generation)
         else:
             self._spare.append(generation)
@@ -166,16 +183,28 @@ class Cache:
     def _discard(self, entries: int) -> None:
         """Let go of at most `entries` discarded records."""
         while self._retired and entries > 0:
-            generation = self._retired[-1]
+            generation, turn = self._retired[-1]
             count = min(entries, len(generation))
             pop = generation.popitem
-            for _ in range(count):
-                pop()
+            if turn < self.turns - 1:
+                for _ in range(count):
+                    pop()
+            else:
+                self._uncount(sum(cost(*pop()) for _ in range(count)), turn)
             entries -= count
             self._retired_entries -= count
             if not generation:
                 generation.clear()  # gives the table back; popitem alone keeps it
-                self._spare.append(self._retired.pop())
+                self._spare.append(generation)
+                self._retired.pop()
+
+    def _uncount(self, entry_bytes: int, turn: int) -> None:
+        """Take entries out of the books that were young in `turn`."""
+        if turn == self.turns:
+            self.young_bytes -= entry_bytes
+            self._seen_bytes -= entry_bytes
+        else:
+            self._old_bytes -= entry_bytes
 
 
 def _track(generation: Generation) -> None:

@@ -59,7 +59,8 @@ class Compaction:
         self._end = b""
         self._kept = 0  # dots that the pass has left in the log
         self._slice_kept = 0  # those of the pending slice
-        self._passed_by = 0  # dots of the log that the pass does not reach
+        self._latest = 0  # dots that the pass leaves alone because they are the latest
+        self._passed_by = 0  # these, and those written since the pass started
         self._floors: dict[bytes, tuple[int, int]] | None = None  # dots of flushes, for one slice
         self._run: list[bytes] = []  # dead chunks of the slice without another one between them
         self._commits = 0
@@ -92,7 +93,7 @@ class Compaction:
         self._slice_kept = 0
         self._position = self._following
         if self._position is None:
-            self._live = self._kept
+            self._live = self._kept + self._latest // 2  # of the latest dots, at least half are live
             self.dots = self._kept + self._passed_by
 
     def reverted(self) -> None:
@@ -123,8 +124,8 @@ class Compaction:
             return False
         txn = self._state.txn
         last_seq = txn.seq - len(txn.places)
-        self._passed_by = min(live, last_seq)
-        self._end = change_key(txn.origin, last_seq - self._passed_by)
+        self._passed_by = self._latest = min(live, last_seq)
+        self._end = change_key(txn.origin, last_seq - self._latest)
         self._position = self._following = b""
         self._kept = 0
         return True
