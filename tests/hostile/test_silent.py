@@ -6,16 +6,14 @@ import itertools
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.hostile.watch import MIB, Bounded
 from tests.servers import Client, RunningServer, kvd_server, target_server, wait_until
-
-MIB = 1 << 20
-Bounded = Callable[[int], AbstractContextManager[None]]
 
 CONNECTIONS = 10_000
 # Files besides the connections that a server, or this process, has open.

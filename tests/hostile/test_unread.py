@@ -5,16 +5,12 @@ from __future__ import annotations
 import selectors
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from tests.hostile.watch import MIB, Bounded
 from tests.servers import Client, RunningServer, kvd_server, wait_until
-
-MIB = 1 << 20
-Bounded = Callable[[int], AbstractContextManager[None]]
 
 MILLION = 1_000_000
 
@@ -56,9 +52,9 @@ def read_exactly(sock: socket.socket, count: int) -> tuple[int, bytes]:
 
 AMPLIFIERS = {
     "large values": (b"GET large\r\n", 20_000),
-    "documentation": (b"COMMAND DOCS\r\n", 3_000),
-    "command table": (b"COMMAND\r\n", 3_000),
-    "information": (b"INFO everything\r\n", 50_000),
+    "documentation": (b"COMMAND DOCS\r\n", 300),
+    "command table": (b"COMMAND\r\n", 1_000),
+    "information": (b"INFO everything\r\n", 10_000),
     "several large values": (b"MGET large large large large large large large large\r\n", 2_000),
     "values in a transaction": (b"MULTI\r\n" + b"GET large\r\n" * 100 + b"EXEC\r\n", 100),
     "values from a script": (
