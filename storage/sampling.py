@@ -24,7 +24,7 @@ from storage.engine import Engine, Family
 from storage.layout import after_prefix
 
 _EXACT_ROWS = 32
-_PROBES = 4
+_PROBES = 6
 _LEVELS_MAX = 40
 
 _random = random.SystemRandom()

@@ -63,7 +63,7 @@ def test_a_lone_key_beside_a_crowd_is_drawn_rarely(store: Store) -> None:
         keyspace.put(b"user:%06d" % (number * 37), b"")
     store.commit()
     drawn = draw(keyspace, 300)
-    assert drawn[b"config"] <= 15
+    assert drawn[b"config"] <= 20  # 5 are expected
     assert len(drawn) > 200
 
 
