@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kvd.commands.arguments import parse_integer
 from kvd.commands.help import help_command
 from kvd.commands.spec import Arg, CommandSpec, Flag, KeyCount, Request, container, session_command
+from kvd.scripting.engine import NO_SCRIPT
 from protocol.replies import OK, ErrorReply, Reply
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _EVAL_RO: Final = (
 # What a script does to its keys cannot be told, so the most is taken.
 _KEYS: Final = (KeyCount(2, 3, ("RW", "access", "update")),)
 _KEYS_RO: Final = (KeyCount(2, 3, ("RO", "access")),)
+_SHA1_DIGITS: Final = 40
 _COMPLEXITY: Final = "Depends on the script that is executed."
 
 
@@ -63,7 +65,7 @@ def eval_(session: Session, request: Request) -> Reply:
     **_declaration("2.6.0", "sha1", read_only=False),
 )
 def evalsha(session: Session, request: Request) -> Reply:
-    keys, arguments = _split(request)
+    keys, arguments = _split_cached(request)
     return session.server.scripts.evaluate_cached(session, request[1], keys, arguments, read_only=False)
 
 
@@ -83,7 +85,7 @@ def eval_ro(session: Session, request: Request) -> Reply:
     **_declaration("7.0.0", "sha1", read_only=True),
 )
 def evalsha_ro(session: Session, request: Request) -> Reply:
-    keys, arguments = _split(request)
+    keys, arguments = _split_cached(request)
     return session.server.scripts.evaluate_cached(session, request[1], keys, arguments, read_only=True)
 
 
@@ -95,6 +97,13 @@ def _split(request: Request) -> tuple[Request, Request]:
     if count < 0:
         raise ErrorReply("ERR Number of keys can't be negative")
     return request[3 : 3 + count], request[3 + count :]
+
+
+def _split_cached(request: Request) -> tuple[Request, Request]:
+    """Do as `_split`; what cannot be the SHA-1 of a script is refused first, as Redis does."""
+    if len(request[1]) != _SHA1_DIGITS:
+        raise ErrorReply(NO_SCRIPT)
+    return _split(request)
 
 
 # --- SCRIPT
