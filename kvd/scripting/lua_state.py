@@ -38,7 +38,7 @@ from kvd.scripting.bytecode import without_outer_tail_calls
 from kvd.scripting.source import vararg_problem
 from protocol.replies import ErrorReply, Reply, Simple
 
-_CHUNKS: Final = ("guard", "base", "random", "redis", "run")
+_CHUNKS: Final = ("guard", "base", "random", "bit", "struct", "cmsgpack", "cjson", "redis", "run")
 
 # What a reply's second value says about the first; see lua/redis.lua.
 PLAIN: Final = 0

@@ -25,6 +25,7 @@ local examine = host.examine
 
 local behind, check, check_number, check_string = kit.behind, kit.check, kit.check_number, kit.check_string
 local bad_argument, check_killed, check_writable = kit.bad_argument, kit.check_killed, kit.check_writable
+local raise = kit.raise
 local is_killed, look, watch, without_our_place, received = kit.is_killed, kit.look, kit.watch, kit.without_our_place, kit.received
 
 -- The deepest nesting of coroutines. Each has a C stack depth of up to 200 calls of its own, all on the one
@@ -94,7 +95,7 @@ function globals.unpack(list, first, last)
     last = last == nil and #list or check_number(3, "unpack", last)
     -- A NaN fails every comparison, so these are written to be true for good values.
     if not (first >= -INT_MAX and last <= INT_MAX and last - first < UNPACKED_MAX) then
-        error("too many results to unpack", 2)
+        raise("too many results to unpack")
     end
     if first > last then
         return
@@ -120,7 +121,7 @@ end
 
 function globals.pcall(...)
     if select("#", ...) == 0 then
-        error("bad argument #1 to 'pcall' (value expected)", 2)
+        bad_argument(1, "pcall", "value expected")
     end
     return settle(pcall(...))
 end
@@ -252,7 +253,7 @@ globals.coroutine = {
     end,
     resume = function(thread, ...)
         if type(thread) ~= "thread" then
-            error("bad argument #1 to 'resume' (coroutine expected)", 2)
+            bad_argument(1, "resume", "coroutine expected")
         end
         return go_on(thread, ...)
     end,
@@ -272,7 +273,7 @@ globals.coroutine = {
 
 local function check_pattern(pattern)
     if #pattern > PATTERN_BYTES_MAX then
-        error("pattern longer than " .. PATTERN_BYTES_MAX .. " bytes", 3)
+        raise("pattern longer than " .. PATTERN_BYTES_MAX .. " bytes")
     end
 end
 

@@ -10,8 +10,9 @@
 
 local host, kit = ...
 
-local type, error, setmetatable, gsub, tonumber = type, error, setmetatable, string.gsub, tonumber
-local sethook, clock = debug.sethook, os.clock
+local type, error, setmetatable, tonumber = type, error, setmetatable, tonumber
+local find, gsub = string.find, string.gsub
+local getinfo, sethook, clock = debug.getinfo, debug.sethook, os.clock
 local look_at_clock, limit_memory = host.look, host.limit_memory
 
 local READONLY = "Attempt to modify a readonly table"
@@ -42,17 +43,47 @@ function kit.check_writable(value)
     end
 end
 
--- Raise what the C functions of Lua raise for a wrong argument, placed where the script called.
-local function bad_argument(index, name, problem)
-    error("bad argument #" .. index .. " to '" .. name .. "' (" .. problem .. ")", 4)
+local function is_ours(info)
+    return info.what == "C" or info.what == "tail" or find(info.source, "=kvd.", 1, true) == 1
 end
 
--- To be called by a library function itself, so that the error's place is the script's line. A count that
--- is too small tells "no value" from nil.
+-- Return what Lua knows of the innermost line of the running script, or nil.
+function kit.script_place()
+    local level = 2
+    local info = getinfo(level, "Sl")
+    while info and is_ours(info) do
+        level = level + 1
+        info = getinfo(level, "Sl")
+    end
+    return info
+end
+
+local script_place = kit.script_place
+
+-- Raise an error with the place where the script called us.
+function kit.raise(text)
+    local info = script_place()
+    error(info and info.short_src .. ":" .. info.currentline .. ": " .. text or text, 0)
+end
+
+local raise = kit.raise
+
+-- Raise what the C functions of Lua raise for a wrong argument.
+function kit.bad_argument(index, name, problem)
+    raise("bad argument #" .. index .. " to '" .. name .. "' (" .. problem .. ")")
+end
+
+local bad_argument = kit.bad_argument
+
+-- `count` is how many arguments there are, where the difference between none and nil is to be told.
+local function wrong_type(kind, index, name, value, count)
+    local got = count and index > count and "no value" or type(value)
+    bad_argument(index, name, kind .. " expected, got " .. got)
+end
+
 function kit.check(kind, index, name, value, count)
     if type(value) ~= kind then
-        local got = (count and index > count) and "no value" or type(value)
-        bad_argument(index, name, kind .. " expected, got " .. got)
+        wrong_type(kind, index, name, value, count)
     end
     return value
 end
@@ -60,27 +91,15 @@ end
 -- As the C functions do it: a string that looks like a number is one.
 function kit.check_number(index, name, value, count)
     local number = (type(value) == "number" or type(value) == "string") and tonumber(value)
-    if not number then
-        local got = (count and index > count) and "no value" or type(value)
-        bad_argument(index, name, "number expected, got " .. got)
-    end
-    return number
+    return number or wrong_type("number", index, name, value, count)
 end
 
 -- And a number is a string.
 function kit.check_string(index, name, value, count)
-    if type(value) ~= "string" then
-        if type(value) == "number" then
-            return value .. ""
-        end
-        local got = (count and index > count) and "no value" or type(value)
-        bad_argument(index, name, "string expected, got " .. got)
+    if type(value) == "string" then
+        return value
     end
-    return value
-end
-
-function kit.bad_argument(index, name, problem)
-    bad_argument(index, name, problem)
+    return type(value) == "number" and value .. "" or wrong_type("string", index, name, value, count)
 end
 
 -- Raise an error that already has its code word, without a place: it is the reply if nobody catches it.

@@ -6,7 +6,7 @@
 
 local host, kit = ...
 
-local error, floor, select = error, math.floor, select
+local floor, select = math.floor, select
 local check_number, bad_argument = kit.check_number, kit.bad_argument
 
 local MULTIPLIER_HIGH, MULTIPLIER_LOW = 0x5DE, 0xECE66D -- 0x5DEECE66D in 24-bit halves
@@ -52,7 +52,7 @@ function library.random(...)
         end
         return floor(fraction * (upper - lower + 1)) + lower
     end
-    error("wrong number of arguments", 2)
+    kit.raise("wrong number of arguments")
 end
 
 function library.randomseed(number)

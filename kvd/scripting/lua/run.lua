@@ -9,9 +9,10 @@ local host, kit = ...
 
 local assert, error, next, pairs, rawget, setfenv, setmetatable = assert, error, next, pairs, rawget, setfenv, setmetatable
 local select, tostring, type, unpack, xpcall = select, tostring, type, unpack, xpcall
-local dump, find, getinfo, loadstring = string.dump, string.find, debug.getinfo, loadstring
+local dump, loadstring = string.dump, loadstring
 local emit, keep_frame, limit_memory = host.emit, host.keep_frame, host.limit_memory
-local globals, behind, received, without_our_place = kit.globals, kit.behind, kit.received, kit.without_our_place
+local globals, behind, received = kit.globals, kit.behind, kit.received
+local script_place, without_our_place = kit.script_place, kit.without_our_place
 
 -- Deeper replies could not be read by any client, and recursion over them has to end somewhere.
 local NESTING_MAX = 128
@@ -41,30 +42,24 @@ setmetatable(content, {
 
 -- --- errors
 
-local function is_ours(info)
-    return info.what == "C" or info.what == "tail" or find(info.source, "=kvd.", 1, true) == 1
-end
-
 -- Return the error of a script with its place: the innermost line that is not ours.
 local function explain(problem)
-    local level = 2
-    local info = getinfo(level, "Sl")
-    while info and is_ours(info) do
-        level = level + 1
-        info = getinfo(level, "Sl")
-    end
     local text, counted
     if type(problem) == "table" then
         text, counted = rawget(problem, "err"), rawget(problem, "ignore_error_stats_update")
         if type(text) ~= "string" then
             text = "ERR the error object is a table without an err field"
         end
-    elseif kit.is_killed() then
-        text = "ERR " .. problem
     else
         text = "ERR " .. tostring(without_our_place(problem))
     end
-    return { text = text, counted = counted and true or false, source = info and info.source, line = info and info.currentline }
+    local place = script_place()
+    return {
+        text = text,
+        counted = counted and true or false,
+        source = place and place.source,
+        line = place and place.currentline,
+    }
 end
 
 -- --- replies
@@ -218,6 +213,7 @@ local function start(name, keys, arguments)
     limit_memory()
     kit.reset_watch()
     kit.reset_coroutines()
+    kit.reset_cjson()
     content.KEYS, content.ARGV = keys, arguments
     return finish(xpcall(scripts[name], explain))
 end
