@@ -26,6 +26,13 @@ log = structlog.get_logger()
 
 # A transaction's queue may hold as much as a client may have in its input buffer.
 QUEUED_BYTES_MAX = 1 << 30
+# What a queued request takes besides its bytes: a list and a pair, and one object for each argument.
+# Without it a queue of tiny requests would take fifty times what it is charged for.
+_QUEUED_REQUEST_BYTES: Final = 128
+_QUEUED_ARGUMENT_BYTES: Final = 40
+# The words by which a line of HTTP betrays itself: any page may make a browser send POST to a port of
+# its own machine, with a body that is full of commands.
+_WEB_WORDS: Final = frozenset({b"POST", b"HOST:"})
 
 _PUBSUB_CONTEXT: Final = frozenset(
     "SUBSCRIBE UNSUBSCRIBE PSUBSCRIBE PUNSUBSCRIBE SSUBSCRIBE SUNSUBSCRIBE PING QUIT RESET".split()
@@ -40,6 +47,8 @@ def execute(session: Session, request: Request) -> Reply:
     try:
         spec = server.table.find(request)
     except ErrorReply as unknown:
+        if request[0].upper() in _WEB_WORDS:
+            return _end_web_request(session)
         if session.transaction is not None:
             session.transaction.refused = True
         server.stats.count_error(unknown.text)
@@ -57,6 +66,13 @@ def execute(session: Session, request: Request) -> Reply:
     if _must_wait(session, spec):
         return _wait_for_pause(session, request)
     return call(session, spec, request)
+
+
+def _end_web_request(session: Session) -> Reply:
+    """Run nothing of what follows, as Redis does: it may be the body of a browser's request."""
+    log.warning("HTTP on the port of Redis clients: closed", address=session.endpoint.address)
+    session.close_after_reply("HTTP request")
+    return NO_REPLY
 
 
 def call(session: Session, spec: CommandSpec, request: Request) -> Reply:
@@ -226,6 +242,7 @@ def _queued_writes(session: Session) -> bool:
 def _queue(session: Session, spec: CommandSpec, request: Request) -> Reply:
     transaction = session.transaction
     assert transaction is not None
+    transaction.queued_bytes += _QUEUED_REQUEST_BYTES + _QUEUED_ARGUMENT_BYTES * len(request)
     transaction.queued_bytes += sum(map(len, request))
     if transaction.queued_bytes > QUEUED_BYTES_MAX:
         transaction.refused = True
