@@ -16,8 +16,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 import structlog
@@ -34,8 +35,8 @@ from storage.store import Store
 
 log = structlog.get_logger()
 
-# How long the tasks of the daemon may take to end once it stops; then they are left behind.
-_STOP_SECONDS: Final = 10.0
+# How long clients may take to read the last of their replies once the daemon stops.
+_STOP_SECONDS: Final = 5.0
 # Young objects between two collections. A request makes and frees a few containers, so the default of
 # 700 would collect all the time for nothing; what lives long is frozen, see `_tune_collector`.
 _YOUNG_OBJECTS: Final = 50_000
@@ -57,7 +58,7 @@ async def serve(
         hub = Hub(server, open_poller())
         resources.callback(hub.close)
         listeners = _open_plain(settings, server, hub, resources)
-        tls = _open_tls(settings, server, hub)
+        tls = _open_tls(settings, server, hub, resources)
         if ports_file is not None:
             _write_ports(ports_file, listeners, tls)
         _tune_collector(store)
@@ -84,10 +85,15 @@ def _open_plain(
     return listeners
 
 
-def _open_tls(settings: Settings, server: Server, hub: Hub) -> TlsListener | None:
+def _open_tls(
+    settings: Settings, server: Server, hub: Hub, resources: contextlib.ExitStack
+) -> TlsListener | None:
     if settings.server.tls_port < 0:
         return None
-    return TlsListener(hub, server, open_tcp(settings.server, settings.server.tls_port))
+    sockets = open_tcp(settings.server, settings.server.tls_port)
+    for sock in sockets:
+        resources.callback(sock.close)
+    return TlsListener(hub, server, sockets)
 
 
 def _write_ports(path: Path, listeners: list[PlainListener], tls: TlsListener | None) -> None:
@@ -130,19 +136,21 @@ def _tune_collector(store: Store) -> None:
 async def _run(server: Server, hub: Hub, tls: TlsListener | None, announce: Callable[[], None]) -> None:
     stopping = trio.Event()
     server.stop = stopping.set
-    async with trio.open_nursery() as nursery:
-        server.spawn = _spawner(nursery)
-        nursery.start_soon(hub.run)
-        nursery.start_soon(housekeeping.sync_every_second, server)
-        nursery.start_soon(housekeeping.sweep, server, hub)
-        nursery.start_soon(housekeeping.watch, server, hub)
-        nursery.start_soon(sample_periodically, server)
-        if tls is not None:
-            nursery.start_soon(tls.run)
-        await nursery.start(_heed_signals, server, tls, stopping)
-        announce()
-        await stopping.wait()
-        await _stop(server, hub, nursery.cancel_scope)
+    with _stopping_by_signal(stopping):
+        async with trio.open_nursery() as nursery:
+            server.spawn = _spawner(nursery)
+            nursery.start_soon(hub.run)
+            nursery.start_soon(housekeeping.sync_every_second, server)
+            nursery.start_soon(housekeeping.sweep, server, hub)
+            nursery.start_soon(housekeeping.watch, server, hub)
+            nursery.start_soon(sample_periodically, server)
+            if tls is not None:
+                nursery.start_soon(tls.run)
+            await nursery.start(_reopen_by_signal, server, tls)
+            announce()
+            await stopping.wait()
+            await _stop(hub, tls)
+            nursery.cancel_scope.cancel()
 
 
 def _spawner(nursery: trio.Nursery) -> Callable[..., None]:
@@ -160,33 +168,54 @@ def _spawner(nursery: trio.Nursery) -> Callable[..., None]:
     return spawn
 
 
-async def _stop(server: Server, hub: Hub, scope: trio.CancelScope) -> None:
+async def _stop(hub: Hub, tls: TlsListener | None) -> None:
     """Stop in order. Every tick is whole by now: this task runs between two of them."""
     log.info("stopping")
     for listener in list(hub.listeners.values()):
         hub.remove_listener(listener)
-    hub.exclusively(lambda: None)  # commits and sends what tasks have left since the last tick
-    scope.deadline = trio.current_time() + _STOP_SECONDS
-    scope.cancel()
+    if tls is not None:
+        tls.stop_accepting()
+    with trio.move_on_after(_STOP_SECONDS):
+        await hub.drain()
 
 
-async def _heed_signals(
+@contextlib.contextmanager
+def _stopping_by_signal(stopping: trio.Event) -> Iterator[None]:
+    """Let SIGTERM and SIGINT stop the daemon in order, a second one at once.
+
+    By a handler and not by a task: a script that does not end keeps every task from its turn.
+    """
+    token = trio.lowlevel.current_trio_token()
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+        token.run_sync_soon(stop, number)
+
+    def stop(number: int) -> None:
+        log.info("signal received", signal=signal.Signals(number).name)
+        stopping.set()
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def _reopen_by_signal(
     server: Server,
     tls: TlsListener | None,
-    stopping: trio.Event,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """SIGTERM and SIGINT stop in order, a second one at once; SIGHUP reopens what can be."""
-    wanted = [signal.SIGTERM, signal.SIGINT]
-    if sys.platform != "win32":
-        wanted.append(signal.SIGHUP)
-    with trio.open_signal_receiver(*wanted) as signals:
+    """Reopen by SIGHUP what can be."""
+    if sys.platform == "win32":
         task_status.started()
-        async for received in signals:
-            if received in (signal.SIGTERM, signal.SIGINT):
-                if stopping.is_set():
-                    os._exit(128 + received)
-                log.info("signal received", signal=signal.Signals(received).name)
-                stopping.set()
-            else:
-                housekeeping.reopen(server, tls)
+        return
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            housekeeping.reopen(server, tls)

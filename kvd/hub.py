@@ -43,6 +43,9 @@ RECEIVE_BYTES: Final = 64 << 10
 TICK_NANOSECONDS: Final = 5_000_000
 # How long a listener rests that could not accept: other clients get this much time to leave.
 _LISTENER_REST_SECONDS: Final = 0.1
+# How long the hub waits by itself before it has Trio wait for it: many times the turn-around of a client on
+# this machine, and too short to be noticed by a timer.
+_LINGER_SECONDS: Final = 0.001
 # After this long without a turn for the other tasks, they get one even under full load.
 _TURN_NANOSECONDS: Final = 2_000_000
 
@@ -69,6 +72,7 @@ class Hub:
         self._woken.setblocking(False)
         poller.register(self._woken.fileno(), READ)
         self._is_awake = False
+        self._leaving = trio.lowlevel.ParkingLot()  # who waits for a connection to end
         server.hub = self
 
     # --- connections
@@ -109,6 +113,7 @@ class Hub:
 
     def forget(self, connection: Connection, reason: str) -> None:
         """Note that a connection is closed; called by the connection itself."""
+        self._leaving.unpark_all()
         if isinstance(connection, StreamConnection):
             self.streams.discard(connection)
         else:
@@ -143,18 +148,28 @@ class Hub:
         """Tick for as long as the daemon lives. Cancelled between ticks only."""
         turn_ends = 0
         while True:
-            if self._has_work() and time.perf_counter_ns() < turn_ends:
-                self.tick()
-                continue
-            if self._has_work():
+            if time.perf_counter_ns() > turn_ends:
                 await trio.lowlevel.checkpoint()
-            else:
+                turn_ends = time.perf_counter_ns() + _TURN_NANOSECONDS
+            if not self._has_work() and not self._linger():
                 await self.poller.wait()
-            turn_ends = time.perf_counter_ns() + _TURN_NANOSECONDS
+                turn_ends = time.perf_counter_ns() + _TURN_NANOSECONDS
             self.tick()
 
     def _has_work(self) -> bool:
         return bool(self._leftover or self._behind or self._delivered or self._marked)
+
+    def _linger(self) -> bool:
+        """Wait for the next request in the selector itself, for a moment; tell whether one came.
+
+        A client that asks again at once is answered without going round by Trio's loop, which costs
+        as much as the request. Only while nothing else wants that loop: no task is ready to run and
+        no stream of ours is read through it; timers are at most this moment late.
+        """
+        if self.streams or trio.lowlevel.current_statistics().tasks_runnable:
+            return False
+        self._leftover = self.poller.poll(_LINGER_SECONDS)
+        return bool(self._leftover)
 
     def tick(self) -> None:
         """Serve everything that is ready, commit once, answer."""
@@ -375,6 +390,16 @@ class Hub:
         for connection in self.connections():
             if connection.unsent_bytes:
                 self._close_if_over_limit(connection, now)
+
+    async def drain(self) -> None:
+        """Run no more requests; return when every client has got its replies and is closed."""
+        self.exclusively(self._say_goodbye)
+        while self.sockets or self.streams:
+            await self._leaving.park()
+
+    def _say_goodbye(self) -> None:
+        for connection in self.connections():
+            connection.session.close_after_reply("shutdown")
 
     def close(self) -> None:
         """Close every connection and the selector; what is committed has been sent before."""

@@ -260,6 +260,8 @@ class TlsListener:
         self._server = server
         self._sockets = sockets
         self._context = tls_context(server.settings.server)
+        self._accepting = trio.CancelScope()
+        self._handshakes = 0  # that are going on
 
     @property
     def port(self) -> int:
@@ -272,34 +274,46 @@ class TlsListener:
     async def run(self) -> None:
         """Accept until cancelled; then every TLS connection has ended."""
         listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(s)) for s in self._sockets]
-        await trio.serve_listeners(self._serve, listeners)
+        async with trio.open_nursery() as connections:
+            with self._accepting:
+                await trio.serve_listeners(self._serve, listeners, handler_nursery=connections)
+
+    def stop_accepting(self) -> None:
+        """Close the sockets; connections that are up go on."""
+        self._accepting.cancel()
 
     async def _serve(self, transport: trio.SocketStream) -> None:
         sock = transport.socket
         try:
             endpoint = Endpoint(_host_port(sock.getpeername()), _host_port(sock.getsockname()), is_tls=True)
+            tune_trio(transport, self._server.settings.server)
         except OSError:
             await transport.aclose()  # gone before we looked
             return
-        tune_trio(transport, self._server.settings.server)
         stream = trio.SSLStream(transport, self._context, server_side=True, https_compatible=True)
-        if await self._shake_hands(stream, endpoint):
+        if await self._is_let_in(stream, endpoint):
             await self._hub.serve_stream(stream, new_session(self._server, endpoint))
         else:
             await trio.aclose_forcefully(stream)
 
-    async def _shake_hands(self, stream: trio.SSLStream[trio.SocketStream], endpoint: Endpoint) -> bool:
-        with trio.move_on_after(_TLS_HANDSHAKE_SECONDS):
-            try:
+    async def _is_let_in(self, stream: trio.SSLStream[trio.SocketStream], endpoint: Endpoint) -> bool:
+        """Shake hands, if there is room for one more; who is refused then is told so."""
+        server = self._server
+        if len(server.sessions) + self._handshakes >= server.settings.server.maxclients:
+            server.stats.connections_rejected += 1
+            return False
+        self._handshakes += 1
+        try:
+            with trio.move_on_after(_TLS_HANDSHAKE_SECONDS):
                 await stream.do_handshake()
-                refused = refusal(self._server, endpoint)
+                refused = refusal(server, endpoint)
                 if refused is None:
                     return True
                 await stream.send_all(refused)
-            except trio.BrokenResourceError as error:
-                log.info(
-                    "TLS handshake failed", address=endpoint.address, error=str(error.__cause__ or error)
-                )
+        except trio.BrokenResourceError as error:
+            log.info("TLS handshake failed", address=endpoint.address, error=str(error.__cause__ or error))
+        finally:
+            self._handshakes -= 1
         return False
 
 
