@@ -26,7 +26,7 @@ local examine = host.examine
 local behind, check, check_number, check_string = kit.behind, kit.check, kit.check_number, kit.check_string
 local bad_argument, check_killed, check_writable = kit.bad_argument, kit.check_killed, kit.check_writable
 local raise = kit.raise
-local is_killed, look, watch, without_our_place, received = kit.is_killed, kit.look, kit.watch, kit.without_our_place, kit.received
+local is_killed, look, watch, with_place, received = kit.is_killed, kit.look, kit.watch, kit.with_place, kit.received
 
 -- The deepest nesting of coroutines. Each has a C stack depth of up to 200 calls of its own, all on the one
 -- stack of the process.
@@ -116,7 +116,7 @@ local function settle(ok, ...)
     if type(text) == "string" then
         return false, text
     end
-    return false, without_our_place(problem)
+    return false, with_place(problem, "")
 end
 
 function globals.pcall(...)
@@ -139,7 +139,7 @@ function globals.xpcall(action, handler)
         if is_killed() then
             return problem
         end
-        return handler(without_our_place(problem))
+        return handler(with_place(problem, kit.script_prefix()))
     end))
 end
 
@@ -176,7 +176,7 @@ function globals.load(reader, name)
         if piece == nil or piece == "" then
             break
         end
-        if type(piece) ~= "string" then
+        if type(piece) ~= "string" and type(piece) ~= "number" then
             return nil, "reader function must return a string"
         end
         count = count + 1
@@ -242,13 +242,18 @@ local function hand_on(ok, ...)
     if ok then
         return ...
     end
-    local problem = without_our_place((...))
-    error(problem, 3)
+    error(with_place((...), ""), 3)
+end
+
+local function check_coroutine(action, name)
+    if type(action) ~= "function" then
+        bad_argument(1, name, "Lua function expected")
+    end
 end
 
 globals.coroutine = {
     create = function(action)
-        check("function", 1, "create", action)
+        check_coroutine(action, "create")
         return start(action)
     end,
     resume = function(thread, ...)
@@ -258,7 +263,7 @@ globals.coroutine = {
         return go_on(thread, ...)
     end,
     wrap = function(action)
-        check("function", 1, "wrap", action)
+        check_coroutine(action, "wrap")
         local thread = start(action)
         return function(...)
             return hand_on(go_on(thread, ...))

@@ -60,10 +60,17 @@ end
 
 local script_place = kit.script_place
 
+-- Return that line as error messages begin, "user_script:1: ", or "".
+function kit.script_prefix()
+    local info = script_place()
+    return info and info.short_src .. ":" .. info.currentline .. ": " or ""
+end
+
+local script_prefix = kit.script_prefix
+
 -- Raise an error with the place where the script called us.
 function kit.raise(text)
-    local info = script_place()
-    error(info and info.short_src .. ":" .. info.currentline .. ": " .. text or text, 0)
+    error(script_prefix() .. text, 0)
 end
 
 local raise = kit.raise
@@ -115,10 +122,11 @@ function kit.received(reply, _, unlimited)
     return reply
 end
 
--- Drop the place that an error got in a chunk of ours: it says nothing to a script's author.
-function kit.without_our_place(problem)
+-- Put `place` ("" for none) where an error has a place in a chunk of ours, which says nothing to a script's
+-- author.
+function kit.with_place(problem, place)
     if type(problem) == "string" then
-        return (gsub(problem, "^kvd%.%w+:%d+: ", "", 1))
+        return (gsub(problem, "^kvd%.%w+:%d+: ", place, 1))
     end
     return problem
 end

@@ -40,14 +40,14 @@ function library.random(...)
         return fraction
     elseif count == 1 then
         local upper = floor(check_number(1, "random", (...)))
-        if upper < 1 then
+        if not (upper >= 1) then
             bad_argument(1, "random", "interval is empty")
         end
         return floor(fraction * upper) + 1
     elseif count == 2 then
         local lower, upper = ...
         lower, upper = floor(check_number(1, "random", lower)), floor(check_number(2, "random", upper))
-        if lower > upper then
+        if not (lower <= upper) then
             bad_argument(2, "random", "interval is empty")
         end
         return floor(fraction * (upper - lower + 1)) + lower

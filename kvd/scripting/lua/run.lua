@@ -12,7 +12,7 @@ local select, tostring, type, unpack, xpcall = select, tostring, type, unpack, x
 local dump, loadstring = string.dump, loadstring
 local emit, keep_frame, limit_memory = host.emit, host.keep_frame, host.limit_memory
 local globals, behind, received = kit.globals, kit.behind, kit.received
-local script_place, without_our_place = kit.script_place, kit.without_our_place
+local script_place, script_prefix, with_place = kit.script_place, kit.script_prefix, kit.with_place
 
 -- Deeper replies could not be read by any client, and recursion over them has to end somewhere.
 local NESTING_MAX = 128
@@ -51,7 +51,7 @@ local function explain(problem)
             text = "ERR the error object is a table without an err field"
         end
     else
-        text = "ERR " .. tostring(without_our_place(problem))
+        text = "ERR " .. tostring(with_place(problem, script_prefix()))
     end
     local place = script_place()
     return {
