@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from storage.cache import Hot, cost
 from storage.engine import Family
 from storage.errors import KeyspaceGone, KeyTooLong, MetadataTooLong, RecordError, ValueTooLong
-from storage.layout import EXPIRY_KIND, FLOOR_PREFIX, PURGE_KIND, after_prefix, deadline_prefix
+from storage.layout import EXPIRY_KIND, PURGE_KIND, after_prefix, deadline_prefix
 from storage.record import (
     EXPIRES_AT,
     EXPIRY,
@@ -209,6 +209,7 @@ class Keyspace:
 
     def expire(self, key: bytes, expires_at_ms: int) -> None:
         """Set when a live key expires; `NEVER` takes its expiry away. A missing key stays missing."""
+        _check_time(expires_at_ms)
         old = self._find(key)
         if old[EXPIRES_AT] <= self._txn.now_ms or (expires_at_ms == NEVER and old[EXPIRES_AT] == NEVER):
             return
@@ -241,13 +242,14 @@ class Keyspace:
         self._check_gone()
         txn = self._txn
         hlc, seq = self._next_dot()
+        old_floor = self.floor
         prev = NO_PREV
-        if self.floor is not None:
-            prev = self.floor[:PREV_BYTES]
-            txn.replaced.append(self.floor)
+        if old_floor is not None:
+            prev = old_floor[:PREV_BYTES]
+            txn.replaced.append(old_floor)
         self.floor = pack_register(hlc, txn.origin, seq, prev)
         txn.places.append([self.id])
-        txn.flushed.append(self)
+        txn.flushed.append((self, old_floor))
         txn.drop_rows(self.id)
         count = self.count
         if not self._empty:
@@ -313,9 +315,9 @@ class Keyspace:
         self._empty = False
         self._recounted = False
 
-    def revert_flush(self) -> None:
-        """Take back a flush that was not committed."""
-        self.floor = self._engine.get(Family.META, FLOOR_PREFIX + self.id)
+    def revert_flush(self, floor: bytes | None) -> None:
+        """Take back a flush that was not committed; `floor` is the one before."""
+        self.floor = floor
         self._empty = False
         self._state.cache.drop(self._hot)
 
@@ -326,7 +328,12 @@ class Keyspace:
     def close(self) -> None:
         """Mark the namespace as deleted: whoever still holds this object is told so."""
         self.gone = True
-        self._state.cache.drop(self._hot)
+        self._state.cache.close(self._hot)
+
+    def reopen(self) -> None:
+        """Take back a deletion that was not committed."""
+        self.gone = False
+        self._hot = self._state.cache.open()
 
     # Below: not for others.
 
@@ -340,9 +347,9 @@ class Keyspace:
         if record is not None:
             return record
         self._check_gone()
-        if len(key) > self._limits.key_bytes_max:
-            return self._load(key)  # not worth a place in the cache, and perhaps not even stored
         record = self._load(key)
+        if record is MISSING and len(key) > self._limits.key_bytes_max:
+            return record  # it cannot be written, so it is not worth a place in the cache
         self._hot.young[key] = record
         cache.young_bytes += cost(key, record)
         return record
@@ -367,6 +374,7 @@ class Keyspace:
         self, key: bytes, old: Record, value: bytes, expires_at_ms: int, metadata: bytes | None
     ) -> None:
         """Put in all its generality: with an expiry register, metadata or a floor, or over no value."""
+        _check_time(expires_at_ms)
         if metadata is not None and len(metadata) > self._limits.metadata_bytes_max:
             raise MetadataTooLong(len(metadata), self._limits.metadata_bytes_max)
         txn = self._txn
@@ -481,6 +489,12 @@ class Keyspace:
                 yield key
             if after is None:
                 return
+
+
+def _check_time(expires_at_ms: int) -> None:
+    """Refuse here what could not be encoded: a commit must not fail for one bad argument."""
+    if not 0 <= expires_at_ms <= NEVER:
+        raise ValueError(f"an expiry of {expires_at_ms} is not between 0 and NEVER")
 
 
 def _prev_of(expiry: tuple[bytes, int | None] | None) -> bytes:

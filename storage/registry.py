@@ -37,6 +37,7 @@ class Keyspaces:
         self.system = open_keyspace(SYSTEM, None, None)
         self.databases = [open_keyspace(database_id(index), index, None) for index in range(DATABASES)]
         self._named: dict[bytes, Keyspace] = {}
+        self._before: list[tuple[Keyspace, str | None]] | None = None  # with titles, if the tick changed them
         self._fixed = {keyspace.id: keyspace for keyspace in (*self.databases, self.system)}
 
     def __iter__(self) -> Iterator[Keyspace]:
@@ -46,16 +47,27 @@ class Keyspaces:
         yield from self._named.values()
 
     def load(self) -> None:
-        """Make the named keyspaces what the registry's records say. O(number of namespaces)."""
-        titles = dict(self._stored_titles())
-        for namespace in [known for known in self._named if known not in titles]:
-            self._named.pop(namespace).close()
-        for namespace, title in titles.items():
-            keyspace = self._named.get(namespace)
-            if keyspace is None:
-                self._named[namespace] = self._open(namespace, None, title)
-            else:
-                keyspace.title = title
+        """Open the named keyspaces that the registry's records tell of. O(number of namespaces)."""
+        for namespace, title in self._stored_titles():
+            self._named[namespace] = self._open(namespace, None, title)
+
+    def committed(self) -> None:
+        """Take the registry as being on disk now."""
+        self._before = None
+
+    def reverted(self) -> None:
+        """Make the registry what it was before the tick."""
+        if self._before is None:
+            return
+        before, self._before = self._before, None
+        known = {keyspace.id for keyspace, _ in before}
+        for created in [keyspace for keyspace in self._named.values() if keyspace.id not in known]:
+            created.close()
+        self._named = {keyspace.id: keyspace for keyspace, _ in before}
+        for keyspace, title in before:
+            keyspace.title = title
+            if keyspace.gone:
+                keyspace.reopen()
 
     def by_id(self, namespace: bytes) -> Keyspace | None:
         """Return the keyspace with this id, whichever kind it is."""
@@ -84,6 +96,7 @@ class Keyspaces:
     def create(self, title: str) -> Keyspace:
         """Make a namespace with a fresh random id. The title must be free."""
         self._check_title(title)
+        self._remember()
         namespace = self._entropy(NAMESPACE_BYTES)
         self.system.put(namespace, title.encode())
         keyspace = self._open(namespace, None, title)
@@ -96,16 +109,23 @@ class Keyspaces:
         if keyspace.title == title:
             return
         self._check_title(title)
+        self._remember()
         self.system.put(namespace, title.encode())
         keyspace.title = title
 
     def delete(self, namespace: bytes) -> None:
         """Delete the namespace and all its records. Constant time."""
         keyspace = self._existing(namespace)
+        self._remember()
         keyspace.flush()
         self.system.delete(namespace)
         del self._named[namespace]
         keyspace.close()
+
+    def _remember(self) -> None:
+        """Keep what the registry is, if this is the tick's first change of it."""
+        if self._before is None:
+            self._before = [(keyspace, keyspace.title) for keyspace in self._named.values()]
 
     def _existing(self, namespace: bytes) -> Keyspace:
         keyspace = self._named.get(namespace)

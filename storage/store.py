@@ -168,7 +168,7 @@ class Store:
     @property
     def flushed(self) -> list[Keyspace]:
         """The keyspaces flushed since the last commit."""
-        return list(self._txn.flushed)
+        return [keyspace for keyspace, _ in self._txn.flushed]
 
     def atomic(self) -> Atomic:
         """Return the context in which writes share one clock value and form one group. May be nested."""
@@ -187,13 +187,15 @@ class Store:
             self._revert()
             raise Aborted(reason)
         written = len(txn.places)
-        self._compaction.collect(written)
         try:
+            self._compaction.collect(written)
             self.engine.write(self._build_batch(), sync=self.durability == "always")
-        except StorageError as error:
+        except BaseException as error:
             self._revert()
-            self.writable = error
+            if isinstance(error, StorageError):
+                self.writable = error
             raise
+        self.keyspaces.committed()
         for keyspace in txn.recounted:
             keyspace.committed()
         self._sweeper.committed(txn.deadlines)
@@ -348,7 +350,7 @@ class Store:
             batch.put(Family.DEADLINES, key, b"")
         for keyspace in txn.recounted:
             batch.put(Family.META, COUNT_PREFIX + keyspace.id, dumps([keyspace.count, keyspace.expires]))
-        for keyspace in txn.flushed:
+        for keyspace, _ in txn.flushed:
             batch.put(Family.META, FLOOR_PREFIX + keyspace.id, keyspace.floor or b"")
         for family, key, value in txn.puts:
             batch.put(family, key, value)
@@ -371,13 +373,13 @@ class Store:
                 keyspace.forget(row_key[NAMESPACE_BYTES:])
         for keyspace in txn.recounted:
             keyspace.revert_counts()
-        for keyspace in txn.flushed:
-            keyspace.revert_flush()
+        for keyspace, floor in reversed(txn.flushed):
+            keyspace.revert_flush(floor)
         self._sweeper.reverted()
         self._compaction.reverted()
+        self.keyspaces.reverted()
         txn.clear()
         self._rotate_origin()
-        self.keyspaces.load()
 
     def _rotate_origin(self) -> None:
         origins = self._state.origins

@@ -68,7 +68,7 @@ class Transaction:
         self.ranges: list[tuple[Family, bytes, bytes]] = []  # applied before everything else
         self.puts: list[tuple[Family, bytes, bytes]] = []  # anything else
         self.recounted: list[Keyspace] = []  # whose counts have changed
-        self.flushed: list[Keyspace] = []
+        self.flushed: list[tuple[Keyspace, bytes | None]] = []  # with the floor before
 
     def begin(self, now_ms: int) -> None:
         """Start a tick: raise the clock to `now_ms`. A wall clock that went back does not lower it."""

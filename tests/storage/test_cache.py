@@ -212,6 +212,12 @@ def test_the_books_balance_after_any_kind_of_write() -> None:
     keyspace.delete(b"b")
     keyspace.put(b"c", b"v", NOW_MS + 10)
     keyspace.prefetch([b"a", b"d"])
+    keyspace.put(b"long" * 10, b"v")
+    store.commit()
+    keyspace.forget(b"long" * 10)
+    store.limits.key_bytes_max = 10
+    keyspace.get(b"longer" * 10)
+    keyspace.delete(b"long" * 10)
     store.commit()
     store.begin(NOW_MS + 10)
     store.sweep(10)

@@ -109,6 +109,18 @@ def test_expire_and_persist_of_what_has_none_write_nothing(store: Store, state: 
     assert not store.dirty
 
 
+@pytest.mark.parametrize("due_ms", [-1, NEVER + 1])
+def test_a_time_that_cannot_be_stored_is_refused_at_once(store: Store, due_ms: int) -> None:
+    keyspace = store.keyspace(0)
+    keyspace.put(b"k", b"v")
+    store.commit()
+    with pytest.raises(ValueError, match="is not between 0 and NEVER"):
+        keyspace.put(b"k", b"v", due_ms)
+    with pytest.raises(ValueError, match="is not between 0 and NEVER"):
+        keyspace.expire(b"k", due_ms)
+    assert not store.dirty
+
+
 def test_update_keeps_expiry_and_metadata(keyspace: Keyspace) -> None:
     keyspace.put(b"k", b"1", NOW_MS + 1000, b"{}")
     keyspace.update(b"k", b"2")

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from storage.changelog import decode_chunk
-from storage.engine import Engine, Family
+from storage.engine import Batch, Engine, Family
 from storage.engine_memory import MemoryEngine
 from storage.errors import (
     Aborted,
+    Closed,
     DamagedFiles,
     KeyspaceGone,
     KeyTooLong,
@@ -31,7 +32,7 @@ from storage.store import Store, StoreOptions
 from storage.version import hlc_at, hlc_ms, register_dot, register_hlc
 from tests.storage.conftest import NOW_MS
 from tests.storage.engines import EngineRig
-from tests.storage.helpers import expiry_of, floor_of, raw_put, stamp_of, value_of
+from tests.storage.helpers import expiry_of, findings, floor_of, raw_put, stamp_of, value_of
 
 
 def counting_entropy() -> Callable[[int], bytes]:
@@ -330,6 +331,47 @@ def test_a_batch_that_failed_may_still_be_there_after_a_restart(failing: tuple[M
     again = Store(engine, now_ms=NOW_MS)
     versions = [again.describe(stamp_of(again.keyspace(0), key)) for key in (b"k", b"other")]
     assert len({(version.origin, version.seq) for version in versions}) == 2
+
+
+def test_taking_back_needs_no_reads() -> None:
+    """The engine may be gone altogether when a commit fails."""
+    engine = MemoryEngine()
+    store = Store(engine, now_ms=NOW_MS)
+    kept = store.keyspaces.create("kept")
+    kept.put(b"k", b"v")
+    store.commit()
+    store.keyspaces.rename(kept.id, "renamed")
+    store.keyspaces.delete(kept.id)
+    store.flush_all()
+    store.flush_all()
+    store.keyspace(0).put(b"k", b"v")
+    engine.close()
+    with pytest.raises(Closed):
+        store.commit()
+    engine.kill()
+    assert [keyspace.title for keyspace in store.keyspaces.all()] == ["kept"]
+    assert value_of(kept, b"k") == b"v"
+    kept.put(b"k", b"w")
+    store.commit()
+    assert findings(store) == []
+
+
+def test_an_unexpected_error_in_a_commit_takes_everything_back_too(
+    failing: tuple[MemoryEngine, Store],
+) -> None:
+    engine, store = failing
+
+    def broken() -> Batch:
+        raise ZeroDivisionError
+
+    batch, engine.batch = engine.batch, broken  # type: ignore[method-assign]
+    store.keyspace(0).put(b"k", b"v")
+    with pytest.raises(ZeroDivisionError):
+        store.commit()
+    engine.batch = batch  # type: ignore[method-assign]
+    assert not store.dirty
+    assert store.writable is None
+    assert store.keyspace(0).get(b"k") is None
 
 
 def test_writes_are_accepted_again_after_a_probe(failing: tuple[MemoryEngine, Store]) -> None:
