@@ -58,6 +58,7 @@ class Connection:
         self.closed = False
         self._soft_since: float | None = None
         self._progress_at = 0.0
+        self._stats = hub.server.stats
         session.on_output = self.mark
         session.transport = self
 
@@ -184,7 +185,7 @@ class SocketConnection(Connection):
     def flush(self) -> None:
         self.marked = False
         data = self.session.take_output()
-        self.hub.server.stats.output_bytes += len(data)
+        self._stats.output_bytes += len(data)
         if self.unsent:
             if data:
                 self._queue(memoryview(data))
@@ -299,7 +300,7 @@ class StreamConnection(Connection):
     def flush(self) -> None:
         self.marked = False
         data = self.session.take_output()
-        self.hub.server.stats.output_bytes += len(data)
+        self._stats.output_bytes += len(data)
         if data:
             self._queue(memoryview(data))
         self._turns.unpark_all()

@@ -138,7 +138,7 @@ async def _run(server: Server, hub: Hub, tls: TlsListener | None, announce: Call
     server.stop = stopping.set
     with _stopping_by_signal(stopping):
         async with trio.open_nursery() as nursery:
-            server.spawn = _spawner(nursery)
+            server.spawn = spawner(server, nursery)
             nursery.start_soon(hub.run)
             nursery.start_soon(housekeeping.sync_every_second, server)
             nursery.start_soon(housekeeping.sweep, server, hub)
@@ -153,7 +153,7 @@ async def _run(server: Server, hub: Hub, tls: TlsListener | None, announce: Call
             nursery.cancel_scope.cancel()
 
 
-def _spawner(nursery: trio.Nursery) -> Callable[..., None]:
+def spawner(server: Server, nursery: trio.Nursery) -> Callable[..., None]:
     """Return `Server.spawn`: a task whose failure is logged and ends nothing but itself."""
 
     async def run(function: Callable[..., Awaitable[None]], *args: object) -> None:
@@ -161,8 +161,11 @@ def _spawner(nursery: trio.Nursery) -> Callable[..., None]:
             await function(*args)
         except Exception:
             log.exception("background task failed", task=getattr(function, "__name__", repr(function)))
+        finally:
+            server.spawned -= 1
 
     def spawn(function: Callable[..., Awaitable[None]], *args: object) -> None:
+        server.spawned += 1
         nursery.start_soon(run, function, *args, name=function)
 
     return spawn

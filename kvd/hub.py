@@ -146,14 +146,15 @@ class Hub:
 
     async def run(self) -> None:
         """Tick for as long as the daemon lives. Cancelled between ticks only."""
+        clock = time.perf_counter_ns
         turn_ends = 0
         while True:
-            if time.perf_counter_ns() > turn_ends:
+            if clock() > turn_ends:
                 await trio.lowlevel.checkpoint()
-                turn_ends = time.perf_counter_ns() + _TURN_NANOSECONDS
-            if not self._has_work() and not self._linger():
+                turn_ends = clock() + _TURN_NANOSECONDS
+            if not (self._has_work() or self._linger()):
                 await self.poller.wait()
-                turn_ends = time.perf_counter_ns() + _TURN_NANOSECONDS
+                turn_ends = clock() + _TURN_NANOSECONDS
             self.tick()
 
     def _has_work(self) -> bool:
@@ -163,10 +164,10 @@ class Hub:
         """Wait for the next request in the selector itself, for a moment; tell whether one came.
 
         A client that asks again at once is answered without going round by Trio's loop, which costs
-        as much as the request. Only while nothing else wants that loop: no task is ready to run and
-        no stream of ours is read through it; timers are at most this moment late.
+        as much as the request. Only while nothing else is in a hurry there: no stream of ours, no
+        task that a command has started. Timers are at most this moment late.
         """
-        if self.streams or trio.lowlevel.current_statistics().tasks_runnable:
+        if self.streams or self.server.spawned:
             return False
         self._leftover = self.poller.poll(_LINGER_SECONDS)
         return bool(self._leftover)
@@ -175,7 +176,9 @@ class Hub:
         """Serve everything that is ready, commit once, answer."""
         self._in_tick = True
         now_ms = time.time_ns() // 1_000_000
-        self.server.store.begin(now_ms)
+        store = self.server.store
+        if now_ms != store.now_ms:
+            store.begin(now_ms)
         self.server.stats.ticks += 1
         self._receive_ready(now_ms)
         if self._delivered:

@@ -25,6 +25,7 @@ class Notifications:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._kinds = 0
+        self.pending = False  # whether `deliver` has anything to do
         self._messages: list[tuple[bytes, bytes]] = []
         self._expired: list[bytes] = []
         server.store.on_event = self._on_event
@@ -36,15 +37,11 @@ class Notifications:
         self._kinds = parse_kinds(self._server.settings.events.notify_keyspace_events)
         self._server.store.notifying = self._kinds != 0
 
-    @property
-    def pending(self) -> bool:
-        """Tell whether `deliver` has anything to do."""
-        return bool(self._messages or self._expired)
-
     def _on_event(self, keyspace: Keyspace, event: bytes, key: bytes, kind: int) -> None:
         pubsub = self._server.pubsub
         if pubsub.channels or pubsub.patterns:
             self._messages.extend(messages(self._kinds, kind, event, key, _database(keyspace)))
+            self.pending = True
 
     def _on_expired(self, keyspace: Keyspace, key: bytes) -> None:
         self._server.stats.expired_keys += 1
@@ -52,9 +49,11 @@ class Notifications:
             self._on_event(keyspace, b"expired", key, EXPIRED)
         if self._server.tracking.active:
             self._expired.append(key)
+            self.pending = True
 
     def deliver(self) -> None:
         """Publish what was reported. After the commit only."""
+        self.pending = False
         reported, self._messages = self._messages, []
         for channel, message in reported:
             self._server.pubsub.publish(channel, message)
@@ -64,6 +63,7 @@ class Notifications:
 
     def discard(self) -> None:
         """Forget what was reported of a tick whose commit failed."""
+        self.pending = False
         self._messages.clear()
         self._expired.clear()
 

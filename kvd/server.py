@@ -69,6 +69,7 @@ class Server:
         self.config_file: Path | None = None  # what CONFIG REWRITE writes
         self.changed_settings: set[str] = set()  # by CONFIG SET, so what it has to write
         self.hub: Hub | None = None  # set while the daemon runs; a test drives sessions without one
+        self.spawned = 0  # how many of the tasks that `spawn` started are running
         self.spawn: Callable[..., None] = _nowhere_to_run  # start a Trio task that ends with the daemon
         self.stop: Callable[[], None] = _nowhere_to_run  # begin the orderly shutdown
         self._last_session_id = 0

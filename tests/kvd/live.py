@@ -11,7 +11,7 @@ import attrs
 import trio
 import trio.testing
 
-from kvd.daemon import _spawner
+from kvd.daemon import spawner
 from kvd.hub import Hub
 from kvd.listeners import PlainListener, open_tcp
 from kvd.poller import Poller, open_poller
@@ -56,7 +56,7 @@ async def running(settings: Settings | None = None, poller: Poller | None = None
     listener = PlainListener(sock, server)
     hub.add_listener(listener)
     async with trio.open_nursery() as nursery:
-        server.spawn = _spawner(nursery)
+        server.spawn = spawner(server, nursery)
         nursery.start_soon(hub.run)
         try:
             yield Running(server, hub, engine, listener.port)
