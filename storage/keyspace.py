@@ -41,7 +41,7 @@ from storage.version import NO_PREV, PREV_BYTES, hlc_ms, pack_register, register
 if TYPE_CHECKING:
     from storage.store import Store
 
-_RANDOM_DRAWS = 8
+_RANDOM_DRAWS = 16
 _SCAN_ROWS = 256
 
 
@@ -52,6 +52,7 @@ class Keyspace:
         "_committed",
         "_empty",
         "_engine",
+        "_flushed",
         "_hot",
         "_limits",
         "_recounted",
@@ -86,6 +87,7 @@ class Keyspace:
         self.gone = False  # a named namespace that was deleted
         self._committed = (0, 0)
         self._empty = False  # whether it is known that there is no row, not even a dead one
+        self._flushed = False  # whether the tick has flushed it, so that all rows of the engine are dead
         self._recounted = False
         self._state = state
         self._txn = state.txn
@@ -143,12 +145,13 @@ class Keyspace:
     def random_key(self) -> bytes | None:
         """Return a live key, each with about the same chance; None if there is none.
 
-        Up to 32 rows the draw is exactly uniform; above, see `sampling`. Costs some hundred microseconds.
+        Up to 32 rows the draw is exactly uniform; above, see `sampling`: a few milliseconds at most. What the
+        tick has added is not drawn, unless there is nothing else.
         """
         self._check_gone()
         if self.count <= 0:
             return None
-        if not self._txn.rows:
+        if not self._flushed:
             end = after_prefix(self.id)
             for row_key in draw_keys(self._engine, self.id, end, _RANDOM_DRAWS):
                 key = row_key[len(self.id) :]
@@ -261,6 +264,7 @@ class Keyspace:
         if count:
             self._recount(-self.count, -self.expires)
         self._empty = True
+        self._flushed = True
         return count
 
     def notify(self, event: bytes, key: bytes, kind: int) -> None:
@@ -273,6 +277,8 @@ class Keyspace:
         self._check_gone()
         hot = self._hot
         missing = list({key for key in keys if key not in hot.young and key not in hot.old})
+        if self._flushed:
+            return
         rows = self._engine.multi_get(Family.RECORDS, [self.id + key for key in missing])
         cache = self._state.cache
         cache.loads += len(missing)
@@ -305,9 +311,10 @@ class Keyspace:
         self._recounted = False
 
     def committed(self) -> None:
-        """Take the counts as being on disk now."""
+        """Take the counts, and a flush, as being on disk now."""
         self._committed = (self.count, self.expires)
         self._recounted = False
+        self._flushed = False
 
     def revert_counts(self) -> None:
         """Put the counts back to what is on disk."""
@@ -319,6 +326,7 @@ class Keyspace:
         """Take back a flush that was not committed; `floor` is the one before."""
         self.floor = floor
         self._empty = False
+        self._flushed = False
         self._state.cache.drop(self._hot)
 
     def forget(self, key: bytes) -> None:
@@ -360,6 +368,8 @@ class Keyspace:
         return self._find(key)
 
     def _load(self, key: bytes) -> Record:
+        if self._flushed:
+            return MISSING
         self._state.cache.loads += 1
         row = self._engine.get(Family.RECORDS, self.id + key)
         return MISSING if row is None else self._decode(row)
@@ -451,7 +461,9 @@ class Keyspace:
 
         The last row key is None if the range ends here.
         """
-        stored = list(islice(self._engine.iterate(Family.RECORDS, start, end), limit))
+        stored = (
+            [] if self._flushed else list(islice(self._engine.iterate(Family.RECORDS, start, end), limit))
+        )
         boundary = stored[-1][0] if len(stored) == limit else None
         pending = self._pending_rows(start, end if boundary is None else boundary + b"\x00")
         if pending:

@@ -198,6 +198,8 @@ class Store:
         self.keyspaces.committed()
         for keyspace in txn.recounted:
             keyspace.committed()
+        for keyspace, _ in txn.flushed:
+            keyspace.committed()
         self._sweeper.committed(txn.deadlines)
         self._compaction.committed(written)
         self._origin_stored = self._origin_stored or bool(txn.places)

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -240,6 +241,24 @@ def test_a_snapshot_left_open_is_closed_with_the_engine(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         snapshot.get(Family.RECORDS, b"a")
     RocksEngine(tmp_path).close()
+
+
+def test_a_checkpoint_in_a_thread_does_not_stop_the_others(tmp_path: Path) -> None:
+    engine = RocksEngine(tmp_path / "data")
+    for index in range(300):
+        write(engine, b"%03d" % index, os.urandom(60_000))
+    thread = threading.Thread(target=engine.checkpoint, args=[tmp_path / "copy"])
+    pauses: list[float] = []
+    thread.start()
+    before = time.perf_counter()
+    while thread.is_alive():
+        pauses.append(time.perf_counter() - before)
+        before = time.perf_counter()
+    thread.join()
+    # Flushing 18 MB takes tens of milliseconds. In many turns of this loop, few of them long.
+    assert len(pauses) > 100
+    assert sum(sorted(pauses)[:-3]) > sum(sorted(pauses)[-3:])
+    engine.close()
 
 
 def test_the_binding_still_needs_its_workarounds(tmp_path: Path) -> None:

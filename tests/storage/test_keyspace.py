@@ -482,6 +482,25 @@ def test_flushing_an_empty_keyspace_again_deletes_no_range() -> None:
     assert keys_of(engine, Family.RECORDS) == []
 
 
+def test_a_flush_hides_the_rows_it_has_not_removed_yet(store: Store) -> None:
+    keyspace = store.keyspace(0)
+    fill(keyspace, *(b"%03d" % number for number in range(200)))
+    store.commit()
+    keyspace.flush()
+    loads = store.stats()["cache_loads"]
+    keyspace.prefetch([b"001", b"002"])
+    assert keyspace.get(b"001") is None
+    assert keyspace.random_key() is None
+    assert keyspace.scan(b"", None, 1) == ([], None)
+    keyspace.put(b"new", b"v")
+    assert keyspace.random_key() == b"new"
+    assert all_keys(keyspace) == [b"new"]
+    assert store.stats()["cache_loads"] == loads
+    store.commit()
+    assert keyspace.random_key() == b"new"
+    assert all_keys(keyspace) == [b"new"]
+
+
 def test_what_is_older_than_the_flush_is_dead_wherever_it_comes_from(store: Store) -> None:
     keyspace = store.keyspace(0)
     keyspace.put(b"k", b"v", NOW_MS + 1000)
