@@ -124,6 +124,7 @@ def _settle(session: Session, spec: CommandSpec, calls: int, elapsed: int, reque
     stats.calls += calls
     stats.nanoseconds += elapsed
     stats.histogram[elapsed.bit_length()] += calls
+    session.spend(elapsed)
     server = session.server
     if elapsed >= server.slowlog.threshold_ns and Flag.SKIP_SLOWLOG not in spec.flags:
         server.slowlog.add(session, request, elapsed)

@@ -20,7 +20,8 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 import trio
@@ -37,10 +38,16 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+Result = TypeVar("Result")
+
 # What is read from one socket in one tick: several pipelines' worth, small enough to be fair.
 RECEIVE_BYTES: Final = 64 << 10
-# A tick that has run this long commits and answers before it goes on with other sockets.
+# A tick commits and answers when sockets, or streams, or backlogs have taken this long, before it goes
+# on with the others of them.
 TICK_NANOSECONDS: Final = 5_000_000
+# What all clients together may be owed; above it those that are owed most are closed. It is four times
+# what makes them be paused early (`kvd.connection`), so it is met only by large replies to many.
+UNSENT_BYTES_MAX: Final = 2 << 30
 # How long a listener rests that could not accept: other clients get this much time to leave.
 _LISTENER_REST_SECONDS: Final = 0.1
 # How long the hub waits by itself before it has Trio wait for it: many times the turn-around of a client on
@@ -198,7 +205,7 @@ class Hub:
         deadline = time.perf_counter_ns() + TICK_NANOSECONDS
         done = 0
         for fd, mask in events:
-            if done & 15 == 15 and time.perf_counter_ns() > deadline:
+            if done & 3 == 3 and time.perf_counter_ns() > deadline:
                 break
             done += 1
             connection = sockets.get(fd)
@@ -240,7 +247,8 @@ class Hub:
             self._woken.recv(64)
 
     def _receive_delivered(self) -> None:
-        while self._delivered:
+        deadline = time.perf_counter_ns() + TICK_NANOSECONDS
+        while self._delivered and time.perf_counter_ns() <= deadline:
             connection, data = self._delivered.popleft()
             connection.handed_over = False
             if connection.closed:
@@ -254,11 +262,15 @@ class Hub:
                 session.close_after_reply("client closed")
 
     def _run_backlogs(self) -> None:
+        deadline = time.perf_counter_ns() + TICK_NANOSECONDS
         for _ in range(len(self._behind)):
             connection = self._behind.popleft()
-            if not connection.closed:
-                connection.mark()
-                self._guard(connection, connection.session.run_backlog)
+            if connection.closed or not connection.may_go_on:
+                continue  # it comes back when its client has taken what it is owed
+            connection.mark()
+            self._guard(connection, connection.session.run_backlog)
+            if time.perf_counter_ns() > deadline:
+                return
 
     def _guard(self, connection: Connection, function: Callable[..., None], *arguments: object) -> None:
         try:
@@ -291,6 +303,8 @@ class Hub:
                 now = now or trio.current_time()
                 self._close_if_over_limit(connection, now)
         marked.clear()
+        if self.unsent_bytes > UNSENT_BYTES_MAX:
+            self._close_largest()
 
     def _commit(self) -> None:
         server = self.server
@@ -318,26 +332,42 @@ class Hub:
         for connection in self._marked:
             connection.session.refuse_uncommitted(refusal)
 
+    def _close_largest(self) -> None:
+        """Close those that are owed most, until all together are owed no more than they may."""
+        for connection in sorted(self.connections(), key=attrgetter("unsent_bytes"), reverse=True):
+            if self.unsent_bytes <= UNSENT_BYTES_MAX:
+                return
+            self._close_slow(connection, "output limit")
+
     def _close_if_over_limit(self, connection: Connection, now: float) -> None:
         reason = connection.check_limits(now)
         if reason is not None:
-            log.warning(
-                "client closed: it does not read its replies",
-                session_id=connection.session.id,
-                address=connection.session.endpoint.address,
-                unsent_bytes=connection.unsent_bytes,
-                reason=reason,
-            )
-            connection.close(reason)
+            self._close_slow(connection, reason)
+
+    def _close_slow(self, connection: Connection, reason: str) -> None:
+        log.warning(
+            "client closed: it does not read its replies",
+            session_id=connection.session.id,
+            address=connection.session.endpoint.address,
+            unsent_bytes=connection.unsent_bytes,
+            reason=reason,
+        )
+        connection.close(reason)
 
     # --- other uses of the store between ticks
 
-    def exclusively(self, work: Callable[[], object]) -> None:
-        """Run `work()` as a tick of its own: with one clock reading, one commit, its output sent."""
+    def exclusively(self, work: Callable[[], Result]) -> Result:
+        """Run `work()` as a tick of its own: with one clock reading, one commit, its output sent.
+
+        What it wrote before it raised is given up.
+        """
         self._in_tick = True
         self.server.store.begin(time.time_ns() // 1_000_000)
         try:
-            work()
+            return work()
+        except BaseException:
+            self.server.store.poison("work between two ticks failed")
+            raise
         finally:
             self.finish()
             self._in_tick = False

@@ -8,7 +8,7 @@ The hub, a TLS connection's task, a unix socket and a test all drive the same ob
 
 Three things can hold requests back, which then wait in order in `backlog`: the session is
 *suspended* (a command whose answer comes later), it is *throttled* (this tick's replies are large
-enough for now), or it is closing. `resume` and `run_backlog` go on from there.
+enough for now, or took long enough), or it is closing. `resume` and `run_backlog` go on from there.
 
 Plain commands (constant-time data commands in a session without special state) run in the loop of
 `run`, everything else goes through `kvd.dispatch`. The loop is the daemon's hottest code: local
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 # One MiB fills a socket's send buffer several times over, and ten thousand clients cannot take
 # more than ten GiB together even if each asks for its largest values at once.
 TICK_OUTPUT_BYTES_MAX = 1 << 20
+# The same in time: so long the slow commands of one pipeline may keep the others waiting.
+TICK_NANOSECONDS_MAX = 10_000_000
 # Replies smaller than this are not counted: the input that asks for them is bounded already.
 _COUNTED_REPLY_BYTES = 1024
 
@@ -135,6 +137,7 @@ class Session:
         self.transport: Transport | None = None  # a test drives a session without one
         self.on_output: Any = _ignore  # tells the driver that `out` got something between its calls
         self._out_bytes = 0
+        self._run_nanoseconds = 0
         self._pushes_after_reply: list[bytes] = []
         self._reader = RequestReader(server.request_limits)
         self.plain = _NOTHING_PLAIN
@@ -361,6 +364,12 @@ class Session:
         """Count output that the running command made for others as this session's own."""
         self._out_bytes += output_bytes
 
+    def spend(self, nanoseconds: int) -> None:
+        """Count the time that a command took."""
+        self._run_nanoseconds += nanoseconds
+        if self._run_nanoseconds > TICK_NANOSECONDS_MAX:
+            self.throttled = True
+
     def push_after_reply(self, encoded: bytes) -> None:
         """Queue an out-of-band message of the running command behind the reply to it."""
         self._pushes_after_reply.append(encoded)
@@ -377,6 +386,7 @@ class Session:
         self.executed.clear()
         self.push_positions.clear()
         self._out_bytes = 0
+        self._run_nanoseconds = 0
         self.throttled = False
         return data
 

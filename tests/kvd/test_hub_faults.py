@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import selectors
 import socket
@@ -14,15 +15,19 @@ import trio
 import trio.testing
 
 from kvd import connection as connection_module
+from kvd import housekeeping
+from kvd import hub as hub_module
+from kvd import session as session_module
 from kvd.commands import scan as scan_module
+from kvd.hub import Hub
 from kvd.listeners import new_session
 from kvd.pause import begin_pause, end_pause
-from kvd.poller import SelectorPoller
+from kvd.poller import SelectorPoller, open_poller
 from kvd.session import Endpoint, Session
 from kvd.settings import Settings
 from protocol.replies import Push
-from storage.errors import NoSpace
-from tests.kvd.harness import encode
+from storage.errors import NoSpace, Unavailable
+from tests.kvd.harness import Client, InProcessServer, encode, error
 from tests.kvd.live import Running, ask, receive_exactly, receive_to_end, running, until
 
 OK = b"+OK\r\n"
@@ -250,8 +255,8 @@ class _Failing:
         self._errors: Iterator[OSError] = iter([error])
 
     def accept(self) -> tuple[socket.socket, object]:
-        for error in self._errors:
-            raise error
+        for failure in self._errors:
+            raise failure
         return self._socket.accept()
 
     def close(self) -> None:
@@ -293,3 +298,173 @@ async def test_who_comes_while_a_script_runs_may_end_it() -> None:
             answer = newcomer.recv(1000)
             assert answer.startswith(b"-BUSY")
             assert answer.endswith(OK)
+
+
+# --- bounds
+
+
+def test_nothing_is_kept_of_what_comes_after_quit() -> None:
+    client = Client(InProcessServer())
+    assert client.raw(encode("QUIT"), b"*2\r\n$3\r\nGET\r\n$1000000\r\n") == OK
+    client.raw(b"x" * 100_000)
+    assert client.session.buffered_bytes < 1000
+
+
+async def test_small_messages_that_wait_are_put_together() -> None:
+    async with running() as live:
+        client, server = trio.testing.lockstep_stream_pair()
+        session = serve_stream(live, server)
+        await client.send_all(encode("SUBSCRIBE", "news"))
+        await receive_exactly(client, 10)
+        for _ in range(1000):
+            live.hub.exclusively(lambda: live.server.pubsub.publish(b"news", b"hello"))
+        assert session.transport is not None
+        assert session.transport.unsent_bytes > 30_000
+        assert session.transport.unsent_count < 30
+        message = b"*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$5\r\nhello\r\n"
+        subscribed = b"*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n"
+        expected = subscribed[10:] + 1000 * message
+        assert await receive_exactly(client, len(expected)) == expected
+
+
+async def test_what_was_sent_of_a_reply_is_let_go() -> None:
+    async with running() as live:
+        client, server = trio.testing.lockstep_stream_pair()
+        serve_stream(live, server)
+        await client.send_all(encode("SET", "big", b"x" * 1_000_000) + encode("GET", "big"))
+        await receive_exactly(client, 990_000)
+        await settled()
+        (connection,) = live.hub.streams
+        assert 0 < connection.unsent_bytes < 100_000
+        held = sum(memoryview(piece.obj).nbytes for piece in connection.unsent)
+        assert held <= 2 * connection.unsent_bytes
+
+
+async def test_backlogs_are_run_for_a_tick_s_time_and_none_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running() as live, contextlib.AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(await live.connect()) for _ in range(3)]
+        for stream in streams:
+            await ask(stream, "PING", expect=PONG)
+        monkeypatch.setattr(hub_module, "TICK_NANOSECONDS", 0)
+        for connection in live.hub.connections():
+            connection.session.backlog.append([b"INCR", b"n"])
+            live.hub.run_backlog_later(connection)
+        live.hub.exclusively(live.hub._run_backlogs)
+        assert [len(session.backlog) for session in live.server.sessions.values()] == [0, 1, 1]
+        for number, stream in enumerate(streams):
+            assert await receive_exactly(stream, 4) == b":%d\r\n" % (number + 1)
+
+
+async def test_slow_commands_of_one_pipeline_let_others_have_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session_module, "TICK_NANOSECONDS_MAX", 0)
+    async with running() as live, await live.connect() as stream:
+        ticks = live.server.stats.ticks
+        await stream.send_all(encode("PING") * 10)
+        assert await receive_exactly(stream, 70) == PONG * 10
+        assert live.server.stats.ticks >= ticks + 10
+
+
+async def test_the_client_that_is_owed_most_is_closed_when_all_together_are_owed_too_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hub_module, "UNSENT_BYTES_MAX", 300_000)
+    async with running() as live:
+        streams = [trio.testing.lockstep_stream_pair() for _ in range(2)]
+        large, small = (serve_stream(live, server) for _, server in streams)
+        await streams[1][0].send_all(encode("SET", "big", b"x" * 100_000))
+        assert await receive_exactly(streams[1][0], 5) == OK
+        await streams[0][0].send_all(encode("GET", "big") * 2)
+        await until(lambda: live.hub.unsent_bytes > 200_000, "two are owed")
+        await streams[1][0].send_all(encode("GET", "big"))
+        await until(lambda: large.closing, "the largest is closed")
+        assert live.server.stats.output_limit_closed == 1
+        assert len(await receive_exactly(streams[1][0], 100_011)) == 100_011
+        assert not small.closing
+
+
+async def test_who_is_closing_and_does_not_read_is_closed_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running() as live:
+        client, server = trio.testing.lockstep_stream_pair()
+        serve_stream(live, server)
+        await client.send_all(encode("PING") + encode("QUIT"))
+        await settled()
+        (connection,) = live.hub.streams
+        live.hub.close_stalled()
+        assert not connection.closed
+        monkeypatch.setattr(connection_module, "STALLED_SECONDS", -1)
+        live.hub.close_stalled()
+        assert connection.closed
+
+
+async def test_the_last_replies_are_sent_before_the_clients_are_closed() -> None:
+    async with running() as live, trio.open_nursery() as nursery:
+        client, server = trio.testing.lockstep_stream_pair()
+        serve_stream(live, server)
+        await client.send_all(encode("PING"))
+        await settled()
+        nursery.start_soon(live.hub.drain)
+        await settled()
+        assert live.hub.streams
+        assert await receive_to_end(client) == PONG
+
+
+# --- timers and tasks
+
+
+async def test_work_that_fails_half_way_is_not_committed() -> None:
+    async with running() as live:
+        keyspace = live.server.store.keyspace(0)
+
+        def work() -> None:
+            keyspace.put(b"half", b"done")
+            raise RuntimeError("a bug")
+
+        with pytest.raises(RuntimeError):
+            live.hub.exclusively(work)
+        assert keyspace.get(b"half") is None
+
+
+async def test_writes_are_refused_after_a_failed_sync(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(housekeeping, "_SYNC_SECONDS", 0.01)
+    server = InProcessServer()
+    client = Client(server)
+    attempts = 0
+
+    def sync() -> None:
+        nonlocal attempts
+        attempts += 1
+        raise Unavailable("disk", "input/output error")
+
+    monkeypatch.setattr(server.engine, "sync", sync)
+    assert client.send("SET", "a", 1) == b"OK"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(housekeeping.sync_every_second, server)
+        await until(lambda: server.store.writable, "the failure is noted")
+        assert error(client.send("SET", "a", 2)).startswith("MISCONF")
+        assert client.send("GET", "a") == b"1"
+        await until(lambda: attempts > 1, "it is tried again")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_sweep_that_is_behind_goes_on_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    settings = Settings()
+    settings = attrs.evolve(settings, storage=attrs.evolve(settings.storage, sweep_rows_max=10))
+    server = InProcessServer(settings)
+    hub = Hub(server, open_poller())
+    client = Client(server)
+    for number in range(100):
+        client.send("SET", number, "x", "PX", 1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(housekeeping.sweep, server, hub)
+        await trio.sleep(1.5 * settings.storage.sweep_interval_ms / 1000)
+        assert server.store.keyspace(0).count == 0
+        nursery.cancel_scope.cancel()
+    hub.close()
