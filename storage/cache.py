@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Final, TypeAlias
 
-from storage.record import EXPIRY, FLOOR, METADATA, MISSING, VALUE, VALUE_STAMP, Record
+from storage.record import MISSING, Record
 
 Generation: TypeAlias = dict[bytes, Record]
 
@@ -37,18 +37,22 @@ _NOT_COUNTED: Final = -2
 
 def cost(key: bytes, record: Record) -> int:
     """Estimate the bytes of memory that one entry takes."""
+    return len(key) + weight(record)
+
+
+def weight(record: Record) -> int:
+    """Estimate what an entry takes beside the bytes of its key."""
     if record is MISSING:
-        return _MISSING_BYTES + len(key)
-    total = _ENTRY_BYTES + len(key)
-    if record[VALUE] is not None:
-        total += len(record[VALUE])
-    if record[METADATA] is not None:
-        total += _METADATA_BYTES + len(record[METADATA])
-    if record[VALUE_STAMP] is not None:
+        return _MISSING_BYTES
+    value, _, metadata, stamp, expiry, floor = record
+    total = _ENTRY_BYTES if value is None else _ENTRY_BYTES + len(value)
+    if stamp is not None:
         total += _REGISTER_BYTES
-    if record[EXPIRY] is not None:
+    if metadata is not None:
+        total += _METADATA_BYTES + len(metadata)
+    if expiry is not None:
         total += _EXPIRY_BYTES
-    if record[FLOOR] is not None:
+    if floor is not None:
         total += _REGISTER_BYTES
     return total
 

@@ -23,14 +23,15 @@ import attrs
 
 from storage.errors import RecordError
 from storage.layout import NAMESPACE_BYTES
-from storage.record import array_head, bytes_head, loads, short_heads, unsigned
+from storage.record import SHORT_HEADS, array_head, bytes_head, loads, unsigned
 from storage.transaction import Place
 
 DEAD: Final = b""
 
-_HEADS: Final = short_heads()
+_HEADS: Final = SHORT_HEADS
 _NULL: Final = b"\xf6"
 _ARRAY_1: Final = b"\x81"
+_ARRAY_2: Final = b"\x82"
 _ARRAY_3: Final = b"\x83"
 _join: Final = b"".join
 
@@ -48,10 +49,10 @@ def encode_chunk(last_hlc: int, places: Sequence[Place], groups: Sequence[tuple[
     """Return the value of a chunk's row."""
     # Hot: once for every commit.
     try:
-        parts = [_HEADS[len(place)] + place for place in places]  # type: ignore[arg-type, operator]
+        parts = [_NULL if place is None else _HEADS[len(place)] + place for place in places]  # type: ignore[operator]
     except (TypeError, IndexError):
         parts = [_encode_place(place) for place in places]
-    pairs = [_encode_pair(index, count) for index, count in groups]
+    pairs = [_ARRAY_2 + unsigned(index) + unsigned(count) for index, count in groups]
     return _join(
         (
             _ARRAY_3,
@@ -97,10 +98,6 @@ def _encode_place(place: Place) -> bytes:
     if isinstance(place, list):
         return _ARRAY_1 + bytes_head(len(place[0])) + place[0]
     return bytes_head(len(place)) + place
-
-
-def _encode_pair(index: int, count: int) -> bytes:
-    return array_head(2) + unsigned(index) + unsigned(count)
 
 
 def resolve(places: list[Place]) -> list[Place]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from storage.cache import Hot, cost
+from storage.cache import Hot, cost, weight
 from storage.engine import Family
 from storage.errors import KeyspaceGone, KeyTooLong, MetadataTooLong, RecordError, ValueTooLong
 from storage.layout import EXPIRY_KIND, PURGE_KIND, after_prefix, deadline_prefix
@@ -32,7 +32,6 @@ from storage.record import (
     build,
     decode,
     erase_below,
-    registers,
 )
 from storage.sampling import draw_keys
 from storage.state import State
@@ -419,12 +418,13 @@ class Keyspace:
             covered = old[VALUE] is not None and old[EXPIRES_AT] <= record[EXPIRES_AT]
             if not covered:
                 self._txn.deadlines.append(deadline_prefix(record[EXPIRES_AT], EXPIRY_KIND) + row_key)
-        kept = registers(record)
-        self._txn.replaced.extend(register for register in registers(old) if register not in kept)
-        self._txn.rows[row_key] = record
-        self._txn.purges_rows = self._txn.purges_rows or record is MISSING
+        txn = self._txn
+        txn.replaced.extend(_replaced(old, record))
+        txn.rows[row_key] = record
+        if record is MISSING:
+            txn.purges_rows = True
         self._hot.young[key] = record
-        self._state.cache.young_bytes += cost(key, record) - cost(key, old)
+        self._state.cache.young_bytes += weight(record) - weight(old)
         keys = (record[VALUE] is not None) - (old[VALUE] is not None)
         expires = _has_expiry(record) - _has_expiry(old)
         if keys or expires:
@@ -511,6 +511,20 @@ def _check_time(expires_at_ms: int) -> None:
 
 def _prev_of(expiry: tuple[bytes, int | None] | None) -> bytes:
     return NO_PREV if expiry is None else expiry[0][:PREV_BYTES]
+
+
+def _replaced(old: Record, record: Record) -> list[bytes]:
+    """Return the registers of `old` that `record` has no more."""
+    found: list[bytes] = []
+    _, _, _, stamp, expiry, floor = record
+    _, _, _, old_stamp, old_expiry, old_floor = old
+    if old_stamp is not None and old_stamp is not stamp:
+        found.append(old_stamp)
+    if old_expiry is not None and (expiry is None or old_expiry[0] is not expiry[0]):
+        found.append(old_expiry[0])
+    if old_floor is not None and old_floor is not floor:
+        found.append(old_floor)
+    return found
 
 
 def _has_expiry(record: Record) -> bool:

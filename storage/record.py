@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from struct import Struct
 from typing import Any, Final, TypeAlias
 
 import cbor2
@@ -78,17 +79,14 @@ def _head(major: int, count: int) -> bytes:
 
 
 # Heads of byte strings by length; nearly every key and value is shorter than this.
-_HEADS: Final = tuple(_head(2, length) for length in range(4096))
+SHORT_HEADS: Final = tuple(_head(2, length) for length in range(4096))
+_SHORT_NUMBERS: Final = tuple(_head(0, number) for number in range(4096))
+_LONG_NUMBER: Final = Struct(">BQ").pack  # with the initial byte of an unsigned integer of eight bytes
 
 
 def bytes_head(length: int) -> bytes:
     """Return the CBOR head of a byte string of `length`."""
-    return _HEADS[length] if length < 4096 else _head(2, length)
-
-
-def short_heads() -> tuple[bytes, ...]:
-    """Return the heads of byte strings of less than 4096 bytes, indexed by length."""
-    return _HEADS
+    return SHORT_HEADS[length] if length < 4096 else _head(2, length)
 
 
 def array_head(count: int) -> bytes:
@@ -98,7 +96,9 @@ def array_head(count: int) -> bytes:
 
 def unsigned(number: int) -> bytes:
     """Return the CBOR item of a number from 0 to 2**64 - 1."""
-    return _head(0, number)
+    if number < 4096:
+        return _SHORT_NUMBERS[number]
+    return _LONG_NUMBER(0x1B, number) if number > 0xFFFFFFFF else _head(0, number)
 
 
 def encode(record: Record) -> bytes:
@@ -108,11 +108,11 @@ def encode(record: Record) -> bytes:
     if value is None or metadata is not None or floor is not None:
         return _encode_general(record)
     length = len(value)
-    head = _HEADS[length] if length < 4096 else _head(2, length)
+    head = SHORT_HEADS[length] if length < 4096 else _head(2, length)
     if expiry is None:
         return _join((_ARRAY_2_REGISTER, value_stamp, head, value))  # type: ignore[arg-type]
     expiry_stamp, expires_at_ms = expiry
-    due = _NULL if expires_at_ms is None else _head(0, expires_at_ms)
+    due = _NULL if expires_at_ms is None else unsigned(expires_at_ms)
     return _join((_ARRAY_4_REGISTER, value_stamp, head, value, _REGISTER_HEAD, expiry_stamp, due))  # type: ignore[arg-type]
 
 
@@ -126,7 +126,7 @@ def _encode_general(record: Record) -> bytes:
             _optional(value),
             _optional(metadata),
             _optional(expiry_stamp),
-            _NULL if expires_at_ms is None else _head(0, expires_at_ms),
+            _NULL if expires_at_ms is None else unsigned(expires_at_ms),
             _optional(floor),
         )
     )

@@ -8,9 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.servers import RunningServer, kvd_server
 from tests.servers import redis_server as start_redis_server
+
+# An example's time says more about what else the machine is doing than about the code.
+settings.register_profile("kvd", deadline=None)
+settings.load_profile("kvd")
 
 _REDIS_PROGRAMS = ("redis-server", "redis-cli", "redis-benchmark")
 
