@@ -6,9 +6,9 @@ which every user may set, and which meets the same code from another side.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +35,17 @@ class Disk:
     free: Callable[[RunningServer], None]
 
 
+def allocated(fd: int, place: int, size: int) -> bool:
+    """Make a file longer on its disk, or return that there is no space."""
+    try:
+        os.posix_fallocate(fd, place, size)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return False
+    return True
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Disk]:
     mounted = subprocess.run(
@@ -48,8 +59,11 @@ def small_disk(tmp_path: Path) -> Iterator[Disk]:
     ballast = tmp_path / "ballast"
 
     def fill(server: RunningServer) -> None:
+        size = 0
         with ballast.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(tmp_path).free)
+            for step in (1 << 20, 1 << 12):  # the server may take of it meanwhile
+                while allocated(file.fileno(), size, step):
+                    size += step
 
     try:
         yield Disk(tmp_path, fill, lambda _: ballast.unlink())
