@@ -58,16 +58,11 @@ def verify(data_dir: Path) -> None:
 def _verify(data_dir: Path) -> int:
     """Print findings and summary; return the number of findings."""
     # Imported here: `kvd --help` should not have to load the database.
-    from storage.engine_rocksdb import RocksEngine  # noqa: PLC0415
-    from storage.verify import Verifier  # noqa: PLC0415
+    from storage.verify import open_verifier  # noqa: PLC0415
 
-    engine = RocksEngine(data_dir, create=False)
-    try:
-        verifier = Verifier(engine, now_ms=time.time_ns() // 1_000_000)
+    with open_verifier(data_dir, now_ms=time.time_ns() // 1_000_000) as verifier:
         for finding in verifier.run():
             click.echo(str(finding))
-    finally:
-        engine.close()
     summary = verifier.summary
     counts = ", ".join(f"{getattr(summary, field)} {words}" for field, words in _COUNTED.items())
     click.echo(f"{counts}: {f'{summary.findings} findings' if summary.findings else 'sound'}")
