@@ -291,6 +291,7 @@ async def test_who_comes_while_a_script_runs_may_end_it() -> None:
         # No checkpoint in between, so all of this is there before the hub's next tick.
         with socket.socket() as newcomer:
             caller.socket._sock.send(encode("EVAL", "while true do end", 0))  # type: ignore[attr-defined]
+            live.hub.wake()
             newcomer.connect(("127.0.0.1", live.port))
             newcomer.send(encode("PING") + encode("SCRIPT", "KILL"))
             assert b"Script killed" in await caller.receive_some()
