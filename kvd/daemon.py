@@ -174,8 +174,6 @@ def spawner(server: Server, nursery: trio.Nursery) -> Callable[..., None]:
 async def _stop(hub: Hub, tls: TlsListener | None) -> None:
     """Stop in order. Every tick is whole by now: this task runs between two of them."""
     log.info("stopping")
-    for listener in list(hub.listeners.values()):
-        hub.remove_listener(listener)
     if tls is not None:
         tls.stop_accepting()
     with trio.move_on_after(_STOP_SECONDS):

@@ -80,6 +80,7 @@ class Hub:
         self._woken.setblocking(False)
         poller.register(self._woken.fileno(), READ)
         self._is_awake = False
+        self._is_draining = False
         self._leaving = trio.lowlevel.ParkingLot()  # who waits for a connection to end
         server.hub = self
 
@@ -96,6 +97,8 @@ class Hub:
         """Serve `session` over a stream until either side closes. The stream is closed on return."""
         connection = StreamConnection(self, session, stream)
         self.streams.add(connection)
+        if self._is_draining:
+            session.close_after_reply("shutdown")
         await connection.run()
 
     def connections(self) -> list[Connection]:
@@ -117,7 +120,8 @@ class Hub:
 
     async def _resume_listener(self, listener: PlainListener) -> None:
         await trio.sleep(_LISTENER_REST_SECONDS)
-        self.add_listener(listener)
+        if not self._is_draining:
+            self.add_listener(listener)
 
     def forget(self, connection: Connection, reason: str) -> None:
         """Note that a connection is closed; called by the connection itself."""
@@ -427,7 +431,10 @@ class Hub:
                 self._close_if_over_limit(connection, now)
 
     async def drain(self) -> None:
-        """Run no more requests; return when every client has got its replies and is closed."""
+        """Let nobody in, run no more requests; return when every client has got its replies and is closed."""
+        self._is_draining = True
+        for listener in list(self.listeners.values()):
+            self.remove_listener(listener)
         self.exclusively(self._say_goodbye)
         while self.sockets or self.streams:
             await self._leaving.park()

@@ -415,6 +415,47 @@ async def test_the_last_replies_are_sent_before_the_clients_are_closed() -> None
         assert await receive_to_end(client) == PONG
 
 
+async def test_nobody_is_let_in_any_more_once_the_clients_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "_LISTENER_REST_SECONDS", 0)
+    async with running() as live:
+        (listener,) = live.hub.listeners.values()
+        live.hub.rest_listener(listener)
+        await live.hub.drain()
+        await settled()
+        assert not live.hub.listeners
+        client, server = trio.testing.memory_stream_pair()
+        serve_stream(live, server)
+        await client.send_all(encode("PING"))
+        assert await receive_to_end(client) == b""
+
+
+@pytest.mark.parametrize("kind", ["socket", "stream"])
+async def test_a_suspended_client_that_leaves_is_noticed(kind: str) -> None:
+    async with running() as live:
+        if kind == "socket":
+            client: trio.abc.Stream = await live.connect()
+        else:
+            client, server = trio.testing.memory_stream_pair()
+            serve_stream(live, server)
+        await client.send_all(encode("WAIT", 1, 0) + encode("PING"))
+        await until(lambda: [one for one in live.server.sessions.values() if one.suspended], "it waits")
+        await client.aclose()
+        await until(lambda: not live.server.sessions, "the session ends")
+
+
+async def test_a_suspended_client_is_not_read_without_bound() -> None:
+    async with running() as live, await live.connect() as client:
+        await client.send_all(encode("WAIT", 1, 1000))
+        await until(lambda: live.server.sessions, "the client is let in")
+        (session,) = live.server.sessions.values()
+        with trio.move_on_after(0.2):
+            while True:
+                await client.send_all(encode("ECHO", b"x" * 1000) * 100)
+        assert session.suspended
+        assert sum(len(request[1]) for request in session.backlog) < 300_000
+        assert (await receive_exactly(client, 100_000)).startswith(b":0\r\n$1000\r\nxxx")
+
+
 # --- timers and tasks
 
 
