@@ -49,6 +49,8 @@ _RANGE = (_KEY, Arg("start", "integer"), Arg("end", "integer"))
 
 _FAST_READ = Flag.READONLY | Flag.FAST | Flag.PLAIN
 _WRITE = Flag.WRITE | Flag.DENYOOM | Flag.PLAIN
+# Not plain, since these copy the value: of a large one each takes milliseconds, so each is timed.
+_COPYING_WRITE = Flag.WRITE | Flag.DENYOOM
 
 # ``SET key value EX seconds`` and its like are read without the option parser: caches say little else.
 _RELATIVE_UNITS = {b"EX": 1000, b"ex": 1000, b"PX": 1, b"px": 1}
@@ -399,7 +401,7 @@ def _write_pairs(keyspace: Keyspace, request: Request) -> None:
 @data_command(
     "APPEND",
     arity=3,
-    flags=_WRITE | Flag.FAST,
+    flags=_COPYING_WRITE | Flag.FAST,
     keys=(KeyRange(1, access=("RW", "insert")),),
     group="string",
     since="2.0.0",
@@ -479,7 +481,7 @@ def substr(keyspace: Keyspace, request: Request) -> Reply:
 @data_command(
     "SETRANGE",
     arity=4,
-    flags=_WRITE,
+    flags=_COPYING_WRITE,
     keys=(KeyRange(1, access=("RW", "update")),),
     group="string",
     since="2.2.0",

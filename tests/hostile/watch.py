@@ -62,6 +62,10 @@ class Neighbour:
         assert received == b"+OK\r\n$1\r\nx\r\n", received
         self._seconds.append(time.perf_counter() - started)
 
+    @property
+    def round_trips(self) -> int:
+        return len(self._seconds)
+
     def figures(self) -> str:
         times = sorted(self._seconds)
         shown = ", ".join(f"p{p:g} {times[int(len(times) * p / 100)] * 1e3:.2f} ms" for p in (50, 99))

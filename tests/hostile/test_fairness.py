@@ -1,0 +1,41 @@
+"""One client with much to do: the others get their turn between its requests, not after them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.hostile.watch import MIB, Neighbour
+from tests.servers import RunningServer
+
+# Requests that take milliseconds each, on a value of 24 MiB; what a client may send at once of each.
+SLOW_REQUESTS = {
+    "reading all of a value": (b"BITCOUNT large\r\n", 100),
+    "copying a value": (b"SETRANGE large 0 x\r\n", 100),
+    "one value into another": (b"BITOP NOT other large\r\n", 40),
+    "two plain commands in turn": (b"APPEND large x\r\nSTRLEN large\r\n", 100),
+    "documentation": (b"COMMAND DOCS\r\n", 300),
+    "a script": (b"EVAL 'for i = 1, 1e6 do end' 0\r\n", 50),
+    "many unknown commands": (b"%1\r\n", 16_000),
+    "many queued commands": (b"MULTI\r\n" + b"GET a\r\n" * 40_000 + b"EXEC\r\n", 1),
+}
+TURNS_MIN = 3
+
+
+@pytest.mark.parametrize("name", SLOW_REQUESTS)
+def test_others_are_served_between_the_requests_of_a_pipeline(server: RunningServer, name: str) -> None:
+    if server.name == "redis":
+        pytest.skip("redis-server runs all that it has read from a client before it turns to the next")
+    request, count = SLOW_REQUESTS[name]
+    with server.client() as client:
+        client.set("large", b"x" * (24 * MIB))
+    with server.connect(timeout=100) as sock, Neighbour(server) as neighbour:
+        before = neighbour.round_trips
+        sock.sendall(request * count + b"ECHO over\r\n")
+        tail = b""
+        while not tail.endswith(b"over\r\n"):
+            data = sock.recv(MIB)
+            assert data, "closed"
+            tail = (tail + data)[-16:]
+        turns = neighbour.round_trips - before
+    print(f"{turns} round trips meanwhile: {neighbour.figures()}")
+    assert turns >= TURNS_MIN
