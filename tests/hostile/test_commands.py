@@ -174,7 +174,7 @@ def test_script_that_fills_memory_fails_alone(server: RunningServer, bounded: Bo
     with server.client(socket_timeout=60) as client:
         client.eval("return 1", 0)
         with bounded(512 * MIB):
-            for _ in range(3):
+            for _ in range(2):
                 with pytest.raises(redis.ResponseError):
                     client.eval(SCRIPTS_THAT_FILL_MEMORY[name], 0)
         assert client.eval("return redis.call('SET', KEYS[1], 'x')", 1, "key") == b"OK"

@@ -13,7 +13,11 @@ REPLY = b"$%d\r\n%b\r\n" % (len(VALUE), VALUE)
 
 
 def test_who_reads_slowly_gets_the_reply_before_the_daemon_stops(tmp_path: Path) -> None:
-    with kvd_server(tmp_path) as server, server.connect(receive_buffer=4096) as slow, server.connect() as idle:
+    with (
+        kvd_server(tmp_path) as server,
+        server.connect(receive_buffer=4096) as slow,
+        server.connect() as idle,
+    ):
         slow.sendall(encode("SET", "big", VALUE))
         assert slow.recv(5) == b"+OK\r\n"
         slow.sendall(encode("GET", "big"))
