@@ -254,7 +254,7 @@ class Hub:
 
     def _receive_delivered(self) -> None:
         deadline = time.perf_counter_ns() + TICK_NANOSECONDS
-        while self._delivered and time.perf_counter_ns() <= deadline:
+        while self._delivered:
             connection, data = self._delivered.popleft()
             connection.handed_over = False
             if connection.closed:
@@ -266,6 +266,8 @@ class Hub:
                 self._guard(connection, session.receive, data)
             else:
                 session.close_after_reply("client closed")
+            if time.perf_counter_ns() > deadline:
+                return
 
     def _run_backlogs(self) -> None:
         deadline = time.perf_counter_ns() + TICK_NANOSECONDS
