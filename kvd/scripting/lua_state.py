@@ -17,9 +17,9 @@ GIL, and the process hangs. So the limit is in force only while Lua's own code r
 Growing its string table or its stack may take Lua up to twice what it has in use, so there is room enough
 for a small value while no more than a third of the limit is in use.
 
-**Errors.** A function of the daemon that raised would hand its exception to Lua as an object. None does;
-what goes wrong in them is kept in `failure` and raised when the run is over. Should one get through after
-all, its attributes cannot be read.
+**Errors.** A function of the daemon that raised would hand its exception to Lua as an object, and allocate
+for it. None does: what they raise is kept, ends the script as a kill does, and is raised when the run is over.
+Should an exception get through after all, its attributes cannot be read.
 """
 
 from __future__ import annotations
@@ -142,21 +142,22 @@ class LuaState:
 
     def _functions(self, version: str) -> dict[bytes, Any]:
         major, minor, patch = (int(part) for part in version.split("."))
+        shield = self._shield
         return {
-            b"add_arguments": self._add_arguments,
-            b"bits": _bits,
+            b"add_arguments": shield(self._add_arguments),
+            b"bits": shield(_bits),
             b"command": self._command,
-            b"emit": self._emit,
-            b"examine": self._examine,
-            b"keep_frame": self._keep_frame,
-            b"limit_memory": self._limit_memory,
-            b"log": self._log,
+            b"emit": shield(self._emit),
+            b"examine": shield(self._examine),
+            b"keep_frame": shield(self._keep_frame),
+            b"limit_memory": shield(self._limit_memory),
+            b"log": shield(self._log),
             b"look": self._look,
-            b"may_run": self._may_run,
-            b"pack_float": self._pack_float,
-            b"set_protocol": self._set_protocol,
-            b"sha1": self._sha1,
-            b"unpack_float": _unpack_float,
+            b"may_run": shield(self._may_run),
+            b"pack_float": shield(self._pack_float),
+            b"set_protocol": shield(self._set_protocol),
+            b"sha1": shield(self._sha1),
+            b"unpack_float": shield(_unpack_float),
             b"memory_bytes_max": self._memory_bytes_max,
             b"version": version.encode(),
             b"version_number": major << 16 | minor << 8 | patch,
@@ -164,6 +165,17 @@ class LuaState:
             b"ERROR": ERROR,
             b"KILLED": KILLED,
         }
+
+    def _shield(self, function: Callable[..., ToLua]) -> Callable[..., ToLua]:
+        """Keep what `function` raises from Lua."""
+
+        def shielded(*arguments: Any) -> ToLua:
+            try:
+                return function(*arguments)
+            except BaseException as error:  # noqa: BLE001 -- kept, and raised by `run`
+                return self._kill(error)
+
+        return shielded
 
     # --- use
 
@@ -246,11 +258,7 @@ class LuaState:
 
     def _command(self, *arguments: bytes) -> ToLua:
         try:
-            if arguments:
-                request = list(arguments)
-            else:
-                request, self._arguments = self._arguments, []
-            reply = self._host.command(request)
+            reply = self._host.command(self._request(arguments))
             kind = type(reply)
             if kind is bytes:
                 if len(reply) <= _SMALL_BYTES and self._used() < self._roomy:
@@ -287,15 +295,15 @@ class LuaState:
         return False, KILLED
 
     def _may_run(self, *arguments: bytes) -> ToLua:
-        try:
-            if arguments:
-                request = list(arguments)
-            else:
-                request, self._arguments = self._arguments, []
-            answer = self._host.may_run(request)
-            return answer if isinstance(answer, bool) else self._hand_back(answer)
-        except BaseException as error:  # noqa: BLE001 -- kept, and raised by `run`
-            return self._kill(error)
+        answer = self._host.may_run(self._request(arguments))
+        return answer if isinstance(answer, bool) else self._hand_back(answer)
+
+    def _request(self, arguments: tuple[bytes, ...]) -> list[bytes]:
+        """Return the arguments of a call; without any, those that came before it in pieces."""
+        if arguments:
+            return list(arguments)
+        request, self._arguments = self._arguments, []
+        return request
 
     def _add_arguments(self, first: int, *arguments: bytes) -> None:
         if first == 1:
@@ -316,17 +324,11 @@ class LuaState:
             return True
 
     def _log(self, level: float, text: bytes) -> None:
-        try:
-            self._host.log(int(level), text)
-        except BaseException as error:  # noqa: BLE001 -- kept, and raised by `run`
-            self._kill(error)
+        self._host.log(int(level), text)
 
     def _set_protocol(self, proto: float) -> None:
-        try:
-            self.proto = int(proto)
-            self._host.set_protocol(self.proto)
-        except BaseException as error:  # noqa: BLE001 -- kept, and raised by `run`
-            self._kill(error)
+        self.proto = int(proto)
+        self._host.set_protocol(self.proto)
 
     def _examine(self, code: bytes) -> ToLua:
         problem = vararg_problem(code)

@@ -15,6 +15,7 @@ local find, gsub = string.find, string.gsub
 local getinfo, sethook, clock = debug.getinfo, debug.sethook, os.clock
 local look_at_clock, limit_memory = host.look, host.limit_memory
 
+local ERROR, KILLED_REPLY = host.ERROR, host.KILLED
 local READONLY = "Attempt to modify a readonly table"
 
 -- Instructions between two looks at the CPU clock, and CPU seconds between two looks of the daemon at the
@@ -115,9 +116,14 @@ function kit.fail(text)
 end
 
 -- Return a plain reply of the daemon, with the memory limit in force again if it had to be lifted for it.
-function kit.received(reply, _, unlimited)
+function kit.received(reply, kind, unlimited)
     if unlimited then
         limit_memory()
+    end
+    if kind == ERROR then
+        error("not enough memory", 0)
+    elseif kind == KILLED_REPLY then
+        kit.look()
     end
     return reply
 end
