@@ -83,6 +83,8 @@ def keys(session: Session, request: Request) -> Reply:
     found = walk.slice()
     if not walk.finished and _may_suspend(session):
         session.suspend()
+        if session.server.store.dirty:  # what this tick has written may not get to disk: begin again after it
+            walk, found = _Walk(session.keyspace, glob), []
         session.server.spawn(_finish_walk, session, walk, found)
         return NO_REPLY
     while not walk.finished:

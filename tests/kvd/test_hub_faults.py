@@ -233,6 +233,23 @@ async def test_a_failed_commit_takes_the_names_of_its_keys_with_it() -> None:
         ]
 
 
+async def test_a_long_walk_does_not_tell_of_keys_whose_commit_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scan_module, "SLICE_NANOSECONDS", 0)
+    monkeypatch.setattr(scan_module, "_ROWS", 1)
+    async with running() as live, await live.connect() as stream:
+        await ask(stream, "MSET", "b", 2, "c", 3, expect=OK)
+        live.engine.fail_next(NoSpace("disk"))
+        await stream.send_all(encode("SET", "a", 2) + encode("KEYS", "*"))
+        expected = b"*2\r\n$1\r\nb\r\n$1\r\nc\r\n"
+        data = b""
+        while not data.endswith(expected[4:]):
+            data += await stream.receive_some()
+        assert data.startswith(b"-MISCONF")
+        assert data.endswith(expected)
+
+
 # --- listeners
 
 
