@@ -24,7 +24,7 @@ from typing import Final
 import structlog
 import trio
 
-from kvd import housekeeping
+from kvd import housekeeping, process
 from kvd.hub import Hub
 from kvd.listeners import PlainListener, TlsListener, open_tcp, open_unix
 from kvd.poller import open_poller
@@ -50,6 +50,7 @@ async def serve(
     `ports_file` gets ``{"resp": port, ...}`` once every socket is open, written atomically.
     Raises StorageError or OSError if it cannot start, with nothing left open.
     """
+    settings = _with_room_for_clients(settings)
     with contextlib.ExitStack() as resources:
         store = housekeeping.open_store(settings)
         resources.callback(store.close)
@@ -65,6 +66,16 @@ async def serve(
         await _run(server, hub, tls, _announce(settings, listeners, tls))
         store.sync()
     log.info("stopped")
+
+
+def _with_room_for_clients(settings: Settings) -> Settings:
+    """Let in no more clients than the limit of open files allows: the engine needs some, too."""
+    wanted = settings.server.maxclients
+    room = process.room_for_clients(wanted)
+    if room == wanted:
+        return settings
+    log.warning("the limit of open files allows for fewer clients", maxclients=wanted, allowed=room)
+    return settings.replaced({"server.maxclients": room})
 
 
 def _open_plain(

@@ -1,4 +1,7 @@
-"""What the operating system knows about this process: memory and processor time, read when asked for."""
+"""What the operating system knows about this process: memory and processor time, read when asked for.
+
+And what it allows: open files, of which every client takes one.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,26 @@ if sys.platform != "win32":
     import resource
 
 _STATM: Final = Path("/proc/self/statm")
+# Files besides the clients' sockets: the engine opens up to 1,024, the rest is listeners, logs and the like.
+_OTHER_FILES: Final = 1200
+# Where that is too much to ask for, this part of the limit stays free of clients.
+_OTHER_FILES_PART: Final = 10
+
+
+def room_for_clients(count: int) -> int:
+    """Raise the limit of open files so that it allows for `count` clients; return how many fit."""
+    if sys.platform == "win32":
+        return count
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return count
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    except (OSError, ValueError):  # macOS has a further limit that it does not tell
+        limit = soft
+    return min(count, max(limit - _OTHER_FILES, limit - limit // _OTHER_FILES_PART))
 
 
 def resident_bytes() -> int:

@@ -14,6 +14,7 @@ from kvd.commands.help import help_command
 from kvd.commands.spec import Arg, Flag, Request, container, session_command
 from kvd.config_rewrite import RewriteError, rewrite
 from kvd.parameters import PARAMETERS, Parameter, find
+from kvd.process import room_for_clients
 from kvd.reconfigure import change_settings
 from kvd.settings import contradictions
 from protocol.replies import OK, ErrorReply, Reply
@@ -91,6 +92,7 @@ def config_set(session: Session, request: Request) -> Reply:
     pairs = [(_text(name), _text(value)) for name, value in zip(request[2::2], request[3::2], strict=True)]
     values = _parse_pairs(pairs, server.settings)
     _check_together(values, server.settings)
+    _check_room(values)
     changed = change_settings(server, values)
     if changed:
         log.info("settings changed", settings=changed, session_id=session.id)
@@ -126,6 +128,13 @@ def _check_together(values: dict[str, Value], settings: Settings) -> None:
             raise _failed(name, sentence)
 
 
+def _check_room(values: dict[str, Value]) -> None:
+    """Raise `ErrorReply` if the system does not allow for as many clients."""
+    wanted = values.get("server.maxclients")
+    if isinstance(wanted, int) and (room := room_for_clients(wanted)) < wanted:
+        raise _failed("maxclients", f"the limit of open files allows for {room} clients")
+
+
 def _failed(name: str, reason: str) -> ErrorReply:
     return ErrorReply(f"ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}")
 
@@ -145,8 +154,6 @@ def config_resetstat(session: Session, request: Request) -> Reply:
     for keyspace in server.store.keyspaces:
         keyspace.hits = keyspace.misses = 0
     server.sampler.reset()
-    for keyspace in server.store.keyspaces:
-        keyspace.hits = keyspace.misses = 0
     for spec in server.table.everything():
         spec.stats.reset()
     return OK

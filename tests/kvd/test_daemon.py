@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from pathlib import Path
 
@@ -36,3 +37,16 @@ def test_who_does_not_read_does_not_keep_the_daemon_from_stopping(tmp_path: Path
         assert stuck.recv(10) == b"+OK\r\n$2000"
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 0, server.log_tail()
+
+
+def test_clients_leave_files_for_the_engine(tmp_path: Path) -> None:
+    with (
+        kvd_server(tmp_path, prefix=("prlimit", "--nofile=200")) as server,
+        server.client() as client,
+        contextlib.ExitStack() as stack,
+    ):
+        assert client.config_get("maxclients") == {"maxclients": "180"}
+        crowd = [stack.enter_context(server.connect()) for _ in range(250)]
+        assert crowd[-1].recv(100).startswith(b"-ERR max number of clients")
+        assert client.set("key", "value")
+        assert client.save()
