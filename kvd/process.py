@@ -16,8 +16,9 @@ if sys.platform != "win32":
 _STATM: Final = Path("/proc/self/statm")
 # Files besides the clients' sockets: the engine opens up to 1,024, the rest is listeners, logs and the like.
 _OTHER_FILES: Final = 1200
-# Where that is too much to ask for, this part of the limit stays free of clients.
-_OTHER_FILES_PART: Final = 10
+# Where the limit does not allow for that, a tenth of it stays free of clients, but at least so many files:
+# an engine with little data in it has some twenty open.
+_OTHER_FILES_MIN: Final = 100
 
 
 def room_for_clients(count: int) -> int:
@@ -33,7 +34,8 @@ def room_for_clients(count: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     except (OSError, ValueError):  # macOS has a further limit that it does not tell
         limit = soft
-    return min(count, max(limit - _OTHER_FILES, limit - limit // _OTHER_FILES_PART))
+    others = min(_OTHER_FILES, max(limit // 10, _OTHER_FILES_MIN))
+    return min(count, max(limit - others, 1))
 
 
 def resident_bytes() -> int:

@@ -45,8 +45,8 @@ def test_clients_leave_files_for_the_engine(tmp_path: Path) -> None:
         server.client() as client,
         contextlib.ExitStack() as stack,
     ):
-        assert client.config_get("maxclients") == {"maxclients": "180"}
-        crowd = [stack.enter_context(server.connect()) for _ in range(250)]
+        assert client.config_get("maxclients") == {"maxclients": "100"}
+        crowd = [stack.enter_context(server.connect()) for _ in range(150)]
         assert crowd[-1].recv(100).startswith(b"-ERR max number of clients")
         assert client.set("key", "value")
         assert client.save()
