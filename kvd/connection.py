@@ -313,8 +313,11 @@ class StreamConnection(Connection):
 
 
 def _compact(data: memoryview) -> memoryview:
-    """Return a view of the same bytes that does not keep much more than these in memory."""
-    return memoryview(bytes(data)) if 2 * len(data) < len(data.obj) else data  # type: ignore[arg-type]
+    """Return a view of the same bytes that does not keep much more than these in memory.
+
+    Not earlier: a message to many is one object, of which each of them would have its own copy.
+    """
+    return memoryview(bytes(data)) if 4 * len(data) < len(data.obj) else data  # type: ignore[arg-type]
 
 
 def _ignore(session: Session) -> None:
