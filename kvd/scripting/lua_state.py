@@ -125,11 +125,13 @@ class LuaState:
         self._arguments: list[bytes] = []
         self._pieces: list[Any] = []
         self._failure: BaseException | None = None
-        self._install, self._remove, self._start, self._start_with = self._open(version)
+        self._is_running = False
+        self._is_killed = False
+        self._install, self._remove, self._start, self._start_with, self._reset_watch = self._open(version)
         self._base_bytes = self._used()
         self.allow_resident(0)
 
-    def _open(self, version: str) -> tuple[Any, Any, Any, Any]:
+    def _open(self, version: str) -> tuple[Any, ...]:
         """Run the sandbox's chunks; the last one returns what a state is used through."""
         host = self._lua.table_from(self._functions(version))
         kit = self._lua.table()
@@ -137,8 +139,8 @@ class LuaState:
         for name in _CHUNKS:
             code = resources.files("kvd.scripting").joinpath("lua", f"{name}.lua").read_bytes()
             result = self._lua.execute(code, host, kit, name=b"=kvd." + name.encode())
-        install, remove, start, start_with = result
-        return install, remove, start, start_with
+        assert isinstance(result, tuple)
+        return result
 
     def _functions(self, version: str) -> dict[bytes, Any]:
         major, minor, patch = (int(part) for part in version.split("."))
@@ -201,12 +203,27 @@ class LuaState:
     def run(self, name: bytes, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Reply | ScriptFailure:
         """Run an installed script to its end. Raise `OutOfMemory`, or what a function of the host raised."""
         self.proto = 2
-        if len(keys) + len(arguments) <= _DIRECT_ARGUMENTS_MAX:
-            result = self._guarded(self._start_with, name, len(keys), *keys, *arguments)
-        else:
-            tables = self._lua.table_from(keys), self._lua.table_from(arguments)
-            result = self._guarded(self._start, name, *tables)
+        self._pieces = []
+        self._is_running = True
+        try:
+            if len(keys) + len(arguments) <= _DIRECT_ARGUMENTS_MAX:
+                result = self._guarded(self._start_with, name, len(keys), *keys, *arguments)
+            else:
+                tables = self._lua.table_from(keys), self._lua.table_from(arguments)
+                result = self._guarded(self._start, name, *tables)
+        finally:
+            self._is_running = False
+            if self._is_killed:
+                self._forget_kill()
         return self._result(result)
+
+    def _forget_kill(self) -> None:
+        """Let Lua run again. Its hook may still raise the kill, but not twice in so few instructions."""
+        self._is_killed = False
+        try:
+            self._reset_watch()
+        except lua51.LuaError:
+            self._reset_watch()
 
     def _guarded(self, function: Any, *arguments: Any) -> Any:
         """Call into Lua; whatever happens there, come back without a memory limit."""
@@ -240,7 +257,7 @@ class LuaState:
     def close(self) -> None:
         """Free the state. It must not be running."""
         # The state holds this object's methods, and this object the state: no count would drop by itself.
-        self._install = self._remove = self._start = self._start_with = None
+        self._install = self._remove = self._start = self._start_with = self._reset_watch = None
         self._used = self._set_limit = self._lua = None
 
     def collect(self) -> int:
@@ -317,11 +334,15 @@ class LuaState:
         self._set_limit(self._limit)
 
     def _look(self) -> bool:
+        if not self._is_running:
+            return False
         try:
-            return self._failure is not None or self._host.look()
+            if self._failure is None and not self._host.look():
+                return False
         except BaseException as error:  # noqa: BLE001 -- kept, and raised by `run`
             self._kill(error)
-            return True
+        self._is_killed = True
+        return True
 
     def _log(self, level: float, text: bytes) -> None:
         self._host.log(int(level), text)

@@ -275,6 +275,7 @@ local function token_name(settings, text, position, expected)
     if literal and sub(text, position, position + #literal - 1) == literal then
         return literal == "null" and "T_NULL" or "T_BOOLEAN"
     elseif settings.decode_invalid_numbers and is_beyond_json(text, position) then
+        read_number(text, position, expected)
         return "T_NUMBER"
     end
     return "invalid token"

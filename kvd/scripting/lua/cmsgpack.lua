@@ -5,7 +5,8 @@
 local host, kit = ...
 
 local byte, char, concat, sub = string.byte, string.char, table.concat, string.sub
-local floor, next, rawget, select, type, unpack = math.floor, next, rawget, select, type, unpack
+local error, floor, next, rawget = error, math.floor, next, rawget
+local select, type, unpack = select, type, unpack
 local pack_float, unpack_float, received = host.pack_float, host.unpack_float, kit.received
 local bad_argument, raise = kit.bad_argument, kit.raise
 local check_number, check_string, behind = kit.check_number, kit.check_string, kit.behind
@@ -193,9 +194,9 @@ local function get_map(data, position, length)
         key, position = get(data, position)
         value, position = get(data, position)
         if key == nil then
-            kit.fail("ERR table index is nil")
+            error("table index is nil", 0)
         elseif key ~= key then
-            kit.fail("ERR table index is NaN")
+            error("table index is NaN", 0)
         end
         map[key] = value
     end

@@ -16,6 +16,9 @@ local getinfo, sethook, clock = debug.getinfo, debug.sethook, os.clock
 local look_at_clock, limit_memory = host.look, host.limit_memory
 
 local ERROR, KILLED_REPLY = host.ERROR, host.KILLED
+-- How far up an error looks for the script. Lua counts from the top each time, so more would be slow; the
+-- deepest of ours is JSON, with two levels for each of its own.
+local LEVELS_MAX = 2500
 local READONLY = "Attempt to modify a readonly table"
 
 -- Instructions between two looks at the CPU clock, and CPU seconds between two looks of the daemon at the
@@ -50,13 +53,12 @@ end
 
 -- Return what Lua knows of the innermost line of the running script, or nil.
 function kit.script_place()
-    local level = 2
-    local info = getinfo(level, "Sl")
-    while info and is_ours(info) do
-        level = level + 1
-        info = getinfo(level, "Sl")
+    for level = 2, LEVELS_MAX do
+        local info = getinfo(level, "Sl")
+        if not info or not is_ours(info) then
+            return info
+        end
     end
-    return info
 end
 
 local script_place = kit.script_place
@@ -137,7 +139,8 @@ function kit.with_place(problem, place)
     return problem
 end
 
--- The time limit. `killed` is set once and never catchable: whatever could catch an error asks `check_killed`.
+-- The time limit. Once `killed` is set nothing of the script runs any more: the hook raises at its next turn, and
+-- whatever could catch an error asks `check_killed`.
 
 local KILLED = "Script killed by user with SCRIPT KILL..."
 local killed = false
@@ -179,6 +182,7 @@ function kit.watch(thread)
     end
 end
 
+-- Let scripts run again after one was killed.
 function kit.reset_watch()
     killed = false
 end

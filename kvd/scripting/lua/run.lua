@@ -19,9 +19,10 @@ local NESTING_MAX = 128
 local TOO_DEEP = "ERR reached lua stack limit"
 -- Values that go over in one call.
 local PIECE = 48
--- One table may hold the same long string many times, so the copies are counted.
+-- One table may hold the same long string, or the same table, many times, so the copies are counted.
 local REPLY_BYTES_MAX = host.memory_bytes_max
-local TOO_LARGE = "ERR the script's reply is larger than a script's memory may be"
+local VALUE_BYTES = 32 -- about what a value takes in the daemon
+local TOO_LARGE = "the script's reply is larger than a script's memory may be"
 
 -- --- the environment
 
@@ -75,11 +76,12 @@ local function put(value)
     if piece_length == PIECE then
         flush()
     end
+    reply_bytes = reply_bytes + VALUE_BYTES
     if type(value) == "string" then
         reply_bytes = reply_bytes + #value
-        if reply_bytes > REPLY_BYTES_MAX then
-            kit.fail(TOO_LARGE)
-        end
+    end
+    if reply_bytes > REPLY_BYTES_MAX then
+        error(TOO_LARGE, 0)
     end
     piece_length = piece_length + 1
     piece[piece_length] = value
@@ -211,7 +213,6 @@ end
 
 local function start(name, keys, arguments)
     limit_memory()
-    kit.reset_watch()
     kit.reset_coroutines()
     kit.reset_cjson()
     content.KEYS, content.ARGV = keys, arguments
@@ -244,4 +245,4 @@ for name in pairs(original) do
     original[name] = nil
 end
 
-return run.install, run.remove, run.start, run.start_with
+return run.install, run.remove, run.start, run.start_with, kit.reset_watch

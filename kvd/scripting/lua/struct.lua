@@ -227,10 +227,10 @@ local function unpacked(format, data, offset)
         elseif option == "c" then
             if size == 0 then
                 size = count > 0 and tonumber(values[count])
-                if not size or size < 0 then
+                if not size then
                     raise("format 'c0' needs a previous size")
                 end
-                size = floor(size)
+                size = size >= 0 and floor(size) or INT_MAX -- longer than any data
                 count = count - 1
                 check_length(size)
             end
