@@ -77,7 +77,8 @@ def test_orderly_end_under_load_loses_nothing(tmp_path: Path, sent: signal.Signa
 
 
 def test_second_signal_ends_at_once_what_the_first_cannot(tmp_path: Path) -> None:
-    with kvd_server(tmp_path) as server, server.connect() as stuck:
+    soon = ("--set", "scripting.time_limit_ms=50")
+    with kvd_server(tmp_path, *soon) as server, server.connect() as stuck:
         stuck.sendall(b"EVAL 'while true do end' 0\r\n")
         with server.connect() as other:
 
