@@ -382,13 +382,16 @@ class Hub:
             if self._has_work():
                 self.wake()  # a session goes on that was suspended until now
 
-    def pump(self) -> None:
-        """Look at the other clients, and who comes, from inside a script that takes long.
+    def pump(self, caller: Session, *, was_clean: bool) -> None:
+        """Look at the other clients, and who comes, from inside a script of `caller` that takes long.
 
         They are read and answered (dispatch tells them BUSY), but nothing is committed: the running
-        script's tick is still open, so only sessions without replies of that tick are read and flushed.
+        script's tick is still open. Sessions that have replies of that tick already are left alone, for
+        these may stand on its commit; unless nothing had been written before the script (`was_clean`).
         """
         held, self._marked = self._marked, []
+        if was_clean:
+            held[:] = self._flush_all_but(held, caller)  # in place: the tick goes on with this list
         for fd, mask in self.poller.poll():
             connection = self.sockets.get(fd)
             if connection is None:
@@ -399,6 +402,17 @@ class Hub:
             if not marked.closed:
                 marked.flush()
         self._marked = held
+
+    @staticmethod
+    def _flush_all_but(connections: list[Connection], caller: Session) -> list[Connection]:
+        """Flush connections, and return those that are `caller`'s: it is in the middle of its requests."""
+        kept = []
+        for connection in connections:
+            if connection.session is caller:
+                kept.append(connection)
+            elif not connection.closed:
+                connection.flush()
+        return kept
 
     def _pump_one(self, connection: SocketConnection) -> None:
         try:

@@ -10,6 +10,7 @@ import pytest
 
 from kvd.scripting.cache import EVAL_SCRIPTS_MAX
 from kvd.scripting.engine import BUSY, NO_SCRIPT, NOT_BUSY, UNKILLABLE
+from kvd.session import Session
 from kvd.settings import ScriptingSettings, Settings
 from storage.errors import NoSpace
 from tests.kvd.harness import Client, InProcessServer, encode, error
@@ -309,7 +310,7 @@ class Hub:
         self.requests = list(requests)
         self.replies: list[Any] = []
 
-    def pump(self) -> None:
+    def pump(self, caller: Session, *, was_clean: bool) -> None:
         if self.requests:
             self.client.session.receive(encode(*self.requests.pop(0)))
             self.replies.append(self.client.next())
@@ -432,7 +433,7 @@ def test_nothing_to_kill(client: ScriptClient) -> None:
 
 def test_abandoning_ends_a_script_that_has_written_and_undoes_it(impatient: InProcessServer) -> None:
     class Stopping(Hub):
-        def pump(self) -> None:
+        def pump(self, caller: Session, *, was_clean: bool) -> None:
             impatient.scripts.abandon()
 
     impatient.hub = Stopping(Client(impatient))  # type: ignore[assignment]

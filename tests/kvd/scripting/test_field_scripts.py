@@ -67,7 +67,9 @@ MANY_LOCKS_RELEASE = """
     return count
 """
 
-UNLOCK_IN_ONE_LINE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end"
+UNLOCK_IN_ONE_LINE = (
+    "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) else return 0 end"
+)
 
 FIXED_WINDOW = """
     local amount = tonumber(ARGV[2])
