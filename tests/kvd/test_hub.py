@@ -338,3 +338,20 @@ async def test_a_bug_in_a_command_gives_up_its_tick_and_not_the_daemon(
         assert (await stream.receive_some()).startswith(b"-")
         await ask(stream, "GET", "half", expect=b"$-1\r\n")
     assert live.server.stats.unexpected_errors == 1
+
+
+async def test_all_of_a_tick_with_a_long_script_are_answered() -> None:
+    settings = attrs.evolve(Settings(), scripting=attrs.evolve(Settings().scripting, time_limit_ms=1))
+    async with running(settings) as live, contextlib.AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(await live.connect()) for _ in range(9)]
+        for stream in streams:
+            await ask(stream, "PING", expect=b"+PONG\r\n")
+        # All of it is in the sockets before the next tick; the script stands between the others.
+        for number, stream in enumerate(streams):
+            request = (
+                encode("EVAL", "for i = 1, 3000000 do end return 7", 0) if number == 4 else encode("PING")
+            )
+            stream.socket._sock.send(request)  # type: ignore[attr-defined]
+        for number, stream in enumerate(streams):
+            reply = await stream.receive_some()
+            assert reply == b":7\r\n" if number == 4 else reply[:5] in {b"+PONG", b"-BUSY"}
