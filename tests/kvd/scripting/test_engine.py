@@ -7,6 +7,8 @@ from typing import Any
 
 import hiredis
 import pytest
+import structlog
+import structlog.testing
 
 from kvd.scripting.cache import EVAL_SCRIPTS_MAX
 from kvd.scripting.engine import BUSY, NO_SCRIPT, NOT_BUSY, UNKILLABLE
@@ -459,8 +461,10 @@ def test_a_bug_in_a_host_function_ends_the_script_and_is_told(
     assert client.run("return 1") == 1
 
 
-def test_redis_log_writes_to_the_daemons_log(
-    client: ScriptClient, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_redis_log_writes_to_the_daemons_log(client: ScriptClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = structlog.testing.CapturingLogger()
+    monkeypatch.setattr("kvd.scripting.host.log", written)
     client.run("redis.log(redis.LOG_WARNING, 'hello', 'world', 1.5, {}, nil)")
-    assert "hello world 1.5" in capsys.readouterr().out
+    (call,) = written.calls
+    assert call.method_name == "warning"
+    assert "hello world 1.5" in str(call)
