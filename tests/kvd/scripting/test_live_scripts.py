@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from kvd.scripting.engine import BUSY, NOT_BUSY, UNKILLABLE
+from kvd.settings import ScriptingSettings, Settings
+from tests.kvd.harness import encode
+from tests.kvd.live import ask as live_ask
+from tests.kvd.live import running
 from tests.kvd.redis_wire import ask
 from tests.servers import RunningServer, kvd_server, wait_until
 
@@ -87,3 +92,27 @@ def test_a_memory_bomb_leaves_the_daemon_as_it_was(daemon: RunningServer) -> Non
             reply = ask(client, "EVAL", "local t = {} while true do t[#t + 1] = {{}, {}} end", 0)
             assert "memory" in str(reply)
             assert ask(client, "EVAL", "return redis.call('ECHO', 'fine')", 0) == b"fine"
+
+
+async def test_a_client_of_the_same_tick_gets_its_reply_while_the_script_runs() -> None:
+    """Its PING comes before the script in one tick; without the reply it would never send SCRIPT KILL."""
+    late_at_once = Settings(scripting=ScriptingSettings(time_limit_ms=1))
+    async with running(late_at_once) as live, await live.connect() as first, await live.connect() as second:
+        for stream in (first, second):
+            await live_ask(stream, "PING", expect=b"+PONG\r\n")
+        killer = first.socket._sock  # type: ignore[attr-defined]
+        # Without a checkpoint in between, both are in the sockets before the hub's next tick.
+        killer.send(encode("PING"))
+        second.socket._sock.send(encode("EVAL", ENDLESS, 0))  # type: ignore[attr-defined]
+
+        def kill_when_answered() -> bytes:
+            killer.setblocking(True)
+            killer.settimeout(20)
+            assert killer.recv(7) == b"+PONG\r\n"
+            killer.sendall(encode("SCRIPT", "KILL"))
+            answer: bytes = killer.recv(100)
+            killer.setblocking(False)
+            return answer
+
+        assert await trio.to_thread.run_sync(kill_when_answered) == b"+OK\r\n"
+        assert b"Script killed by user" in await second.receive_some()
