@@ -13,8 +13,8 @@ run fits is always as good as any later one. Each run is therefore an atomic gro
 is never tried again, and a hostile pattern such as ``a*a*a*a*b`` costs at most O(pattern x subject).
 
 Odd corners are Redis's own: a set that is not closed ends with the pattern, ``[]`` matches nothing, ``[^]``
-anything, ranges compare bytes as signed numbers, a star alone matches no empty subject (the commands treat
-a pattern of just ``*`` as "everything" before they ask).
+anything, ranges compare bytes as signed numbers, a star alone matches no empty subject (KEYS and SCAN treat
+a pattern of just ``*`` as everything before they ask: `is_everything`).
 
 Source: Redis 7.2 `util.c`, behaviour of `stringmatchlen`; compared with a live server by the tests.
 """
@@ -59,7 +59,7 @@ class Glob:
         self.is_literal = not rest
         self.is_everything = pattern == b"*"
         # None: the prefix alone decides.
-        ends_open = rest == [_STAR] and bool(self.prefix or self.is_everything)
+        ends_open = rest == [_STAR] and bool(self.prefix)
         self._matches_rest = None if self.is_literal or ends_open else _compile(rest).fullmatch
 
     def matches(self, subject: bytes) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -41,6 +42,15 @@ _CURSOR_DIGITS_MAX: Final = 20
 _KEYSPACE = frozenset({"keyspace"})
 
 
+def _matcher(glob: Glob) -> Callable[[bytes], bool]:
+    """Return the test for keys: a pattern of just ``*`` means every key, the empty one too."""
+    return _every if glob.is_everything else glob.matches
+
+
+def _every(key: bytes) -> bool:
+    return True
+
+
 class _Walk:
     """A way through the keys of a keyspace that match a pattern, slice by slice."""
 
@@ -53,7 +63,7 @@ class _Walk:
     def slice(self) -> list[bytes]:
         """Return more keys, for about `SLICE_NANOSECONDS` and from one batch of rows at least."""
         deadline = time.perf_counter_ns() + SLICE_NANOSECONDS
-        matches = self._glob.matches
+        matches = _matcher(self._glob)
         found: list[bytes] = []
         while True:
             rows, self._after = self._keyspace.scan(self._glob.prefix, self._after, _ROWS)
@@ -229,7 +239,7 @@ def _scan_page(
     Ends after COUNT rows, or sooner if that takes too long: COUNT is a hint about work, not a promise.
     """
     deadline = time.perf_counter_ns() + SLICE_NANOSECONDS
-    matches = options.glob.matches
+    matches = _matcher(options.glob)
     wanted = options.type_name
     found: list[bytes] = []
     left = options.count
