@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SERVE_FLAGS ?=
 PYTEST_FLAGS ?=
+BENCH_FLAGS ?=
 LOCK_FLAGS ?=
 FUZZ_SECONDS ?= 600
 LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
@@ -28,7 +29,7 @@ help:
 	@echo "make compat        Django, Flask, Node.js clients and others against the daemon (needs npm)"
 	@echo "make lint          the first three of these"
 	@echo "make format        let ruff lay out the code"
-	@echo "make bench         speed against redis-server, side by side"
+	@echo "make bench         speed against redis-server, side by side (BENCH_FLAGS=--help)"
 	@echo "make bench-latency latency over ten minutes of mixed load"
 	@echo "make bench-scale   cost per operation from 10^4 to 10^7 keys"
 	@echo "make soak          long runs: crashes under load, fuzzing"
@@ -56,13 +57,13 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m tests.bench.compare
+	$(BIN)/python -m tests.bench.compare $(BENCH_FLAGS)
 
 bench-latency: $(VENV)/.dev
-	$(BIN)/python -m tests.bench.latency
+	$(BIN)/python -m tests.bench.latency $(BENCH_FLAGS)
 
 bench-scale: $(VENV)/.dev
-	$(BIN)/python -m tests.bench.scale
+	$(BIN)/python -m tests.bench.scale $(BENCH_FLAGS)
 
 soak: $(VENV)/.soak
 	$(BIN)/python -m pytest -m soak --timeout=0 $(PYTEST_FLAGS)
