@@ -33,6 +33,9 @@ from protocol.replies import BigNumber, ErrorReply, Reply, Set, Simple, Verbatim
 _ELEMENT_BYTES: Final = 40
 _STRING_BYTES: Final = 32
 
+# What most lists of replies consist of; for them the way into Lua is short.
+_FLAT: Final = frozenset({bytes, int, type(None)})
+
 # Makes a Lua table from a list or dict of what Lua understands.
 TableMaker: TypeAlias = Callable[[Any], Any]
 
@@ -46,6 +49,9 @@ def size_in_lua(reply: Reply) -> int:
             _ELEMENT_BYTES + size_in_lua(k) + size_in_lua(v) for k, v in reply.items()
         )
     if isinstance(reply, list | tuple):
+        if _is_flat(reply):
+            texts = sum(len(item) + _STRING_BYTES for item in reply if type(item) is bytes)
+            return _ELEMENT_BYTES * (len(reply) + 1) + texts
         return _ELEMENT_BYTES + sum(_ELEMENT_BYTES + size_in_lua(item) for item in reply)
     if isinstance(reply, Simple | Verbatim):
         return len(reply.text) + 2 * _ELEMENT_BYTES
@@ -54,6 +60,10 @@ def size_in_lua(reply: Reply) -> int:
     if isinstance(reply, ErrorReply):
         return len(reply.text) + 2 * _ELEMENT_BYTES
     return _ELEMENT_BYTES
+
+
+def _is_flat(reply: list[Any] | tuple[Any, ...]) -> bool:
+    return _FLAT.issuperset(map(type, reply))
 
 
 def to_lua(reply: Reply, table: TableMaker, proto: int) -> Any:
@@ -80,6 +90,9 @@ def _aggregate_to_lua(
         return table({b"map": table({to_lua(k, table, 3): to_lua(v, table, 3) for k, v in reply.items()})})
     if isinstance(reply, Set) and proto == 3:
         return table({b"set": table({to_lua(item, table, 3): True for item in reply})})
+    if _is_flat(reply):
+        null = False if proto == 2 else None
+        return table([null if item is None else item for item in reply])
     return table([to_lua(item, table, proto) for item in reply])
 
 
