@@ -1,59 +1,91 @@
 """What has changed, in terms that replication can carry: the seam between storage and replication.
 
-Only value types and one protocol; the implementation over the change log is in `feed`. This is
-the one module of storage that replication imports: it sees origins, sequence numbers and payloads,
+Only value types and protocols; the implementations over the store are in `feed` and `replica`. This is
+the one module of storage that replication imports: it sees origins, sequence numbers and contents,
 never a row, a key encoding, or the engine.
 
-A *dot* (origin, seq) names one write of one register for ever. A version vector tells for each
-origin up to which sequence everything is held or superseded. A change is a dot that is still some
+A *dot* (origin, seq) names one write of one register for ever. A *change* is a dot that is still some
 register's, with that register's content: what was overwritten in the meantime is not there any more,
-and need not be, because what replaced it is a change itself.
+and need not be, because what replaced it is a change itself. A *version vector* tells for each origin
+up to which sequence everything is *covered*: held, or superseded by something held, or purged.
+
+Changes travel in *runs*. The run (origin, after, upto, changes) holds every change of `origin` in
+after < seq <= upto that was alive when the run was cut. A sequence that is missing in it was superseded
+by a later one of the same run. So whoever has covered `after` and applies the run as a whole covers
+`upto`, and nobody needs to send what is dead already.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol
 
-import attrs
+# A value longer than this does not travel in its change; see `Change.content`.
+INLINE_BYTES_MAX: Final = 64 * 1024
 
 
 class Kind(enum.IntEnum):
-    """Which register a change writes."""
+    """Which register a change writes. Any other number is a kind of a later version: carried, not understood."""
 
     VALUE = 0
     EXPIRY = 1
     FLOOR = 2
+    FIELD = 3
+    COUNTER = 4
     NAMESPACE_FLOOR = 5
 
 
-@attrs.frozen
-class Stamp:
+class Lane(enum.IntEnum):
+    """Writes of one lane share an origin, so that what is slow in one does not delay another."""
+
+    SMALL = 0
+    BULK = 1  # values that do not travel in their change
+    LOCAL = 2  # namespaces that are not replicated: never in a vector, a run or a feed
+
+
+class Stamp(NamedTuple):
     """A point in the order of all writes: compares as (hlc, origin's bytes, seq)."""
 
     hlc: int
     origin: bytes
     seq: int
 
-    def __lt__(self, other: Stamp) -> bool:
-        return (self.hlc, self.origin, self.seq) < (other.hlc, other.origin, other.seq)
 
+class Change(NamedTuple):
+    """One register as it stands, named by its dot. The origin is that of the run."""
 
-@attrs.frozen
-class Change:
-    """One register as it stands, named by its dot."""
-
-    stamp: Stamp
-    prev_hlc: int  # of the version that its writer replaced; 0 if there was none
-    prev_origin: bytes | None
-    kind: Kind
-    namespace: bytes
-    key: bytes  # empty for NAMESPACE_FLOOR
-    value: bytes | None = None  # VALUE; None for one that expired and was swept
+    seq: int
+    hlc: int  # 48 bits of ms, 16 of a counter
+    kind: int
+    place: bytes  # namespace (16) ‖ key; the namespace alone for NAMESPACE_FLOOR
+    # VALUE: the value, None if it was dropped after its expiry, or its size if it must be fetched by its dot.
+    # EXPIRY: ms since the epoch, None if it was taken away. Floors: None. Other kinds: bytes.
+    content: bytes | int | None = None
     metadata: bytes | None = None  # VALUE
-    expires_at_ms: int | None = None  # EXPIRY; None: it was taken away
-    group: tuple[int, int] = (0, 1)  # (index, count) in the transaction that wrote it
+    sub: bytes = b""  # which member; only of kinds other than the registers
+    prev_hlc: int = 0  # of the version that its writer replaced; 0 if there was none
+    prev_origin: bytes | None = None  # None: the run's own origin
+    group_end: int = 0  # last seq of the transaction that wrote it, if that has more dots; else 0
+
+
+class Run(NamedTuple):
+    """Changes of one origin, ascending by seq; see the module's text."""
+
+    origin: bytes
+    after: int
+    upto: int
+    changes: Sequence[Change]
+
+
+class Conflict(NamedTuple):
+    """A write that lost against one whose writer had not seen it."""
+
+    at_ms: int
+    place: bytes
+    kind: int
+    winner: Stamp
+    loser: Stamp
 
 
 class VersionVector(Mapping[bytes, int]):
@@ -85,31 +117,253 @@ class VersionVector(Mapping[bytes, int]):
     def __repr__(self) -> str:
         return "VersionVector({" + ", ".join(f"{o.hex()[:8]}: {s}" for o, s in self._seqs.items()) + "})"
 
-    def covers(self, other: VersionVector) -> bool:
+    def covers(self, other: Mapping[bytes, int]) -> bool:
         """Tell whether everything that `other` covers is covered here."""
-        return all(self[origin] >= seq for origin, seq in other.items())
+        seqs = self._seqs
+        return all(seqs.get(origin, 0) >= seq for origin, seq in other.items())
 
-    def merged(self, other: VersionVector) -> VersionVector:
-        """Return the pointwise maximum."""
-        return VersionVector({origin: max(self[origin], other[origin]) for origin in {*self, *other}})
+    def merged(self, other: Mapping[bytes, int]) -> VersionVector:
+        """Return the pointwise maximum. Its order depends on the operands alone, not on hashes."""
+        seqs = dict(self._seqs)
+        for origin, seq in other.items():
+            if seq > seqs.get(origin, 0):
+                seqs[origin] = seq
+        return VersionVector(seqs)
 
-    def common(self, other: VersionVector) -> VersionVector:
+    def common(self, other: Mapping[bytes, int]) -> VersionVector:
         """Return the pointwise minimum."""
-        return VersionVector({origin: min(self[origin], other[origin]) for origin in {*self, *other}})
+        return VersionVector({origin: min(seq, other.get(origin, 0)) for origin, seq in self._seqs.items()})
 
 
 class ChangeFeed(Protocol):
-    """The changes of one store, of one unchanging moment."""
+    """The changes of one store, of one unchanging moment. Holds a snapshot until `close`."""
 
     def vector(self) -> VersionVector:
-        """Return what this feed covers."""
+        """Return what this moment covers."""
         ...
 
-    def changes_after(self, vector: VersionVector) -> Iterator[Change]:
-        """Yield what `vector` does not cover, origin by origin, in the order of sequences.
+    def floors(self) -> VersionVector:
+        """Return the greatest sequence of each origin that was purged by this moment."""
+        ...
 
-        Rows that cannot be decoded are passed over.
+    def horizon(self) -> int:
+        """Return the greatest clock value that was purged by this moment."""
+        ...
+
+    def runs_after(self, vector: Mapping[bytes, int]) -> Iterator[Run]:
+        """Yield what is alive and `vector` does not cover, in runs of bounded size, origin by origin in order.
+
+        Dots beyond `vector()` are included: cells of an unfinished sync, which may have superseded what `vector`
+        claims. Each run's `after` is where the origin's run before it ended. Values over `INLINE_BYTES_MAX` are
+        given as sizes. Rows that cannot be decoded are passed over.
         """
         ...
 
+    def runs_by_place(self, start: bytes) -> Iterator[tuple[bytes, list[Run]]]:
+        """Yield everything alive in slices of the key order from the place `start` on.
+
+        Each slice is (the place at which the next one starts, runs with after == upto == 0). The last slice's place
+        is ``END_OF_PLACES``. Floors of namespaces come first, with the first slice of a walk from b"".
+        """
+        ...
+
+    def body(self, origin: bytes, seq: int, place: bytes) -> bytes | None:
+        """Return the value that carries this dot; None if it was superseded."""
+        ...
+
     def close(self) -> None: ...
+
+
+# Greater than any place: where a walk of the key space ends.
+END_OF_PLACES: Final = b"\xff" * 17
+
+
+class Purging(Protocol):
+    """What replication knows about other members, as far as the store's upkeep needs it."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other member can hold anything that this node does not."""
+        ...
+
+    def covers(self, origin: bytes, seq: int) -> bool:
+        """Tell whether every member durably covers this dot, and this node all that they covered then."""
+        ...
+
+
+class Replica(Protocol):
+    """One store, as replication sees it.
+
+    The methods that write (`apply`, `merge`, `cover`, `drop`, `put_system`, `void`) add to the tick under way and
+    are on disk once that has been committed; if its commit fails, they never happened. The caller opens and
+    commits the tick. The others may be called at any time.
+    """
+
+    @property
+    def node_id(self) -> bytes:
+        """Return the data directory's own 16 bytes."""
+        ...
+
+    def origin(self, lane: Lane) -> bytes | None:
+        """Return the origin that stamps local writes of a lane; None as long as it has stamped none."""
+        ...
+
+    def own_origins(self) -> dict[bytes, int]:
+        """Return the origins that ever stamped writes of this data directory, oldest first, with their lane.
+
+        Without those of the local lane. The current ones are included once they have a dot on disk.
+        """
+        ...
+
+    def vector(self) -> VersionVector:
+        """Return what is covered and committed. Costs O(origins) after a commit, nothing otherwise."""
+        ...
+
+    def covered(self, origin: bytes) -> int:
+        """Return the vector's entry as the tick under way sees it: applied runs of it count."""
+        ...
+
+    def durable(self) -> VersionVector:
+        """Return the part of the vector that a power cut cannot take: the only one that may be claimed."""
+        ...
+
+    def floors(self) -> VersionVector: ...
+
+    def horizon(self) -> int: ...
+
+    @property
+    def hlc(self) -> int:
+        """Return the greatest clock value given or observed."""
+        ...
+
+    def observe(self, hlc: int) -> None:
+        """Raise the clock, so that later stamps are greater than `hlc`."""
+        ...
+
+    def is_partial(self) -> bool:
+        """Tell whether there are merged changes whose dots are not covered (an unfinished sync)."""
+        ...
+
+    def take_fresh(self) -> list[Run]:
+        """Return the runs of what was committed locally since the last call, in order, without the local lane."""
+        ...
+
+    def apply(self, run: Run) -> int:
+        """Merge what of `run` is not covered and cover its `upto`; return how many changes won.
+
+        Needs run.after <= covered(run.origin). No change in it may still want its body. Raises nothing for
+        changes whose content makes no sense here: they are kept and count as undecodable.
+        """
+        ...
+
+    def merge(self, run: Run) -> int:
+        """Merge the changes of `run` that are not covered, without covering anything; return how many won.
+
+        What is merged is found by `runs_after` again. Covered dots are dropped without looking at their stamp.
+        """
+        ...
+
+    def cover(self, vector: Mapping[bytes, int], floors: Mapping[bytes, int], horizon: int) -> None:
+        """Raise vector, purge floors and horizon, pointwise, and the clock above the horizon."""
+        ...
+
+    def unlisted(self, start: bytes, end: bytes, listed: Sequence[Run]) -> list[Run]:
+        """Return the registers in start <= place < end, dots only, that `listed` does not name.
+
+        For a full sync: the sender of all that it has in this range does not have these.
+        """
+        ...
+
+    def drop(self, runs: Sequence[Run]) -> int:
+        """Remove exactly the registers with these dots (as `unlisted` gave them); return how many there were."""
+        ...
+
+    def void(self, place: bytes, stamp: Stamp) -> None:
+        """Write a deletion of `place` with the least stamp above `stamp`, under the current origin."""
+        ...
+
+    def feed(self) -> ChangeFeed:
+        """Return the changes of this moment. Close it after use."""
+        ...
+
+    def needs_body(self, run: Run) -> list[Change]:
+        """Return those of the run's changes that would win and whose content is a size: to be fetched."""
+        ...
+
+    def bodyless(self) -> list[tuple[bytes, Stamp]]:
+        """Return up to 256 values that an extension of their expiry brought back after they were dropped."""
+        ...
+
+    def restore_body(self, place: bytes, stamp: Stamp, value: bytes, metadata: bytes | None) -> bool:
+        """Give a dropped value back; True if the register still carries that stamp."""
+        ...
+
+    # The reserved namespace of the cluster's own records.
+
+    def put_system(self, name: bytes, value: bytes) -> None:
+        """Write a record of the cluster, as an ordinary replicated write."""
+        ...
+
+    def get_system(self, name: bytes) -> tuple[bytes, Stamp] | None: ...
+
+    def list_system(self, prefix: bytes) -> list[tuple[bytes, bytes, Stamp]]:
+        """Return (name, value, stamp) of the cluster's records whose name starts with `prefix`, by name."""
+        ...
+
+    # Settings of the data directory that do not replicate.
+
+    def get_local(self, name: str) -> bytes | None:
+        """Return a value stored with `put_local`: cluster id, rejoin state and the like."""
+        ...
+
+    def put_local(self, name: str, value: bytes | None) -> None:
+        """Store a value in the tick under way, or remove it."""
+        ...
+
+    # Upkeep.
+
+    def rotate(self) -> None:
+        """Stamp later writes with fresh origins. Nothing may be pending."""
+        ...
+
+    def renew_node(self) -> None:
+        """Draw a new node id, in the tick under way."""
+        ...
+
+    def set_purging(self, purging: Purging) -> None: ...
+
+    def digest(self, feed: ChangeFeed, now_ms: int) -> Iterator[Mapping[int, int] | None]:
+        """Work out the buckets of everything durable in `feed`, slice by slice: None until the last, then the result.
+
+        A bucket number (0..65535) maps to the XOR of 128-bit hashes of (cell, dot, kind); zero ones are left out.
+        Counted are cells that no clock and no purge will change: no deletion, nothing with an expiry.
+        """
+        ...
+
+    def bucket(self, feed: ChangeFeed, numbers: Sequence[int], now_ms: int) -> list[Run]:
+        """Return the changes in these buckets, headers only (content None); walks the whole feed."""
+        ...
+
+    def changes_at(self, places: Sequence[bytes]) -> list[Run]:
+        """Return all registers of these places, with content; large values as sizes. Runs as of `runs_by_place`."""
+        ...
+
+    def repair(self, run: Run) -> int:
+        """Merge changes whether their dots are covered or not: the one way round the rule, for verification."""
+        ...
+
+    def touch(self, places: Sequence[bytes]) -> None:
+        """Write the live records of these places anew under the current origin, so that they spread again."""
+        ...
+
+    # What people ask about.
+
+    def conflicts(self, count: int) -> list[Conflict]:
+        """Return the latest lost writes, newest first. At most 1,024 are remembered."""
+        ...
+
+    def on_conflict(self, callback: Callable[[Conflict], None]) -> None: ...
+
+    def stats(self) -> Mapping[str, int]:
+        """Return counts: conflicts, forks, undecodable, bodyless, tombstones, expired_headers."""
+        ...
