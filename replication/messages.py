@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import enum
+import io
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final, TypeAlias
 
 import attrs
+import cbor2
 
 from storage.changes import Run
 
@@ -386,3 +388,25 @@ Message: TypeAlias = (
 )
 
 Runs: TypeAlias = Sequence[Run]
+
+
+RECORD_BYTES_MAX: Final = 64 * 1024  # of one of the cluster's own records
+
+
+def encode_record(record: Mapping[str, object]) -> bytes:
+    """Encode one of the cluster's own records: text keys; numbers, text, bytes, booleans, null and lists of these."""
+    return cbor2.dumps(dict(record), canonical=True)
+
+
+def decode_record(encoded: bytes) -> dict[str, object]:
+    """Decode what `encode_record` gave. Raise ValueError on anything else, whoever wrote it."""
+    if len(encoded) > RECORD_BYTES_MAX:
+        raise ValueError("the record is too large")
+    stream = io.BytesIO(encoded)
+    try:
+        record = cbor2.load(stream)
+    except (cbor2.CBORDecodeError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+    if not isinstance(record, dict) or stream.read(1) or any(not isinstance(key, str) for key in record):
+        raise ValueError("the record is not a map with text keys")
+    return record
