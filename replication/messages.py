@@ -1,15 +1,54 @@
-"""What peers say to each other: every message as a type."""
+"""What peers say to each other: every message as a type, and its bytes.
+
+A message's body is the CBOR array ``[type, {number of the field: value}]``; a frame around it has the
+length and a checksum (`frames`). Fields that hold their default are left out. A run is the array
+``[origin, after, upto, [change, ...]]``, a change the array of its fields without the trailing defaults.
+
+Room to grow, without a new version: a receiver passes over fields whose number it does not know, and
+over messages whose type it does not know, unless that is 128 or more (it must be understood, or the
+connection ends). The table at the end of the file is the wire contract: numbers are never used again.
+
+Reading is strict, for the peer may be broken or hostile: definite lengths only, nesting of at most 8, no
+tags at all (some of CBOR's cost unbounded time), no key twice, exact types, ranges and sizes, relations
+between fields, nothing after the end. Whatever is wrong raises `RemoteProtocolError`. A frame's size
+bounds what reading it may allocate: a length that is claimed is not believed.
+
+What is checked is the form. Whether a change's content makes sense for its kind is left to the store,
+which keeps and relays also what it does not understand.
+"""
 
 from __future__ import annotations
 
 import enum
 import io
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Final, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Final, NamedTuple, NoReturn, TypeAlias
 
 import attrs
 import cbor2
 
+from replication import shapes
+from replication.errors import RemoteProtocolError
+from replication.shapes import (
+    COUNT,
+    CURSOR,
+    DOT_SEQ,
+    FLAG,
+    HLC,
+    ID,
+    MS,
+    PLACE,
+    RUN,
+    RUNS,
+    SEQ,
+    VECTOR,
+    Shape,
+    enumeration,
+    number,
+    octets,
+    several,
+    text,
+)
 from storage.changes import Run
 
 PROTOCOL_VERSION: Final = 1
@@ -402,11 +441,337 @@ def decode_record(encoded: bytes) -> dict[str, object]:
     """Decode what `encode_record` gave. Raise ValueError on anything else, whoever wrote it."""
     if len(encoded) > RECORD_BYTES_MAX:
         raise ValueError("the record is too large")
-    stream = io.BytesIO(encoded)
     try:
-        record = cbor2.load(stream)
-    except (cbor2.CBORDecodeError, ValueError, TypeError, RecursionError) as error:
-        raise ValueError(str(error) or type(error).__name__) from error
-    if not isinstance(record, dict) or stream.read(1) or any(not isinstance(key, str) for key in record):
+        record = _load(encoded)
+    except RemoteProtocolError as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(record, dict) or any(not isinstance(key, str) for key in record):
         raise ValueError("the record is not a map with text keys")
     return record
+
+
+# ---------------------------------------------------------------- limits
+
+NONCE_BYTES: Final = 32
+PROOF_BYTES: Final = 32
+ADDRESSES_MAX: Final = 16
+ADDRESS_CHARS_MAX: Final = 300  # a DNS name has up to 253
+NAME_CHARS_MAX: Final = 64  # a zone, a version of the software
+TEXT_CHARS_MAX: Final = 500
+KINDS_MAX: Final = 256
+MEMBERS_MAX: Final = 4096
+SEALED_ENTRIES_MAX: Final = 32_768  # less than a frame
+PIECE_BYTES_MAX: Final = 256 * 1024  # of a body
+BODY_BYTES_MAX: Final = 2**40
+PLACES_MAX: Final = 4096
+DIGEST_BYTES_MAX: Final = 1_000_000
+DIGEST_ENTRY_BYTES: Final = 2 + 16
+CHANNEL_BYTES_MAX: Final = 64 * 1024
+PUBLISH_BYTES_MAX: Final = 768 * 1024
+DEPTH_MAX: Final = 8
+MUST_UNDERSTAND_FROM: Final = 128
+
+# ---------------------------------------------------------------- the table
+
+
+class _Field(NamedTuple):
+    key: int
+    name: str
+    shape: Shape
+    default: Any  # NOTHING: it is always there
+
+
+_Class: TypeAlias = type[Any]
+_Table: TypeAlias = Mapping[int, tuple[str, Shape]]
+
+
+def _fields(cls: _Class, table: _Table) -> tuple[_Field, ...]:
+    defaults = {field.name: field.default for field in attrs.fields(cls)}
+    assert sorted(defaults) == sorted(name for name, _ in table.values()), cls
+    return tuple(_Field(key, name, shape, defaults[name]) for key, (name, shape) in table.items())
+
+
+def _write_fields(fields: tuple[_Field, ...], message: Any) -> dict[int, Any]:
+    written: dict[int, Any] = {}
+    for key, name, (_, write), default in fields:
+        value = getattr(message, name)
+        if default is attrs.NOTHING or value != default:
+            written[key] = value if write is None else write(value)
+    return written
+
+
+def _read_fields(cls: _Class, fields: tuple[_Field, ...], value: Any) -> Any:
+    found = dict(shapes.entries(value))
+    for key in found:
+        if type(key) is not int:  # True and 1.0 would be found as 1
+            raise RemoteProtocolError("has a key that is not a number")
+    read: dict[str, Any] = {}
+    for key, name, shape, default in fields:
+        if key in found:
+            try:
+                read[name] = shape.read(found[key])
+            except RemoteProtocolError as error:
+                raise RemoteProtocolError(f"{name} {error}") from None
+        elif default is attrs.NOTHING:
+            raise RemoteProtocolError(f"{name} is missing")
+    return cls(**read)
+
+
+def _structure(cls: _Class, table: _Table) -> Shape:
+    """Return the shape of a `cls` inside a message: a map like the message's own."""
+    fields = _fields(cls, table)
+    return Shape(lambda value: _read_fields(cls, fields, value), lambda value: _write_fields(fields, value))
+
+
+_ADDRESSES: Final = several(text(ADDRESS_CHARS_MAX), ADDRESSES_MAX)
+_NAME: Final = text(NAME_CHARS_MAX)
+_TEXT: Final = text(TEXT_CHARS_MAX)
+_CODE: Final = number(0, 65535)
+_SEALED: Final = shapes.vector(SEALED_ENTRIES_MAX)
+
+_MEMBER: Final = _structure(
+    MemberRecord,
+    {
+        1: ("node", ID),
+        2: ("incarnation", COUNT),
+        3: ("state", enumeration(State)),
+        4: ("boot", ID),
+        5: ("addresses", _ADDRESSES),
+        6: ("dialable", FLAG),
+        7: ("zone", _NAME),
+        8: ("software", _NAME),
+        9: ("since_hlc", HLC),
+    },
+)
+_MEMBERS: Final = several(_MEMBER, MEMBERS_MAX)
+
+_TABLES: Final[Mapping[_Class, _Table]] = {
+    Hello: {
+        1: ("version", number(0, 65535)),
+        2: ("cluster", ID),
+        3: ("node", ID),
+        4: ("boot", ID),
+        5: ("nonce", octets(NONCE_BYTES, NONCE_BYTES)),
+        6: ("wall_ms", MS),
+        7: ("hlc", HLC),
+        8: ("incarnation", COUNT),
+        9: ("dialable", FLAG),
+        10: ("addresses", _ADDRESSES),
+        11: ("zone", _NAME),
+        12: ("software", _NAME),
+        13: ("joining", FLAG),
+        14: ("kinds", several(number(0, 65535), KINDS_MAX)),
+    },
+    Auth: {1: ("proof", octets(PROOF_BYTES, PROOF_BYTES))},
+    Welcome: {1: ("your_address", text(ADDRESS_CHARS_MAX)), 2: ("members", _MEMBERS)},
+    Reject: {1: ("code", _CODE), 2: ("text", _TEXT), 3: ("retry_ms", MS)},
+    Bye: {1: ("reason", _TEXT)},
+    Ping: {1: ("number", COUNT), 2: ("wall_ms", MS), 3: ("hlc", HLC)},
+    Pong: {
+        1: ("number", COUNT),
+        2: ("wall_received_ms", MS),
+        3: ("wall_sent_ms", MS),
+        4: ("hlc", HLC),
+        5: ("health", number(0, 255)),
+    },
+    PingRequest: {1: ("number", COUNT), 2: ("target", ID)},
+    PingResult: {1: ("number", COUNT), 2: ("is_alive", FLAG), 3: ("rtt_us", COUNT)},
+    Members: {1: ("members", _MEMBERS), 2: ("is_full", FLAG), 3: ("wants_reply", FLAG)},
+    Vector: {
+        1: ("node", ID),
+        2: ("boot", ID),
+        3: ("number", COUNT),
+        4: ("is_full", FLAG),
+        5: ("vector", VECTOR),
+        6: ("have", VECTOR),
+        7: ("floors", VECTOR),
+        8: ("horizon", HLC),
+        9: ("sealed_count", COUNT),
+        10: ("sealed_xor", ID),
+        11: ("head_hlc", HLC),
+        12: ("ready", FLAG),
+    },
+    Push: {1: ("run", RUN), 2: ("more", FLAG), 3: ("wants_ack", FLAG)},
+    Pull: {1: ("origin", ID), 2: ("after", SEQ), 3: ("upto", DOT_SEQ)},
+    LinkMode: {1: ("eager", FLAG)},
+    Sealed: {1: ("origins", _SEALED), 2: ("wants_reply", FLAG)},
+    SyncRequest: {
+        1: ("number", COUNT),
+        2: ("full", FLAG),
+        3: ("vector", VECTOR),
+        4: ("floors", VECTOR),
+        5: ("horizon", HLC),
+        6: ("cursor", CURSOR),
+        7: ("credit", COUNT),
+    },
+    SyncBatch: {1: ("number", COUNT), 2: ("runs", RUNS), 3: ("cursor", CURSOR), 4: ("start", CURSOR)},
+    SyncEnd: {
+        1: ("number", COUNT),
+        2: ("vector", VECTOR),
+        3: ("floors", VECTOR),
+        4: ("horizon", HLC),
+        5: ("count", COUNT),
+    },
+    SyncFail: {1: ("number", COUNT), 2: ("code", _CODE), 3: ("retry_ms", MS)},
+    SyncStart: {
+        1: ("number", COUNT),
+        2: ("vector", VECTOR),
+        3: ("floors", VECTOR),
+        4: ("horizon", HLC),
+        5: ("total", COUNT),
+    },
+    Credit: {1: ("number", COUNT), 2: ("bytes", COUNT)},
+    BodyGet: {
+        1: ("origin", ID),
+        2: ("seq", DOT_SEQ),
+        3: ("place", PLACE),
+        4: ("offset", number(0, BODY_BYTES_MAX)),
+        5: ("session", COUNT),
+    },
+    BodyData: {
+        1: ("origin", ID),
+        2: ("seq", DOT_SEQ),
+        3: ("offset", number(0, BODY_BYTES_MAX)),
+        4: ("total", number(0, BODY_BYTES_MAX)),
+        5: ("data", octets(0, PIECE_BYTES_MAX)),
+    },
+    BodyMiss: {1: ("origin", ID), 2: ("seq", DOT_SEQ)},
+    DigestRequest: {1: ("number", COUNT), 2: ("vector", VECTOR)},
+    Digest: {
+        1: ("number", COUNT),
+        2: ("is_comparable", FLAG),
+        3: ("buckets", octets(0, DIGEST_BYTES_MAX)),
+        4: ("more", FLAG),
+    },
+    BucketRequest: {1: ("number", COUNT), 2: ("buckets", several(number(0, 65535), 65536))},
+    Bucket: {1: ("number", COUNT), 2: ("runs", RUNS), 3: ("more", FLAG)},
+    CellsRequest: {1: ("number", COUNT), 2: ("places", several(PLACE, PLACES_MAX))},
+    Cells: {1: ("number", COUNT), 2: ("runs", RUNS)},
+    Publish: {
+        1: ("node", ID),
+        2: ("boot", ID),
+        3: ("number", COUNT),
+        4: ("channel", octets(0, CHANNEL_BYTES_MAX)),
+        5: ("payload", octets(0, PUBLISH_BYTES_MAX)),
+        6: ("sharded", FLAG),
+    },
+}
+
+_FIELDS: Final = {cls: _fields(cls, table) for cls, table in _TABLES.items()}
+_CLASSES: Final[Mapping[int, _Class]] = {cls.TYPE: cls for cls in _TABLES}
+assert len(_CLASSES) == len(_TABLES)
+
+
+def _wrong_push(push: Push) -> str | None:
+    return None if push.run.after < push.run.upto else "run covers nothing"
+
+
+def _wrong_pull(pull: Pull) -> str | None:
+    return None if pull.after < pull.upto else "asks for nothing"
+
+
+def _wrong_piece(piece: BodyData) -> str | None:
+    return None if piece.offset + len(piece.data) <= piece.total else "data goes beyond the total"
+
+
+def _wrong_digest(digest: Digest) -> str | None:
+    return "buckets end in the middle of one" if len(digest.buckets) % DIGEST_ENTRY_BYTES else None
+
+
+# What no single field can show.
+_CHECKS: Final[Mapping[_Class, Callable[[Any], str | None]]] = {
+    Push: _wrong_push,
+    Pull: _wrong_pull,
+    BodyData: _wrong_piece,
+    Digest: _wrong_digest,
+}
+
+# ---------------------------------------------------------------- bytes
+
+
+def encode_body(message: Message) -> bytes:
+    """Return the body of the frame that carries `message`; its size is for `frames` to check."""
+    cls = type(message)
+    return cbor2.dumps((cls.TYPE, _write_fields(_FIELDS[cls], message)))
+
+
+def decode_body(body: bytes) -> Message | None:
+    """Return the message in `body`; None if its type is unknown and may be passed over.
+
+    Raise `RemoteProtocolError` on anything else. The time is linear in the size, the memory too.
+    """
+    kind, fields = _split(_load(body, immutable=True))
+    cls = _CLASSES.get(kind)
+    if cls is None:
+        if kind >= MUST_UNDERSTAND_FROM:
+            raise RemoteProtocolError(f"a message of type {kind} must be understood, and is not")
+        return None
+    try:
+        message: Message = _read_fields(cls, _FIELDS[cls], fields)
+    except RemoteProtocolError as error:
+        raise RemoteProtocolError(f"{cls.__name__}: {error}") from None
+    check = _CHECKS.get(cls)
+    wrong = check(message) if check is not None else None
+    if wrong is not None:
+        raise RemoteProtocolError(f"{cls.__name__}: {wrong}")
+    return message
+
+
+def _split(items: Any) -> tuple[int, Any]:
+    if type(items) is not tuple or len(items) != 2 or type(items[0]) is not int or items[0] < 0:
+        raise RemoteProtocolError("the body is not a message")
+    return items
+
+
+def _refuse_tag(value: object, immutable: object) -> NoReturn:
+    raise ValueError("tags are not allowed")
+
+
+# Every tag that cbor2 has a decoder for; the others go to the tag hook.
+_TAGS: Final = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    25,
+    28,
+    29,
+    30,
+    35,
+    36,
+    37,
+    52,
+    54,
+    100,
+    256,
+    258,
+    260,
+    261,
+    1004,
+    43000,
+    55799,
+)
+_TAG_DECODERS: Final = dict.fromkeys(_TAGS, _refuse_tag)
+
+
+def _load(encoded: bytes, *, immutable: bool = False) -> Any:
+    """Return the one value in `encoded`, without tags, with containers that can be changed or not."""
+    stream = io.BytesIO(encoded)
+    decoder = cbor2.CBORDecoder(
+        stream,
+        tag_hook=_refuse_tag,
+        semantic_decoders=_TAG_DECODERS,
+        read_size=max(1, len(encoded)),
+        max_depth=DEPTH_MAX,
+        allow_indefinite=False,
+        allow_duplicate_keys=False,
+    )
+    try:
+        value = decoder.decode(immutable=immutable)
+    except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError) as error:
+        raise RemoteProtocolError(f"it is not CBOR as it must be: {error}"[:TEXT_CHARS_MAX]) from None
+    if stream.tell() != len(encoded):
+        raise RemoteProtocolError("there are bytes after its end")
+    return value
