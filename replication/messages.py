@@ -103,7 +103,8 @@ class MemberRecord:
     dialable: bool = True
     zone: str = ""
     software: str = ""
-    since_hlc: int = 0
+    since_hlc: int = 0  # when this boot began
+    accuser: bytes = b""  # SUSPECT: who could not reach it; each one is an independent confirmation
 
 
 @attrs.frozen
