@@ -542,6 +542,7 @@ _MEMBER: Final = _structure(
         7: ("zone", _NAME),
         8: ("software", _NAME),
         9: ("since_hlc", HLC),
+        10: ("accuser", octets(0, 16)),
     },
 )
 _MEMBERS: Final = several(_MEMBER, MEMBERS_MAX)
