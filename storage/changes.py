@@ -282,8 +282,16 @@ class Replica(Protocol):
         """Write a deletion of `place` with the least stamp above `stamp`, under the current origin."""
         ...
 
+    def replay(self, change: Change) -> None:
+        """Write the change's value anew, as a write of this moment under the current origin. In the tick."""
+        ...
+
     def feed(self) -> ChangeFeed:
         """Return the changes of this moment. Close it after use."""
+        ...
+
+    def body(self, origin: bytes, seq: int, place: bytes) -> bytes | None:
+        """Return the value that carries this dot now; None if it was superseded."""
         ...
 
     def needs_body(self, run: Run) -> list[Change]:
@@ -335,13 +343,14 @@ class Replica(Protocol):
     def digest(self, feed: ChangeFeed, now_ms: int) -> Iterator[Mapping[int, int] | None]:
         """Work out the buckets of everything durable in `feed`, slice by slice: None until the last, then the result.
 
-        A bucket number (0..65535) maps to the XOR of 128-bit hashes of (cell, dot, kind); zero ones are left out.
-        Counted are cells that no clock and no purge will change: no deletion, nothing with an expiry.
+        A bucket number (0..65535) maps to the XOR of 128-bit hashes of (place, kind, sub, stamp, content, metadata);
+        zero ones are left out. Counted are cells that no clock and no purge will change: no deletion, nothing with
+        an expiry.
         """
         ...
 
     def bucket(self, feed: ChangeFeed, numbers: Sequence[int], now_ms: int) -> list[Run]:
-        """Return the changes in these buckets, headers only (content None); walks the whole feed."""
+        """Return the changes in these buckets, with a 16-byte hash of content and metadata as their content."""
         ...
 
     def changes_at(self, places: Sequence[bytes]) -> list[Run]:

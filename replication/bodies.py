@@ -1,0 +1,187 @@
+"""Large values: fetched in pieces, named by the dot that wrote them.
+
+A value over `INLINE_BYTES_MAX` does not travel in its change. Whoever wants the change asks the peer that
+sent it for the body, piece by piece, some pieces ahead so that a long way does not slow it down. The dot
+is the body's name: nothing has to be hashed to write it, and a body can only be superseded, never change.
+A body that was superseded meanwhile is a miss; what superseded it comes by the next sync.
+
+Bounds: `bodies_max` bodies at a time, `body_bytes_max` bytes of them in memory, the rest waits in order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+
+from replication.core import Core, Link
+from replication.messages import BodyData, BodyGet, BodyMiss
+from storage.changes import Change, Run
+
+_PIECES_AHEAD: Final = 8
+# Pieces that a peer may ask of this node before it has taken the earlier ones.
+_BULK_BYTES_MAX: Final = 4 * 1024 * 1024
+
+Done = Callable[[Run | None], None]
+
+
+@attrs.define(eq=False)
+class _Fetch:
+    """One run whose bodies are fetched, one after the other."""
+
+    link: Link
+    run: Run
+    session: int
+    done: Done
+    waiting: list[Change]
+    size: int  # of all its bodies
+    found: dict[int, bytes] = attrs.field(factory=dict)  # by seq
+    buffer: bytearray = attrs.field(factory=bytearray)
+    asked: int = 0
+    progress_at: float = 0.0
+
+    @property
+    def change(self) -> Change:
+        return self.waiting[0]
+
+
+class Bodies:
+    """Fetches bodies for this node, and serves those of its own store."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._active: list[_Fetch] = []
+        self._queue: deque[_Fetch] = deque()
+        # Reads a body from the snapshot of a sync session: (link, session, origin, seq, place).
+        self.read_session: Callable[[Link, int, bytes, int, bytes], bytes | None] = _no_session
+
+    @property
+    def in_flight(self) -> int:
+        return sum(fetch.size for fetch in self._active)
+
+    def fetch(self, link: Link, run: Run, *, session: int, done: Done) -> None:
+        """Fetch what `run` lacks from `link`'s peer; call `done` with the whole run, or None, in a tick."""
+        waiting = self._core.replica.needs_body(run)
+        size = sum(change.content for change in waiting if isinstance(change.content, int))
+        self._queue.append(_Fetch(link, run, session, done, waiting, size))
+        self._start()
+
+    def on_link_down(self, link: Link) -> None:
+        """Give up what was to come over `link`."""
+        lost = [fetch for fetch in [*self._active, *self._queue] if fetch.link is link]
+        for fetch in lost:
+            self._end(fetch, None)
+
+    def cancel(self, link: Link, session: int) -> None:
+        """Forget the fetches of a sync session that has ended."""
+        for fetch in [*self._active, *self._queue]:
+            if fetch.link is link and fetch.session == session:
+                self._forget(fetch)
+
+    def on_data(self, link: Link, piece: BodyData) -> None:
+        """Take a piece in. Inside a tick."""
+        for fetch in self._active:
+            change = fetch.change
+            if fetch.link is link and fetch.run.origin == piece.origin and change.seq == piece.seq:
+                self._take(fetch, piece)
+                return
+
+    def _take(self, fetch: _Fetch, piece: BodyData) -> None:
+        if piece.offset != len(fetch.buffer) or piece.total != fetch.change.content:
+            self._end(fetch, None)  # out of order only if something is wrong
+            return
+        fetch.buffer += piece.data
+        fetch.progress_at = self._core.now
+        self._core.count("body_bytes_total", len(piece.data))
+        if len(fetch.buffer) < piece.total and piece.data:
+            self._ask(fetch)
+            return
+        fetch.found[fetch.change.seq] = bytes(fetch.buffer)
+        fetch.waiting.pop(0)
+        fetch.buffer, fetch.asked = bytearray(), 0
+        if fetch.waiting:
+            self._ask(fetch)
+        else:
+            self._end(fetch, _with_bodies(fetch.run, fetch.found))
+
+    def on_miss(self, link: Link, miss: BodyMiss) -> None:
+        """A body was superseded. Inside a tick."""
+        for fetch in self._active:
+            if fetch.link is link and fetch.run.origin == miss.origin and fetch.change.seq == miss.seq:
+                self._end(fetch, None)
+                return
+
+    def on_get(self, link: Link, get: BodyGet) -> None:
+        """Send a piece of a body of this store."""
+        if link.bulk_bytes > _BULK_BYTES_MAX:
+            link.drop("it asks for more pieces than it takes")
+            return
+        if get.session:
+            body = self.read_session(link, get.session, get.origin, get.seq, get.place)
+        else:
+            body = self._core.replica.body(get.origin, get.seq, get.place)
+        if body is None or get.offset >= len(body):
+            link.send(BodyMiss(get.origin, get.seq))
+            return
+        piece = body[get.offset : get.offset + self._core.options.body_piece_bytes]
+        link.send_bulk(BodyData(get.origin, get.seq, get.offset, len(body), piece))
+
+    def tick(self, now: float) -> float:
+        """Give up what makes no progress. The caller opens a tick of the store if `stalled` says so."""
+        for fetch in self.stalled(now):
+            self._end(fetch, None)
+        return now + self._core.options.sync_timeout / 4 if self._active else now + 60.0
+
+    def stalled(self, now: float) -> list[_Fetch]:
+        timeout = self._core.options.sync_timeout
+        return [fetch for fetch in self._active if now - fetch.progress_at > timeout]
+
+    def _start(self) -> None:
+        options = self._core.options
+        while self._queue and len(self._active) < options.bodies_max:
+            fetch = self._queue[0]
+            if self._active and self.in_flight + fetch.size > options.body_bytes_max:
+                return
+            self._queue.popleft()
+            self._active.append(fetch)
+            fetch.progress_at = self._core.now
+            if fetch.waiting:
+                self._ask(fetch)
+            else:
+                self._end(fetch, fetch.run)
+
+    def _ask(self, fetch: _Fetch) -> None:
+        """Ask for pieces until enough are on their way."""
+        change = fetch.change
+        assert isinstance(change.content, int)
+        piece = self._core.options.body_piece_bytes
+        limit = min(change.content, len(fetch.buffer) + _PIECES_AHEAD * piece)
+        while fetch.asked < limit:
+            get = BodyGet(fetch.run.origin, change.seq, change.place, fetch.asked, fetch.session)
+            fetch.link.send(get)
+            fetch.asked += piece
+
+    def _end(self, fetch: _Fetch, run: Run | None) -> None:
+        self._forget(fetch)
+        fetch.done(run)
+        self._start()
+
+    def _forget(self, fetch: _Fetch) -> None:
+        if fetch in self._active:
+            self._active.remove(fetch)
+        elif fetch in self._queue:
+            self._queue.remove(fetch)
+
+
+def _with_bodies(run: Run, found: dict[int, bytes]) -> Run:
+    changes = [
+        change._replace(content=found[change.seq]) if change.seq in found else change
+        for change in run.changes
+    ]
+    return run._replace(changes=changes)
+
+
+def _no_session(link: Link, session: int, origin: bytes, seq: int, place: bytes) -> bytes | None:
+    return None

@@ -1,0 +1,189 @@
+"""What the machines of one node share: who the node is, its links, its store, time and chance.
+
+Nothing here waits or sends. A machine puts messages into the queues of a `Link`; the driver (`node`)
+takes them out in the order that `Link.take` gives: control before data before bulk.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from random import Random
+from typing import Any, Final
+
+import attrs
+import structlog
+
+from replication.messages import Hello, Message
+from replication.options import Options
+from storage.changes import Replica
+
+
+@attrs.frozen
+class Identity:
+    """Who a node is: 16 bytes each, see `Hello`."""
+
+    cluster: bytes
+    node: bytes
+    boot: bytes
+
+
+def _nothing() -> None:
+    """Stand in for a callback that the driver sets."""
+
+
+# Control messages of one link that may wait; more means that the peer does not read.
+CONTROL_BYTES_MAX: Final = 8 * 1024 * 1024
+
+
+class Link:
+    """One authenticated connection with a peer, as the machines see it. Dies with its connection."""
+
+    def __init__(
+        self, peer: Hello, *, outgoing: bool, number: int, encode: Callable[[Message], bytes]
+    ) -> None:
+        self.peer = peer
+        self.node = peer.node
+        self.boot = peer.boot
+        self.outgoing = outgoing
+        self.number = number  # grows with each link of this node
+        self.wake: Callable[[], None] = _nothing
+        self.closing: str | None = None  # why it is to be closed once the queues are empty
+        self.dropped: str | None = None  # why it is to be closed at once
+        self.encode = encode
+        self._control: deque[bytes] = deque()
+        self._data: deque[bytes] = deque()
+        self._bulk: deque[bytes] = deque()
+        self.control_bytes = 0
+        self.data_bytes = 0
+        self.bulk_bytes = 0
+        self.sent_bytes = 0
+        self.received_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<Link {self.number} {'to' if self.outgoing else 'from'} {self.node.hex()[:8]}>"
+
+    @property
+    def is_open(self) -> bool:
+        return self.closing is None and self.dropped is None
+
+    def send(self, message: Message) -> None:
+        """Queue a control message."""
+        frame = self.encode(message)
+        self._control.append(frame)
+        self.control_bytes += len(frame)
+        if self.control_bytes > CONTROL_BYTES_MAX:
+            self.drop("it does not read")
+        self.wake()
+
+    def send_data(self, message: Message) -> int:
+        """Queue a data message; return its bytes. Whoever calls it bounds what waits (`data_bytes`)."""
+        frame = self.encode(message)
+        self.send_frame(frame)
+        return len(frame)
+
+    def send_frame(self, frame: bytes) -> None:
+        """Queue a frame of data that was encoded already, for several links at once."""
+        self._data.append(frame)
+        self.data_bytes += len(frame)
+        self.wake()
+
+    def send_bulk(self, message: Message) -> None:
+        """Queue a piece of a body."""
+        frame = self.encode(message)
+        self._bulk.append(frame)
+        self.bulk_bytes += len(frame)
+        self.wake()
+
+    def clear_data(self) -> None:
+        """Forget the data that waits."""
+        self._data.clear()
+        self.data_bytes = 0
+
+    def close(self, reason: str) -> None:
+        """Close the connection once everything queued is sent."""
+        if self.closing is None:
+            self.closing = reason
+            self.wake()
+
+    def drop(self, reason: str) -> None:
+        """Close the connection now."""
+        if self.dropped is None:
+            self.dropped = reason
+            self._control.clear()
+            self.clear_data()
+            self._bulk.clear()
+            self.wake()
+
+    def take(self, bytes_max: int) -> bytes:
+        """Return the next frames to be sent, about `bytes_max` of them at most; b"" if none waits."""
+        frames: list[bytes] = []
+        size = 0
+        while size < bytes_max:
+            frame = self._next()
+            if frame is None:
+                break
+            frames.append(frame)
+            size += len(frame)
+        self.sent_bytes += size
+        return b"".join(frames)
+
+    def _next(self) -> bytes | None:
+        if self._control:
+            frame = self._control.popleft()
+            self.control_bytes -= len(frame)
+            return frame
+        if self._data:
+            frame = self._data.popleft()
+            self.data_bytes -= len(frame)
+            return frame
+        if self._bulk:
+            frame = self._bulk.popleft()
+            self.bulk_bytes -= len(frame)
+            return frame
+        return None
+
+
+class Core:
+    """Shared by the machines of one node; made by `Replicator`."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        options: Options,
+        replica: Replica,
+        *,
+        rng: Random,
+        wall_ms: Callable[[], int],
+        entropy: Callable[[int], bytes],
+        software: str = "",
+    ) -> None:
+        self.identity = identity
+        self.options = options
+        self.replica = replica
+        self.rng = rng
+        self.wall_ms = wall_ms
+        self.entropy = entropy
+        self.software = software
+        self.links: dict[bytes, Link] = {}  # by the peer's node id, at most one each
+        self.log = structlog.get_logger().bind(node=identity.node.hex()[:8])
+        self.counters: dict[str, float] = {}
+        self.dial: Callable[[str, bytes | None], None] = _no_driver  # (address, node id if known)
+        self.make_durable: Callable[[Callable[[], None]], None] = _no_driver  # then call back, in a tick
+        self.rotate_soon: Callable[[str], None] = _no_driver  # why: fresh origins after this tick
+        self.claim_soon: Callable[[], None] = _no_driver  # make durable and tell all peers
+        self.on_data_cleared: Callable[[Link], None] = _no_driver  # its syncs have lost frames
+        self.now = 0.0  # of the input that is being handled
+
+    def count(self, name: str, amount: float = 1) -> None:
+        """Add to a counter of the metrics."""
+        self.counters[name] = self.counters.get(name, 0) + amount
+
+    def broadcast(self, message: Message) -> None:
+        """Send a control message on every link."""
+        for link in self.links.values():
+            link.send(message)
+
+
+def _no_driver(*args: Any) -> Any:
+    raise RuntimeError("no driver has been set")

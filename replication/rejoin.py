@@ -1,0 +1,222 @@
+"""Becoming a whole member: the first time, and again after too long a time away.
+
+    NEW ──────▶ JOINING ──full sync──▶ READY
+                                        │  a peer says that this node is below its purge floors
+                REJOINING ◀─────────────┘
+                    └──full sync, stale writes──▶ READY
+
+A node that is not ready neither pushes nor serves, and takes no writes of clients. The state is kept in the data
+directory, so a restart in the middle goes on.
+
+*Stale writes* are dots of this node's earlier origins that no member covers, found on the way back: they were
+made beside a history that has gone on without them, and marks of deletion that should have met them may be
+purged. `stale_writes` decides: written to a file and undone (the default), written anew, or undone.
+Undone means a deletion with the least stamp above the write's own, so that whoever has the old write drops
+exactly that and nothing newer.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from replication.core import Core, Link
+from replication.stability import former_origins
+from replication.vectors import Known, Vectors
+from storage.changes import Change, Kind, Stamp, VersionVector
+
+if TYPE_CHECKING:
+    from replication.roster import Roster
+    from replication.sync import Syncs
+
+_STATE: Final = "member_state"
+_CLUSTER: Final = "cluster_id"
+
+
+class Standing(enum.StrEnum):
+    """What this node is in its cluster."""
+
+    JOINING = "joining"
+    REJOINING = "rejoining"
+    READY = "ready"
+    LEAVING = "leaving"
+    REMOVED = "removed"
+
+
+class Rejoin:
+    """The standing of this node, and the way to `READY`."""
+
+    def __init__(self, core: Core, roster: Roster, vectors: Vectors, syncs: Syncs) -> None:
+        self._core = core
+        self._roster = roster
+        self._vectors = vectors
+        self._syncs = syncs
+        self.standing = Standing.READY
+        self.on_change: Callable[[Standing], None] = _ignore
+        # Keeps writes that are about to be undone: (stamp, change) each, oldest first.
+        self.dead_letter: Callable[[list[tuple[Stamp, Change]]], None] = _no_dead_letters
+        self._alone_since: float | None = None
+
+    def open(self, *, founds: bool) -> None:
+        """Find out what this node is. Inside a tick, before anything else; `founds`: nobody to join."""
+        replica = self._core.replica
+        stored = replica.get_local(_STATE)
+        cluster = replica.get_local(_CLUSTER)
+        if cluster is not None and cluster != self._core.identity.cluster:
+            raise WrongCluster(cluster.hex(), self._core.identity.cluster.hex())
+        if stored is not None:
+            self.standing = Standing(stored.decode())
+            return
+        if not founds and len(replica.vector()):
+            raise HasOwnData
+        self._set(Standing.READY if founds else Standing.JOINING)
+        replica.put_local(_CLUSTER, self._core.identity.cluster)
+        if founds:
+            self._roster.admit(self._core.identity.node, self._core.now)
+
+    def _set(self, standing: Standing) -> None:
+        self.standing = standing
+        self._core.replica.put_local(_STATE, standing.encode())
+
+    def begin(self) -> None:
+        """Apply the standing to the other machines, at the start and after each change."""
+        ready = self.standing in {Standing.READY, Standing.LEAVING}
+        self._vectors.ready = ready
+        self._syncs.may_serve = ready
+        if self.standing in {Standing.JOINING, Standing.REJOINING}:
+            self._syncs.want_full()
+        self.on_change(self.standing)
+
+    def enter(self, standing: Standing) -> None:
+        """Change the standing. Inside a tick."""
+        if standing == self.standing:
+            return
+        self._core.log.info("standing changes", before=str(self.standing), now=str(standing))
+        self._set(standing)
+        self.begin()
+
+    def on_need_full(self, link: Link) -> None:
+        """A peer has purged what this node lacks. Inside a tick."""
+        if self.standing == Standing.READY:
+            self._core.log.warning("this node was away too long: it syncs anew", peer=link.node.hex()[:8])
+            self._core.rotate_soon("this node comes back from the past")
+            self.enter(Standing.REJOINING)
+
+    def on_covered(self) -> None:
+        """A full sync has ended well. Inside its tick."""
+        if self.standing == Standing.REJOINING:
+            self._settle_stale(None)
+        if self.standing in {Standing.JOINING, Standing.REJOINING}:
+            self.enter(Standing.READY)
+
+    def on_peer_horizon(self, known: Known) -> None:
+        """Settle own unsent writes that are beneath a horizon just learned, before anything is pushed (9.4 c)."""
+        heard = all(
+            node in self._vectors.known for node in self._roster.members() if node != self._core.identity.node
+        )
+        if self.standing == Standing.READY and heard and known.horizon > self._core.replica.horizon():
+            self._settle_stale(known.horizon)
+
+    def tick(self, now: float) -> None:
+        """Found the cluster if all that this node was told to join are waiting, too, and it is the least. In a tick."""
+        if self.standing != Standing.JOINING or not self._may_found():
+            self._alone_since = None
+            return
+        if self._alone_since is None:
+            self._alone_since = now
+        elif now - self._alone_since > 2 * self._core.options.start_gate:
+            self._core.log.info("all wait for each other: this node founds the cluster")
+            self._syncs.walk = None
+            self._roster.admit(self._core.identity.node, now)
+            self.enter(Standing.READY)
+
+    def _may_found(self) -> bool:
+        """Tell whether every address to join was reached, none of them is ready, and this node is the least."""
+        links = list(self._core.links.values())
+        if len(self._core.replica.vector()) or len(links) < len(self._core.options.join) - 1 or not links:
+            return False
+        known = [self._vectors.known.get(link.node) for link in links]
+        return all(one is not None and not one.ready for one in known) and all(
+            link.peer.joining and self._core.identity.node < link.node for link in links
+        )
+
+    # --- stale writes
+
+    def _settle_stale(self, horizon: int | None) -> None:
+        """Treat own writes that no member covers, up to `horizon` or all, by the policy."""
+        stale = self._stale(horizon)
+        if not stale:
+            return
+        policy = self._core.options.stale_writes
+        self._core.log.warning("writes that nobody has seen are settled", count=len(stale), policy=policy)
+        self._core.count("stale_writes_total", len(stale))
+        if policy == "deadletter":
+            self.dead_letter(stale)
+        replica = self._core.replica
+        for stamp, change in stale:
+            replica.void(change.place, stamp)
+        if policy == "replay":
+            for _, change in stale:
+                replica.replay(change)
+
+    def _stale(self, horizon: int | None) -> list[tuple[Stamp, Change]]:
+        replica = self._core.replica
+        seen = VersionVector()
+        for known in self._vectors.known.values():
+            seen = seen.merged(known.vector)
+        own = {
+            origin: seen[origin]
+            for origin in former_origins(replica.own_origins(), [])
+            if seen[origin] < replica.vector()[origin]
+        }
+        if not own:
+            return []
+        feed = replica.feed()
+        try:
+            return [
+                (Stamp(change.hlc, run.origin, change.seq), change)
+                for run in feed.runs_after({**feed.vector(), **own})
+                if run.origin in own
+                for change in run.changes
+                if (horizon is None or change.hlc <= horizon) and _is_settled(change)
+            ]
+        finally:
+            feed.close()
+
+
+def _is_settled(change: Change) -> bool:
+    """Tell whether a stale change is undone: a value is.
+
+    A deletion or an expiry brings nothing back; undoing an expiry with a deletion would take the value with it,
+    which others may hold for good.
+    """
+    return change.kind == Kind.VALUE
+
+
+class WrongCluster(Exception):
+    """The data directory belongs to another cluster than the credential."""
+
+    def __init__(self, stored: str, wanted: str) -> None:
+        super().__init__(
+            f"the data belongs to cluster {stored}, the credential is for {wanted}; use that cluster's credential, "
+            "an empty data directory, or make it a new cluster's with `kvd cluster reseed`"
+        )
+
+
+class HasOwnData(Exception):
+    """A data directory that was never a member's cannot join with what it holds."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the data directory holds data that no member of the cluster knows; join with an empty one and import "
+            "the data afterwards, or start this node without --join and let the others join it"
+        )
+
+
+def _ignore(standing: Standing) -> None:
+    """Stand in for a callback that the replicator sets."""
+
+
+def _no_dead_letters(stale: list[tuple[Stamp, Change]]) -> None:
+    raise RuntimeError("nobody keeps dead letters")

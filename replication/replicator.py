@@ -1,0 +1,436 @@
+"""One node's whole peer logic, without a socket and without a clock of its own.
+
+    frames in ──▶ on_messages ──▶ membership, clock     liveness and time
+                                  dissemination         fresh writes
+                                  sync, bodies          catching up
+                                  vectors, stability    who covers what, what may be purged
+                                  rejoin, verification
+    messages out ◀── the queues of each `Link`
+
+The driver (`node`) calls `on_messages` inside a tick of the store and `after_commit` once that tick is on disk, or
+`after_failure` if it is not; what must not leave before the commit (relays, credits) is held until then.
+`tick` is called outside of one, when it asked for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from typing import Any, Final
+
+from replication import messages as m
+from replication.bodies import Bodies
+from replication.clock import ClockGate
+from replication.core import Core, Identity, Link
+from replication.dissemination import Dissemination
+from replication.membership import Membership
+from replication.options import Options
+from replication.rejoin import Rejoin, Standing
+from replication.roster import Roster
+from replication.stability import Stability
+from replication.sync import Syncs, is_below
+from replication.topology import Topology
+from replication.vectors import Known, Vectors
+from replication.verification import Verification
+from storage.changes import Kind, Lane, Replica
+
+# Kinds of changes that this version understands; others are carried.
+KINDS: Final = (Kind.VALUE, Kind.EXPIRY, Kind.FLOOR, Kind.NAMESPACE_FLOOR)
+
+
+class Replicator:
+    """The machines of one node, put together."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        options: Options,
+        replica: Replica,
+        *,
+        rng: Random,
+        wall_ms: Callable[[], int],
+        entropy: Callable[[int], bytes],
+        software: str = "",
+    ) -> None:
+        self.core = core = Core(
+            identity, options, replica, rng=rng, wall_ms=wall_ms, entropy=entropy, software=software
+        )
+        self._staged: list[Callable[[], None]] = []
+        self.clock = ClockGate(core)
+        self.roster = Roster(core)
+        self.membership = Membership(core, self.roster, self.clock)
+        self.topology = Topology(core, self.membership, self.roster)
+        self.bodies = Bodies(core)
+        self.dissemination = Dissemination(
+            core, self.clock, self.bodies, want_sync=self._want_sync, after_commit=self._staged.append
+        )
+        self.syncs = Syncs(core, self.clock, self.bodies, after_commit=self._staged.append)
+        self.vectors = Vectors(core, self.dissemination)
+        self.stability = Stability(core, self.roster, self.vectors)
+        self.rejoin = Rejoin(core, self.roster, self.vectors, self.syncs)
+        self.verification = Verification(core, after_commit=self._staged.append)
+        self._link_numbers = 0
+        self._last_tick = 0.0
+        self.on_publish: Callable[[m.Publish], None] = _ignore_publish
+        self._published = 0
+        self._heard: dict[tuple[bytes, bytes], int] = {}  # (node, boot) -> last message number
+        self._handlers: dict[type, Callable[[Link, Any], None]] = {
+            m.Members: self.membership.on_members,
+            m.Ping: self.membership.on_ping,
+            m.Pong: self.membership.on_pong,
+            m.PingRequest: self.membership.on_ping_request,
+            m.PingResult: self.membership.on_ping_result,
+            m.Bye: self._on_bye,
+            m.Vector: self.vectors.on_vector,
+            m.Sealed: self.vectors.on_sealed,
+            m.Push: self.dissemination.on_push,
+            m.Pull: self.dissemination.on_pull,
+            m.LinkMode: self.dissemination.on_link_mode,
+            m.SyncRequest: self.syncs.on_request,
+            m.SyncStart: self.syncs.on_start,
+            m.SyncBatch: self.syncs.on_batch,
+            m.SyncEnd: self.syncs.on_end,
+            m.SyncFail: self._on_sync_fail,
+            m.Credit: self.syncs.on_credit,
+            m.BodyGet: self.bodies.on_get,
+            m.BodyData: self.bodies.on_data,
+            m.BodyMiss: self.bodies.on_miss,
+            m.DigestRequest: self.verification.on_digest_request,
+            m.Digest: self.verification.on_digest,
+            m.BucketRequest: self.verification.on_bucket_request,
+            m.Bucket: self.verification.on_bucket,
+            m.CellsRequest: self.verification.on_cells_request,
+            m.Cells: self.verification.on_cells,
+            m.Publish: self._on_publish,
+        }
+        self._wire()
+
+    def _wire(self) -> None:
+        core = self.core
+        core.on_data_cleared = self.syncs.drop_serving
+        self.syncs.is_usable = self._is_usable
+        self.syncs.on_served = self.dissemination.caught_up
+        self.syncs.on_covered = self._on_covered
+        self.syncs.on_need_full = self.rejoin.on_need_full
+        self.vectors.on_known = self._on_known
+        self.vectors.on_rollback = self._on_rollback
+        self.vectors.is_current = self.membership.is_current
+        self.rejoin.on_change = self._on_standing
+
+    # --- the start
+
+    def open(self, now: float, *, founds: bool) -> None:
+        """Find out what this node is in its cluster. Inside a tick, before the first link.
+
+        Raise `WrongCluster` or `HasOwnData` if the data directory does not fit.
+        """
+        self.core.now = now
+        self.core.replica.set_purging(self.stability)
+        self.rejoin.open(founds=founds)
+        self.roster.changed()
+        if self.rejoin.standing == Standing.READY:
+            self.stability.close_origins()
+        self.rejoin.begin()
+
+    def hello(self, nonce: bytes) -> m.Hello:
+        """Return what this node says first on a new connection."""
+        core, options = self.core, self.core.options
+        return m.Hello(
+            version=m.PROTOCOL_VERSION,
+            cluster=core.identity.cluster,
+            node=core.identity.node,
+            boot=core.identity.boot,
+            nonce=nonce,
+            wall_ms=core.wall_ms(),
+            hlc=core.replica.hlc,
+            incarnation=self.membership.incarnation,
+            dialable=options.dialable,
+            addresses=options.addresses,
+            zone=options.zone,
+            software=core.software,
+            joining=self.rejoin.standing == Standing.JOINING,
+            kinds=KINDS,
+        )
+
+    # --- links
+
+    def admit(self, peer: m.Hello) -> m.Reject | None:
+        """Decide about an authenticated peer; None lets it in."""
+        if peer.node == self.core.identity.node:
+            return m.Reject(
+                m.Refusal.DUPLICATE_NODE, "this is the node itself, or a copy of its data directory"
+            )
+        if self.roster.is_removed(peer.node):
+            return m.Reject(
+                m.Refusal.REMOVED,
+                "this node was removed from the cluster; to come back it needs an empty data directory",
+            )
+        if self.rejoin.standing == Standing.REMOVED:
+            return m.Reject(m.Refusal.CLOSING, "this node was removed from the cluster")
+        return None
+
+    def on_rejected(self, reject: m.Reject, now: float) -> None:
+        """A peer refuses this node. Inside a tick."""
+        self.core.now = now
+        if reject.code == m.Refusal.REMOVED and self.rejoin.standing != Standing.REMOVED:
+            self.core.log.error("this node was removed from the cluster")
+            self.rejoin.enter(Standing.REMOVED)
+
+    def link_up(
+        self, peer: m.Hello, *, outgoing: bool, now: float, encode: Callable[[m.Message], bytes]
+    ) -> Link | None:
+        """Open a link with an authenticated and admitted peer; None if another one is the better. In a tick."""
+        core = self.core
+        core.now = now
+        self._link_numbers += 1
+        link = Link(peer, outgoing=outgoing, number=self._link_numbers, encode=encode)
+        existing = core.links.get(peer.node)
+        if existing is not None:
+            if existing.boot == peer.boot and self.topology.choose(existing, link) is existing:
+                return None
+            self.membership.on_replaced(existing, link)
+            existing.drop("replaced by a newer link")
+            self.link_down(existing, now)
+        core.links[peer.node] = link
+        if not self.roster.is_member(peer.node) and self.rejoin.standing == Standing.READY:
+            self.roster.admit(peer.node, now)
+            self.stability.reset()
+        if self.rejoin.standing == Standing.READY or not peer.joining:
+            core.replica.observe(self.clock.trusted_hlc(peer.hlc))
+        self.dissemination.on_link_up(link, eager=self.topology.is_partial)
+        self.membership.on_link_up(link, now)
+        self.topology.on_link_up(link, now)
+        self.clock.on_link_up(link, now)
+        self._staged.append(lambda: self.vectors.on_link_up(link))
+        return link
+
+    def link_down(self, link: Link, now: float) -> None:
+        """Forget a link, with all that was under way on it. Inside a tick."""
+        core = self.core
+        core.now = now
+        if core.links.get(link.node) is not link:
+            return
+        del core.links[link.node]
+        self.dissemination.on_link_down(link)
+        self.bodies.on_link_down(link)
+        self.syncs.on_link_down(link)
+        self.verification.on_link_down(link)
+        self.vectors.on_link_down(link)
+        self.membership.on_link_down(link, now)
+        self.topology.on_link_down(link, now)
+        self.clock.on_link_down(link, now)
+
+    def _is_usable(self, link: Link) -> bool:
+        """Tell whether a peer may serve this node: it is whole, and not from a past that was purged here."""
+        known = self.vectors.known.get(link.node)
+        return (
+            known is not None
+            and known.boot == link.boot
+            and known.ready
+            and not is_below(known.vector, self.core.replica.floors())
+        )
+
+    def _on_known(self, link: Link, known: Known) -> None:
+        """A peer has told its vector: see whether the two may push to each other, and who lacks what."""
+        if not known.is_complete:
+            return
+        replica = self.core.replica
+        self.rejoin.on_peer_horizon(known)
+        standing = self.rejoin.standing
+        whole = standing in {Standing.READY, Standing.LEAVING} and known.ready
+        ready = whole and self._is_usable(link) and not is_below(replica.vector(), known.floors)
+        flow = self.dissemination.flows.get(link.node)
+        was_ready = flow is not None and flow.ready
+        self.dissemination.set_ready(link, ready=ready)
+        if standing == Standing.READY and known.ready and is_below(replica.vector(), known.floors):
+            self.rejoin.on_need_full(link)
+        elif ready and not was_ready:
+            self.syncs.want(link)  # on connect
+        self._check_clone(known)
+
+    def _check_clone(self, known: Known) -> None:
+        """Rotate if a peer has more of this node's own writes than this node has made (R1.3 a)."""
+        replica = self.core.replica
+        for lane in (Lane.SMALL, Lane.BULK):
+            origin = replica.origin(lane)
+            if origin is not None and known.vector[origin] > replica.covered(origin):
+                self.core.rotate_soon("a peer has more of this node's own writes than this node")
+
+    def _on_rollback(self, node: bytes) -> None:
+        self.stability.reset()
+
+    def _want_sync(self, link: Link) -> None:
+        self.syncs.want(link)
+
+    def _on_covered(self, link: Link) -> None:
+        self.rejoin.on_covered()
+        replica = self.core.replica
+        for origin, seq in replica.vector().items():
+            if self.dissemination.touched.get(origin) is None and seq:
+                self.dissemination.advanced(origin)
+        self.dissemination.unpark_all()
+        self._staged.append(self._after_covered)
+
+    def _after_covered(self) -> None:
+        for origin in self.core.replica.vector():
+            self.dissemination.advanced(origin)
+        self.vectors.tell_all()
+        self._reconsider()
+
+    def _reconsider(self) -> None:
+        """Look again at what each peer may do: this node's own vector or standing has changed."""
+        for link in list(self.core.links.values()):
+            known = self.vectors.known.get(link.node)
+            if known is not None and known.boot == link.boot:
+                self._on_known(link, known)
+
+    def _on_standing(self, standing: Standing) -> None:
+        whole = standing in {Standing.READY, Standing.LEAVING}
+        self.stability.may_purge = whole
+        self.verification.enabled = whole
+        if standing == Standing.REMOVED:
+            for link in list(self.core.links.values()):
+                link.close("this node was removed from the cluster")
+        self._staged.append(self._reconsider)
+        self._staged.append(self.vectors.tell_all)
+
+    # --- messages
+
+    def on_messages(self, link: Link, messages: Sequence[m.Message], now: float) -> None:
+        """Handle what a peer has sent. Inside a tick; then `after_commit`, or `after_failure`."""
+        self.core.now = now
+        for message in messages:
+            if self.core.links.get(link.node) is not link or link.dropped is not None:
+                return
+            handler = self._handlers.get(type(message))
+            if handler is None:
+                link.drop(f"a message out of place: {type(message).__name__}")
+                return
+            handler(link, message)
+
+    def after_commit(self) -> None:
+        """Do what had to wait for the tick's commit."""
+        while self._staged:
+            staged, self._staged[:] = list(self._staged), []
+            for action in staged:
+                action()
+
+    def after_failure(self) -> None:
+        """The tick's commit has failed: nothing of it happened, so nothing of it leaves."""
+        self._staged.clear()
+        for link in list(self.core.links.values()):
+            link.drop("the store takes no writes")
+
+    def _on_bye(self, link: Link, message: m.Bye) -> None:
+        link.close("the peer leaves")
+
+    def _on_sync_fail(self, link: Link, failure: m.SyncFail) -> None:
+        if (link.number, failure.number) in self.syncs.serving and failure.number not in self.syncs.asking:
+            self.syncs.on_peer_failed(link, failure)
+        else:
+            self.syncs.on_fail(link, failure)
+
+    # --- local writes, and time
+
+    def committed(self, now: float) -> None:
+        """Take note that a tick of clients has been committed."""
+        self.dissemination.committed(now)
+
+    def cluster_changed(self) -> None:
+        """Take note that records of the cluster have changed, here or by a peer."""
+        self.roster.changed()
+
+    def tick(self, now: float) -> float:
+        """Do what is due in all machines, outside a tick of the store; return when to be called again."""
+        core = self.core
+        core.now = now
+        dues = (
+            self.clock.tick(now),
+            self.membership.tick(now),
+            self.topology.tick(now),
+            self.dissemination.tick(now),
+            self.syncs.tick(now),
+            self.vectors.tick(now),
+            self.stability.tick(now),
+            self.verification.tick(now),
+        )
+        return min(dues)
+
+    def needs_tick_of_store(self, now: float) -> bool:
+        """Tell whether `tick_in_store` has something to do: most of the time it has not."""
+        return bool(
+            self.dissemination.held
+            or self.bodies.stalled(now)
+            or self.rejoin.standing == Standing.JOINING
+            or self.roster.wants_tick(now)
+            or self.core.replica.bodyless()
+        )
+
+    def tick_in_store(self, now: float) -> None:
+        """Do what may write. Inside a tick of the store."""
+        self.core.now = now
+        self.dissemination.release_held()
+        self.bodies.tick(now)
+        self.rejoin.tick(now)
+        self.roster.tick(now)
+
+    # --- publishing
+
+    def publish(self, channel: bytes, payload: bytes, *, sharded: bool) -> None:
+        """Send a message to the subscribers of all linked nodes; best effort."""
+        self._published += 1
+        identity = self.core.identity
+        message = m.Publish(identity.node, identity.boot, self._published, channel, payload, sharded)
+        self._spread(message, None)
+
+    def _spread(self, message: m.Publish, source: Link | None) -> None:
+        frame: bytes | None = None
+        for flow in self.dissemination.flows.values():
+            link = flow.link
+            if (
+                link is source
+                or link.node == message.node
+                or link.data_bytes > self.core.options.queue_bytes_max
+            ):
+                continue
+            if frame is None:
+                frame = link.encode(message)
+            link.send_frame(frame)
+
+    def _on_publish(self, link: Link, message: m.Publish) -> None:
+        sender = (message.node, message.boot)
+        if message.number <= self._heard.get(sender, 0):
+            return
+        if sender not in self._heard and len(self._heard) > 4096:
+            self._heard.pop(next(iter(self._heard)))
+        self._heard[sender] = message.number
+        self.on_publish(message)
+        if self.topology.is_partial:
+            self._spread(message, link)
+
+    # --- questions
+
+    def covering(self, vector: Mapping[bytes, int]) -> int:
+        """Return how many other members claim to cover `vector`."""
+        members = self.roster.members()
+        return sum(node in members for node in self.vectors.covering(vector))
+
+    def is_covered_by_all(self, vector: Mapping[bytes, int]) -> bool:
+        """Tell whether every other member claims to cover `vector`."""
+        covering = self.vectors.covering(vector)
+        return all(node in covering for node in self.roster.members() if node != self.core.identity.node)
+
+    def refusal(self, now: float) -> str | None:
+        """Return why clients may not write now, as an error text; None if they may."""
+        standing = self.rejoin.standing
+        if standing in {Standing.JOINING, Standing.REJOINING}:
+            return "LOADING this node is joining the cluster and catches up"
+        if standing == Standing.REMOVED:
+            return "READONLY this node was removed from the cluster"
+        if self.membership.is_duplicate:
+            return "READONLY two nodes run with this node's id; stop the copy, then restart this node"
+        return self.clock.refusal(now, self.core.wall_ms())
+
+
+def _ignore_publish(message: m.Publish) -> None:
+    """Stand in for the daemon's subscribers."""

@@ -1,0 +1,144 @@
+"""When a mark of deletion may be forgotten: the two-phase epoch of garbage collection.
+
+    S = least of what every member claims      frozen together
+    C = greatest of what any member claims
+    wait until this node covers C
+    then what has a dot in S may be purged
+
+The waiting is not optional. "Everybody has the deletion" is not enough: this node may still lack an older
+write of the same key that all others have replaced, and would let it in once the mark is gone.
+
+A member counts until its removal is known to all that remain (9.5), whether it is reachable or not: time
+alone never excludes anybody. `blocked_by` names those for whom everything waits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from replication.core import Core
+from replication.vectors import CLOSED, Vectors
+from storage.changes import Lane, VersionVector
+
+if TYPE_CHECKING:
+    from replication.roster import Roster
+
+
+class Stability:
+    """Implements `storage.changes.Purging` for a node that has peers."""
+
+    def __init__(self, core: Core, roster: Roster, vectors: Vectors) -> None:
+        self._core = core
+        self._roster = roster
+        self._vectors = vectors
+        self._frozen: tuple[VersionVector, VersionVector, tuple[bytes, ...]] | None = None
+        self._purgeable = VersionVector()
+        self._purgeable_for: tuple[bytes, ...] = ()
+        self._next = 0.0
+        self._frozen_at = 0.0
+        self.may_purge = False  # not before this node is a whole member
+        self.blocked_by: list[bytes] = []
+
+    @property
+    def alone(self) -> bool:
+        """Tell whether there is no other member, and nobody is about to become one."""
+        return self.may_purge and self._roster.members() == [self._core.identity.node]
+
+    def covers(self, origin: bytes, seq: int) -> bool:
+        return self.alone or (self.may_purge and seq <= self._purgeable[origin])
+
+    def reset(self) -> None:
+        """Forget what was found: a member came back with less than it had, or one has joined."""
+        self._frozen = None
+        self._purgeable = VersionVector()
+
+    def stable(self) -> VersionVector:
+        """Return what all members claim at this moment; nothing if one has said nothing yet."""
+        vectors = self._claims()
+        if vectors is None:
+            return VersionVector()
+        least = vectors[0]
+        for vector in vectors[1:]:
+            least = least.common(vector)
+        return least
+
+    def _claims(self) -> list[VersionVector] | None:
+        """Return every member's claim, this node's own first; None if one is missing."""
+        claims = [self._core.replica.durable()]
+        self.blocked_by = []
+        for node in self._roster.members():
+            if node == self._core.identity.node:
+                continue
+            known = self._vectors.known.get(node)
+            if known is None or not known.is_complete or not known.ready:
+                self.blocked_by.append(node)
+            else:
+                claims.append(known.vector)
+        return None if self.blocked_by else claims
+
+    def tick(self, now: float) -> float:
+        """Go on with the epoch, or begin the next."""
+        if now < self._next:
+            return self._next
+        self._next = now + self._core.options.purge_interval
+        if not self.may_purge:
+            return self._next
+        members = tuple(self._roster.members())
+        if members != self._purgeable_for:
+            self.reset()
+            self._purgeable_for = members
+        if self._frozen is not None and self._frozen[2] == members:
+            self._end_epoch(now)
+        if self._frozen is None:
+            self._begin_epoch(now, members)
+            self._end_epoch(now)
+        return self._next
+
+    def _begin_epoch(self, now: float, members: tuple[bytes, ...]) -> None:
+        claims = self._claims()
+        if claims is None:
+            return
+        least = greatest = claims[0]
+        for claim in claims[1:]:
+            least, greatest = least.common(claim), greatest.merged(claim)
+        self._frozen = (least, greatest, members)
+        self._frozen_at = now
+
+    def _end_epoch(self, now: float) -> None:
+        if self._frozen is None:
+            return
+        least, greatest, _ = self._frozen
+        if self._core.replica.vector().covers(greatest):
+            self._purgeable = self._purgeable.merged(least)
+            self._frozen = None
+            self._core.counters["gc_epoch_seconds"] = now - self._frozen_at
+            self._seal(least)
+
+    # --- sealing
+
+    def close_origins(self) -> None:
+        """Say of each earlier origin of this node that it writes no more. Inside a tick."""
+        replica = self._core.replica
+        for origin in former_origins(replica.own_origins(), self._current_origins()):
+            if replica.get_system(CLOSED + origin) is None and replica.vector()[origin]:
+                replica.put_system(CLOSED + origin, self._core.identity.node)
+
+    def _current_origins(self) -> list[bytes]:
+        found = [self._core.replica.origin(lane) for lane in (Lane.SMALL, Lane.BULK)]
+        return [origin for origin in found if origin is not None]
+
+    def _seal(self, stable: VersionVector) -> None:
+        """Seal the closed origins whose closing is stable and whose end every member has."""
+        claims = self._claims()
+        if claims is None:
+            return
+        for name, _, stamp in self._core.replica.list_system(CLOSED):
+            origin = name[len(CLOSED) :]
+            seq = claims[0][origin]
+            if seq and stamp.seq <= stable[stamp.origin] and all(claim[origin] == seq for claim in claims):
+                self._vectors.sealed[origin] = seq
+
+
+def former_origins(own: dict[bytes, int], current: list[bytes]) -> list[bytes]:
+    """Return the origins of earlier runs among a node's own."""
+    return [origin for origin in own if origin not in current]

@@ -1,0 +1,563 @@
+"""Catching up: one node asks, another sends what it lacks, and only the end of it grants coverage.
+
+    asker                               server
+    SyncRequest(vector, floors) ──────▶ snapshot; make it durable
+                 ◀────────────────────  SyncStart(vector of the snapshot)
+                 ◀────────────────────  SyncBatch …           (while there is credit)
+    merge, commit, Credit ────────────▶
+                 ◀────────────────────  SyncEnd(vector, floors, horizon, count)
+    cover: vector and floors at once
+
+A batch is merged by stamps and covers nothing, so a session may break anywhere and has only saved the
+next one work. Coverage at the start, or origin by origin, would claim what is still to come: what replaced
+a change may lie under another origin, later in the session (R5.2).
+
+The server sends what its snapshot holds beyond the asker's vector, also dots that its own vector does not
+cover yet: they may have replaced what it claims.
+
+A *full* sync walks the whole key space instead, for a node that holds nothing, or too little to be told the
+difference (below the purge floors). It goes on at another server where it broke; then the vector granted
+is the least of those at the starts, and the floors the greatest. At its end the asker drops what it
+holds of the walked range, though its server, which covers that dot, did not list it: that was superseded,
+and the evidence has been purged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from replication.core import Core, Link
+from replication.dissemination import is_bodied, run_bytes
+from replication.messages import (
+    Credit,
+    SyncBatch,
+    SyncEnd,
+    SyncFail,
+    SyncFailure,
+    SyncRequest,
+    SyncStart,
+)
+from storage.changes import END_OF_PLACES, Change, ChangeFeed, Run, VersionVector
+
+if TYPE_CHECKING:
+    from replication.bodies import Bodies
+    from replication.clock import ClockGate
+
+# What a server puts into one link's queue in one turn.
+_BATCHES_A_TURN: Final = 2
+_RETRY_SECONDS: Final = 0.5
+
+
+@attrs.define
+class Walk:
+    """How far a full sync has come, over all servers that it used."""
+
+    cursor: bytes = b""
+    vector: VersionVector | None = None  # the least of the starts
+    floors: VersionVector = attrs.field(factory=VersionVector)
+    horizon: int = 0
+    unlisted: list[Run] = attrs.field(factory=list)
+    changes: int = 0
+    bytes: int = 0
+    total: int = 0
+    started_at: float = 0.0
+
+    @property
+    def fraction(self) -> float:
+        """Return the share of the key space that was walked, from 0 to 1, by its first eight differing bytes."""
+        if self.cursor >= END_OF_PLACES:
+            return 1.0
+        if self.total:
+            return min(self.changes / self.total, 0.999)
+        return int.from_bytes(self.cursor[16:24].ljust(8, b"\0"), "big") / 2**64
+
+
+@attrs.define(eq=False)
+class _Asking:
+    """A session in which this node is the asker."""
+
+    link: Link
+    number: int
+    full: bool
+    progress_at: float
+    server: SyncStart | None = None
+    count: int = 0
+    bodies: int = 0  # runs whose bodies are fetched
+    end: SyncEnd | None = None
+    bytes: int = 0
+
+
+@attrs.define(eq=False)
+class _Serving:
+    """A session in which this node is the server."""
+
+    link: Link
+    number: int
+    full: bool
+    feed: ChangeFeed
+    batches: Iterator[SyncBatch]
+    credit: int
+    progress_at: float
+    started: bool = False
+    count: int = 0
+    ended_at: float | None = None  # everything is sent; the snapshot stays a while for bodies
+
+
+class Syncs:
+    """All sync sessions of one node."""
+
+    def __init__(
+        self,
+        core: Core,
+        clock: ClockGate,
+        bodies: Bodies,
+        *,
+        after_commit: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._core = core
+        self._clock = clock
+        self._bodies = bodies
+        self._after_commit = after_commit
+        self._numbers = 0
+        self.asking: dict[int, _Asking] = {}
+        self.serving: dict[tuple[int, int], _Serving] = {}  # (link number, session number)
+        self.walk: Walk | None = None  # a full sync is under way or to be gone on with
+        self._wanted: dict[int, Link] = {}  # by link number: to be asked as soon as there is room
+        self._not_before: dict[bytes, float] = {}  # by peer: it was busy
+        self._next_random = 0.0
+        self.may_serve = True  # False while this node itself is joining or rejoining
+        self.is_usable: Callable[[Link], bool] = lambda link: True  # whether a peer may serve this node
+        self.on_covered: Callable[[Link], None] = _ignore  # a session has ended well, in the tick
+        self.on_served: Callable[[Link], None] = _ignore  # a peer has got all
+        self.on_need_full: Callable[[Link], None] = _ignore
+        self.on_held: Callable[[Link], None] = _ignore
+        bodies.read_session = self._read_body
+
+    # --- asking
+
+    def want(self, link: Link) -> None:
+        """Sync from this link's peer soon."""
+        self._wanted[link.number] = link
+
+    def want_full(self) -> None:
+        """Start a full sync, or go on with the one that broke, at whichever peer is usable."""
+        if self.walk is None:
+            self.walk = Walk(started_at=self._core.now)
+            self._core.log.info("full sync wanted")
+
+    def is_asking(self, link: Link) -> bool:
+        return any(session.link is link for session in self.asking.values())
+
+    def _start_wanted(self, now: float) -> None:
+        if self.walk is not None:
+            self._start_full(now)
+            return
+        for number, link in list(self._wanted.items()):
+            if len(self.asking) >= self._core.options.sync_asking_max:
+                return
+            if not link.is_open or self._core.links.get(link.node) is not link:
+                del self._wanted[number]
+            elif (
+                not self.is_asking(link)
+                and self.is_usable(link)
+                and now >= self._not_before.get(link.node, 0)
+            ):
+                del self._wanted[number]
+                self._ask(link, full=False, cursor=b"")
+
+    def _start_full(self, now: float) -> None:
+        assert self.walk is not None
+        if any(session.full for session in self.asking.values()):
+            return
+        usable = [
+            link
+            for link in self._core.links.values()
+            if link.is_open and self.is_usable(link) and now >= self._not_before.get(link.node, 0)
+        ]
+        if usable:
+            self._ask(self._core.rng.choice(usable), full=True, cursor=self.walk.cursor)
+
+    def _ask(self, link: Link, *, full: bool, cursor: bytes) -> None:
+        self._numbers += 1
+        self.asking[self._numbers] = _Asking(link, self._numbers, full, self._core.now)
+        replica = self._core.replica
+        self._core.count("sync_started_total")
+        link.send(
+            SyncRequest(
+                self._numbers,
+                full,
+                replica.vector(),
+                replica.floors(),
+                replica.horizon(),
+                cursor,
+                self._core.options.sync_credit_bytes,
+            )
+        )
+
+    def on_start(self, link: Link, start: SyncStart) -> None:
+        session = self._asked(link, start.number)
+        if session is None:
+            return
+        session.server = start
+        session.progress_at = self._core.now
+        walk = self.walk
+        if session.full and walk is not None:
+            vector = VersionVector(start.vector)
+            walk.vector = vector if walk.vector is None else walk.vector.common(vector)
+            walk.floors = walk.floors.merged(start.floors)
+            walk.horizon = max(walk.horizon, start.horizon)
+            walk.total = max(walk.total, start.total)
+
+    def on_batch(self, link: Link, batch: SyncBatch) -> None:
+        """Merge a batch. Inside a tick."""
+        session = self._asked(link, batch.number)
+        if session is None:
+            return
+        if session.server is None:
+            link.drop("a sync without a start")
+            return
+        session.progress_at = self._core.now
+        if self._is_held(batch):
+            self._fail(session, SyncFailure.HELD)
+            self.on_held(link)
+            return
+        if session.full and not self._note_walked(session, batch):
+            return
+        size = 0
+        for run in batch.runs:
+            session.count += len(run.changes)
+            size += run_bytes(run)
+            self._merge(session, run)
+        session.bytes += size
+        self._core.count("sync_bytes", size)
+        if session.full and self.walk is not None:
+            self.walk.changes += sum(len(run.changes) for run in batch.runs)
+            self.walk.bytes += size
+        number = session.number
+        self._after_commit(lambda: self._give_credit(link, number, size))
+
+    def _give_credit(self, link: Link, number: int, size: int) -> None:
+        if number in self.asking:
+            link.send(Credit(number, size))
+
+    def _is_held(self, batch: SyncBatch) -> bool:
+        wall_ms = self._core.wall_ms()
+        latest = max((change.hlc for run in batch.runs for change in run.changes), default=0)
+        return self._clock.held_seconds(latest, wall_ms) > 0
+
+    def _merge(self, session: _Asking, run: Run) -> None:
+        """Merge a run; large values one by one, when their bodies are there."""
+        for part in _cut_at_bodies(run):
+            if self._core.replica.needs_body(part):
+                session.bodies += 1
+                self._bodies.fetch(
+                    session.link,
+                    part,
+                    session=session.number,
+                    done=lambda whole: self._fetched(session, whole),
+                )
+            else:
+                self._core.replica.merge(part)
+                self._clock.observe_run(part)
+
+    def _fetched(self, session: _Asking, run: Run | None) -> None:
+        """Take a large value in. Inside a tick."""
+        if self.asking.get(session.number) is not session:
+            return
+        session.bodies -= 1
+        session.progress_at = self._core.now
+        if run is None:
+            self._fail(session, SyncFailure.IO)
+            return
+        self._core.replica.merge(run)
+        self._clock.observe_run(run)
+        if session.end is not None:
+            self._finish(session)
+
+    def _note_walked(self, session: _Asking, batch: SyncBatch) -> bool:
+        """Note what this node has in the walked slice and its server has not; False if the slice is out of place."""
+        walk = self.walk
+        assert session.server is not None
+        if walk is None or batch.start != walk.cursor or batch.cursor < batch.start:
+            self._fail(session, SyncFailure.CANCEL)
+            return False
+        vector = session.server.vector
+        for run in self._core.replica.unlisted(batch.start, batch.cursor, batch.runs):
+            known = [change for change in run.changes if change.seq <= vector.get(run.origin, 0)]
+            if known:
+                walk.unlisted.append(run._replace(changes=known))
+        walk.cursor = batch.cursor
+        return True
+
+    def on_end(self, link: Link, end: SyncEnd) -> None:
+        """Grant what the session has brought. Inside a tick."""
+        session = self._asked(link, end.number)
+        if session is None:
+            return
+        if session.server is None or end.count != session.count:
+            self._fail(session, SyncFailure.IO)
+            return
+        session.end = end
+        session.progress_at = self._core.now
+        self._finish(session)
+
+    def _finish(self, session: _Asking) -> None:
+        if session.bodies or session.end is None:
+            return
+        end = session.end
+        replica = self._core.replica
+        if session.full:
+            walk = self.walk
+            if walk is None or walk.vector is None or walk.cursor < END_OF_PLACES:
+                self._fail(session, SyncFailure.CANCEL)
+                return
+            self._drop_unlisted(walk)
+            replica.cover(walk.vector, walk.floors, walk.horizon)
+            self.walk = None
+        else:
+            replica.cover(end.vector, end.floors, end.horizon)
+        del self.asking[session.number]
+        self._core.count("sync_ended_total")
+        if session.count:
+            self._core.log.info(
+                "synced",
+                peer=session.link.node.hex()[:8],
+                full=session.full,
+                changes=session.count,
+                bytes=session.bytes,
+            )
+        self.on_covered(session.link)
+
+    def _drop_unlisted(self, walk: Walk) -> None:
+        """Remove what the walk has shown to be superseded, of what the granted vector covers."""
+        assert walk.vector is not None
+        for run in walk.unlisted:
+            known = [change for change in run.changes if change.seq <= walk.vector[run.origin]]
+            if known:
+                self._core.replica.drop([run._replace(changes=known)])
+
+    def on_fail(self, link: Link, failure: SyncFail) -> None:
+        """Take note that a session has failed, or that a PULL could not be answered."""
+        if failure.number == 0:
+            self.want(link)
+            return
+        session = self.asking.get(failure.number)
+        if session is None or session.link is not link:
+            return
+        self._end_asking(session, failure.code)
+        wait = failure.retry_ms / 1000 or _RETRY_SECONDS
+        self._not_before[link.node] = self._core.now + wait
+        if failure.code == SyncFailure.NEED_FULL:
+            self.on_need_full(link)
+        elif not session.full:
+            self.want(link)
+
+    def _asked(self, link: Link, number: int) -> _Asking | None:
+        session = self.asking.get(number)
+        return session if session is not None and session.link is link else None
+
+    def _fail(self, session: _Asking, code: SyncFailure) -> None:
+        """Give a session up; what was merged stays, nothing is granted."""
+        session.link.send(SyncFail(session.number, code))
+        self._not_before[session.link.node] = self._core.now + _RETRY_SECONDS
+        self._end_asking(session, code)
+        if not session.full:
+            self.want(session.link)
+
+    def _end_asking(self, session: _Asking, code: int) -> None:
+        self.asking.pop(session.number, None)
+        self._bodies.cancel(session.link, session.number)
+        self._core.count("sync_failed_total")
+        self._core.log.debug("sync failed", peer=session.link.node.hex()[:8], code=code, full=session.full)
+
+    # --- serving
+
+    def on_request(self, link: Link, request: SyncRequest) -> None:
+        """Open a session for a peer: take the snapshot, make it durable, then send."""
+        key = (link.number, request.number)
+        busy = sum(session.ended_at is None for session in self.serving.values())
+        if not self.may_serve or busy >= self._core.options.sync_serving_max or key in self.serving:
+            link.send(SyncFail(request.number, SyncFailure.BUSY, retry_ms=500))
+            return
+        feed = self._core.replica.feed()
+        if not request.full and is_below(request.vector, feed.floors()):
+            feed.close()
+            link.send(SyncFail(request.number, SyncFailure.NEED_FULL))
+            return
+        batches = (
+            _full_batches(feed, request, self._core.options.sync_batch_bytes)
+            if request.full
+            else _incremental_batches(feed, request, self._core.options.sync_batch_bytes)
+        )
+        credit = min(request.credit, 4 * self._core.options.sync_credit_bytes)
+        self.serving[key] = _Serving(
+            link, request.number, request.full, feed, batches, credit, self._core.now
+        )
+        self._core.make_durable(lambda: self._open(key))
+
+    def _open(self, key: tuple[int, int]) -> None:
+        session = self.serving.get(key)
+        if session is None:
+            return
+        feed = session.feed
+        session.started = True
+        session.progress_at = self._core.now
+        session.link.send_data(SyncStart(session.number, feed.vector(), feed.floors(), feed.horizon(), 0))
+        self._pump(key, session)
+
+    def on_credit(self, link: Link, credit: Credit) -> None:
+        session = self.serving.get((link.number, credit.number))
+        if session is not None:
+            session.credit = min(session.credit + credit.bytes, 4 * self._core.options.sync_credit_bytes)
+            session.progress_at = self._core.now
+            if session.started:
+                self._pump((link.number, credit.number), session)
+
+    def on_peer_failed(self, link: Link, failure: SyncFail) -> None:
+        """The asker has given a session up."""
+        self._close_serving((link.number, failure.number))
+
+    def _pump(self, key: tuple[int, int], session: _Serving) -> None:
+        """Send while there is credit, a few batches a turn."""
+        if session.ended_at is not None:
+            return
+        for _ in range(_BATCHES_A_TURN):
+            if session.credit <= 0:
+                return
+            batch = next(session.batches, None)
+            if batch is None:
+                self._send_end(session)
+                return
+            session.count += sum(len(run.changes) for run in batch.runs)
+            session.credit -= max(session.link.send_data(batch), sum(run_bytes(run) for run in batch.runs))
+
+    def _send_end(self, session: _Serving) -> None:
+        feed = session.feed
+        session.link.send_data(
+            SyncEnd(session.number, feed.vector(), feed.floors(), feed.horizon(), session.count)
+        )
+        session.ended_at = self._core.now
+        self.on_served(session.link)
+
+    def _read_body(self, link: Link, number: int, origin: bytes, seq: int, place: bytes) -> bytes | None:
+        session = self.serving.get((link.number, number))
+        if session is None:
+            return None
+        session.progress_at = self._core.now
+        return session.feed.body(origin, seq, place)
+
+    def _close_serving(self, key: tuple[int, int]) -> None:
+        session = self.serving.pop(key, None)
+        if session is not None:
+            session.feed.close()
+
+    # --- links and time
+
+    def on_link_down(self, link: Link) -> None:
+        """Forget the sessions of a link. Merged changes stay."""
+        self._wanted.pop(link.number, None)
+        for session in list(self.asking.values()):
+            if session.link is link:
+                self._end_asking(session, SyncFailure.IO)
+        self.drop_serving(link)
+
+    def drop_serving(self, link: Link) -> None:
+        """End what is served on a link: frames of it were lost. Its peer finds out by the count, or by time."""
+        for key in [key for key, session in self.serving.items() if session.link is link]:
+            session = self.serving[key]
+            link.send(SyncFail(session.number, SyncFailure.CANCEL, retry_ms=500))
+            self._close_serving(key)
+
+    def close(self) -> None:
+        """Give back all snapshots."""
+        for key in list(self.serving):
+            self._close_serving(key)
+
+    def tick(self, now: float) -> float:
+        """Do what is due; return when to be called again."""
+        self._start_random(now)
+        self._start_wanted(now)
+        timeout = self._core.options.sync_timeout
+        for session in list(self.asking.values()):
+            if now - session.progress_at > timeout:
+                self._fail(session, SyncFailure.CANCEL)
+        due = now + 1.0 if not (self._wanted or self.walk) else now + 0.1
+        for key, serving in list(self.serving.items()):
+            if now - serving.progress_at > timeout:
+                self._close_serving(key)
+            elif serving.started and serving.ended_at is None and serving.credit > 0:
+                self._pump(key, serving)
+                due = now
+        return due
+
+    def _start_random(self, now: float) -> None:
+        """Sync with a random peer now and then, whatever the vectors say."""
+        if now < self._next_random:
+            return
+        interval = self._core.options.sync_interval
+        first = self._next_random == 0.0
+        self._next_random = now + interval * self._core.rng.uniform(2 / 3, 4 / 3)
+        links = [link for link in self._core.links.values() if link.is_open]
+        if links and not first and self.walk is None:
+            self.want(self._core.rng.choice(links))
+
+
+def is_below(vector: Mapping[bytes, int], floors: Mapping[bytes, int]) -> bool:
+    """Tell whether whoever has `vector` lacks something that was purged under `floors`."""
+    return any(vector.get(origin, 0) < seq for origin, seq in floors.items())
+
+
+def _incremental_batches(feed: ChangeFeed, request: SyncRequest, bytes_max: int) -> Iterator[SyncBatch]:
+    runs: list[Run] = []
+    size = 0
+    for run in feed.runs_after(request.vector):
+        more = run_bytes(run)
+        if runs and size + more > bytes_max:
+            yield SyncBatch(request.number, tuple(runs))
+            runs, size = [], 0
+        runs.append(run)
+        size += more
+    if runs:
+        yield SyncBatch(request.number, tuple(runs))
+
+
+def _full_batches(feed: ChangeFeed, request: SyncRequest, bytes_max: int) -> Iterator[SyncBatch]:
+    start = request.cursor
+    runs: list[Run] = []
+    size = 0
+    following = start
+    for following, slice_runs in feed.runs_by_place(start):
+        runs.extend(slice_runs)
+        size += sum(run_bytes(run) for run in slice_runs)
+        if size >= bytes_max // 2:
+            yield SyncBatch(request.number, tuple(runs), following, start)
+            runs, size, start = [], 0, following
+    if start < END_OF_PLACES:
+        yield SyncBatch(request.number, tuple(runs), END_OF_PLACES, start)
+
+
+def _cut_at_bodies(run: Run) -> list[Run]:
+    """Cut a run so that each large value is alone: what is merged without coverage may be cut anywhere."""
+    if not any(is_bodied(change) for change in run.changes):
+        return [run]
+    parts: list[list[Change]] = [[]]
+    for change in run.changes:
+        if is_bodied(change):
+            parts.extend([[change], []])
+        else:
+            parts[-1].append(change)
+    found: list[Run] = []
+    after = run.after
+    for part in parts:
+        if part:
+            upto = part[-1].seq if run.upto else 0
+            found.append(Run(run.origin, after, upto, part))
+            after = upto
+    return found
+
+
+def _ignore(link: Link) -> None:
+    """Stand in for a callback that the replicator sets."""

@@ -1,0 +1,319 @@
+"""What members claim to cover: telling one's own vector, and remembering everybody's.
+
+A vector is a claim: it only ever states what a power cut cannot take any more (R5.3). Beside it goes `have`,
+what is applied but perhaps not yet safe; it claims nothing and lets a peer see what it lacks a second earlier.
+A link begins with everything, then carries what has changed, every 200 ms at most and only if something
+has. In a partial view the vectors of members that are not linked are passed on now and then.
+
+Origins that will never write again and that every member covers to the same end are *sealed* (R1.5): a full
+vector gives their number and the XOR of their hashes instead of listing them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from replication.core import Core, Link
+from replication.messages import Sealed, Vector
+from storage.changes import VersionVector
+
+if TYPE_CHECKING:
+    from replication.dissemination import Dissemination
+
+CLOSED: Final = b"closed:"  # + origin: the name of the record that says that it writes no more
+
+
+@attrs.define(eq=False)
+class Known:
+    """What one member has claimed last."""
+
+    node: bytes
+    boot: bytes
+    number: int
+    vector: VersionVector
+    floors: VersionVector
+    horizon: int
+    ready: bool
+    head_hlc: int = 0
+    at: float = 0.0
+    is_complete: bool = True  # False: its sealed origins are still to come
+
+
+@attrs.define(eq=False)
+class _Sent:
+    """What a link's peer has been told."""
+
+    link: Link
+    durable_number: int = 0
+    have_number: int = 0
+    floors: VersionVector = attrs.field(factory=VersionVector)
+    horizon: int = 0
+    ready: bool = False
+    relayed: dict[bytes, tuple[bytes, int]] = attrs.field(factory=dict)  # node -> (boot, number)
+
+
+class Vectors:
+    """Tells this node's vector to its peers, and keeps those of all members."""
+
+    def __init__(self, core: Core, dissemination: Dissemination) -> None:
+        self._core = core
+        self._dissemination = dissemination
+        self.known: dict[bytes, Known] = {}
+        self._sent: dict[bytes, _Sent] = {}
+        self._number = 0
+        self._durable = core.replica.durable()
+        self._durable_changes: OrderedDict[bytes, int] = OrderedDict()
+        self._durable_number = 1
+        self._next = 0.0
+        self._next_relay = 0.0
+        self._peer_sealed: dict[bytes, Mapping[bytes, int]] = {}
+        self.sealed: dict[bytes, int] = {}
+        self.ready = False  # whether this node may push and serve
+        self.relays_vectors = False  # in a partial view
+        self.on_known: Callable[[Link, Known], None] = _ignore  # a peer's own vector has come
+        self.is_current: Callable[[bytes, bytes], bool] = _is_any  # whether a member's boot is its latest
+        self.on_rollback: Callable[[bytes], None] = _ignore_rollback
+        self.on_claims: Callable[[], None] = _ignore_claims  # some member's vector has grown
+
+    # --- telling
+
+    def on_link_up(self, link: Link) -> None:
+        """Tell a new peer everything."""
+        self._notice_durable()
+        sent = _Sent(link, self._durable_number, self._dissemination.advances)
+        self._sent[link.node] = sent
+        self._send(
+            sent,
+            self._open_entries(self._durable),
+            self._open_entries(self._core.replica.vector()),
+            full=True,
+        )
+
+    def on_link_down(self, link: Link) -> None:
+        sent = self._sent.get(link.node)
+        if sent is not None and sent.link is link:
+            del self._sent[link.node]
+
+    def _open_entries(self, vector: VersionVector) -> dict[bytes, int]:
+        return {origin: seq for origin, seq in vector.items() if self.sealed.get(origin) != seq}
+
+    def _send(
+        self, sent: _Sent, vector: Mapping[bytes, int], have: Mapping[bytes, int], *, full: bool
+    ) -> None:
+        replica = self._core.replica
+        identity = self._core.identity
+        floors = replica.floors()
+        changed = {origin: seq for origin, seq in floors.items() if full or sent.floors[origin] != seq}
+        sent.floors, sent.horizon, sent.ready = floors, replica.horizon(), self.ready
+        self._number += 1
+        count, xor = seal_digest(self.sealed)
+        sent.link.send(
+            Vector(
+                node=identity.node,
+                boot=identity.boot,
+                number=self._number,
+                is_full=full,
+                vector=vector,
+                have=have,
+                floors=changed,
+                horizon=sent.horizon,
+                sealed_count=count if full else 0,
+                sealed_xor=xor,
+                head_hlc=replica.hlc,
+                ready=self.ready,
+            )
+        )
+
+    def _notice_durable(self) -> None:
+        """Find out which entries of the durable vector have grown."""
+        durable = self._core.replica.durable()
+        if durable is self._durable:
+            return
+        before, self._durable = self._durable, durable
+        self._durable_number += 1
+        for origin, seq in durable.items():
+            if before[origin] != seq:
+                self._durable_changes[origin] = self._durable_number
+                self._durable_changes.move_to_end(origin)
+
+    def tell_all(self) -> None:
+        """Tell every peer what has changed, now."""
+        self._notice_durable()
+        for sent in self._sent.values():
+            self._tell(sent)
+
+    def _tell(self, sent: _Sent) -> None:
+        claims = _since(self._durable_changes, sent.durable_number, self._durable)
+        vector = self._core.replica.vector()
+        have = _since(self._dissemination.touched, sent.have_number, vector)
+        sent.durable_number = self._durable_number
+        sent.have_number = self._dissemination.advances
+        flow = self._dissemination.flows.get(sent.link.node)
+        if flow is not None:  # what the peer has told of itself is no news to it
+            have = {origin: seq for origin, seq in have.items() if flow.have.get(origin, 0) < seq}
+        replica = self._core.replica
+        state = (sent.horizon, sent.ready) != (
+            replica.horizon(),
+            self.ready,
+        ) or sent.floors != replica.floors()
+        if claims or have or state:
+            self._send(sent, claims, have, full=False)
+
+    def tick(self, now: float) -> float:
+        """Tell what has changed, at most once an interval."""
+        interval = self._core.options.vector_interval
+        if now >= self._next:
+            self._next = now + interval
+            self.tell_all()
+        if self.relays_vectors and now >= self._next_relay:
+            self._next_relay = now + max(self._core.options.relay_vectors_interval, len(self.known) * 0.5)
+            self._relay()
+        return self._next
+
+    def _relay(self) -> None:
+        """Pass on the vectors of members, as far as their news have not been passed on."""
+        for sent in self._sent.values():
+            for known in self.known.values():
+                version = (known.boot, known.number)
+                if known.node == sent.link.node or sent.relayed.get(known.node) == version:
+                    continue
+                sent.relayed[known.node] = version
+                sent.link.send(
+                    Vector(
+                        node=known.node,
+                        boot=known.boot,
+                        number=known.number,
+                        is_full=True,
+                        vector=dict(known.vector),
+                        have={},
+                        floors=dict(known.floors),
+                        horizon=known.horizon,
+                        head_hlc=known.head_hlc,
+                        ready=known.ready,
+                    )
+                )
+
+    # --- hearing
+
+    def on_vector(self, link: Link, message: Vector) -> None:
+        """Take a claim in: the peer's own, or one that it passes on."""
+        if message.node == self._core.identity.node:
+            return
+        known = self.known.get(message.node)
+        if known is not None and known.boot == message.boot and message.number <= known.number:
+            return
+        is_own = message.node == link.node
+        if not is_own and (message.node in self._core.links or not self.is_current(message.node, message.boot)):
+            return  # known at first hand, or of an earlier run
+        known = self._taken(known, message)
+        self.known[message.node] = known
+        if is_own:
+            if message.is_full and message.sealed_count:
+                self._fill_sealed(link, known, message)
+            self.on_known(link, known)
+            if message.have:
+                self._dissemination.on_have(link, message.have)
+        self.on_claims()
+
+    def _taken(self, known: Known | None, message: Vector) -> Known:
+        """Return what is known of a member after its message."""
+        vector, floors = VersionVector(message.vector), VersionVector(message.floors)
+        if known is not None and not message.is_full:
+            vector, floors = known.vector.merged(vector), known.floors.merged(floors)
+        elif known is not None and known.boot != message.boot and not message.sealed_count:
+            self._check_rollback(known, vector)
+        complete = (
+            known.is_complete if known is not None and not message.is_full else not message.sealed_count
+        )
+        return Known(
+            message.node,
+            message.boot,
+            message.number,
+            vector,
+            floors,
+            message.horizon,
+            message.ready,
+            message.head_hlc,
+            self._core.now,
+            complete,
+        )
+
+    def _check_rollback(self, known: Known, vector: VersionVector) -> None:
+        if not vector.covers(known.vector):
+            self._core.log.warning("a member has come back with less than it had", peer=known.node.hex()[:8])
+            self._core.count("rollbacks_total")
+            self.on_rollback(known.node)
+
+    def _fill_sealed(self, link: Link, known: Known, message: Vector) -> None:
+        """Add the sealed origins that a full vector left out, if they are the ones known here."""
+        digest = (message.sealed_count, message.sealed_xor)
+        for sealed in (self.sealed, self._peer_sealed.get(link.node, {})):
+            if seal_digest(sealed) == digest:
+                known.vector = known.vector.merged(sealed)
+                known.is_complete = True
+                return
+        link.send(Sealed({}, wants_reply=True))
+
+    def on_sealed(self, link: Link, message: Sealed) -> None:
+        """Answer with this node's sealed origins, or take the peer's."""
+        if message.wants_reply:
+            link.send(Sealed(dict(self.sealed)))
+            return
+        known = self.known.get(link.node)
+        if known is None or known.boot != link.boot:
+            return
+        self._peer_sealed[link.node] = message.origins
+        known.vector = known.vector.merged(message.origins)
+        known.is_complete = True
+        self.on_known(link, known)
+        self.on_claims()
+
+    def forget(self, node: bytes) -> None:
+        """Forget a member that is gone for good."""
+        self.known.pop(node, None)
+        self._peer_sealed.pop(node, None)
+
+    # --- questions
+
+    def covering(self, vector: Mapping[bytes, int]) -> list[bytes]:
+        """Return the members, other than this node, whose claims cover `vector`."""
+        return [node for node, known in self.known.items() if known.vector.covers(vector)]
+
+
+def seal_digest(sealed: Mapping[bytes, int]) -> tuple[int, bytes]:
+    """Return number and XOR of the hashes of sealed origins, in whatever order they are."""
+    total = 0
+    for origin, seq in sealed.items():
+        total ^= int.from_bytes(sha256(origin + seq.to_bytes(8, "big")).digest()[:16], "big")
+    return len(sealed), total.to_bytes(16, "big")
+
+
+def _since(changes: OrderedDict[bytes, int], number: int, vector: VersionVector) -> dict[bytes, int]:
+    """Return the entries of `vector` that changed after `number`. Costs as many steps as there are."""
+    found: dict[bytes, int] = {}
+    for origin in reversed(changes):
+        if changes[origin] <= number:
+            break
+        found[origin] = vector[origin]
+    return found
+
+
+def _ignore(link: Link, known: Known) -> None:
+    """Stand in for a callback that the replicator sets."""
+
+
+def _ignore_rollback(node: bytes) -> None:
+    """Stand in for a callback that the replicator sets."""
+
+
+def _is_any(node: bytes, boot: bytes) -> bool:
+    return True
+
+
+def _ignore_claims() -> None:
+    """Stand in for a callback that the replicator sets."""

@@ -1,0 +1,340 @@
+"""Do two members that cover the same really hold the same? A check that does not trust the vectors.
+
+    asker                                server
+    DigestRequest(vector) ─────────────▶ only if both vectors are equal, and nothing is half synced:
+                 ◀─────────────────────  Digest(65,536 buckets, those with something in them)
+    different? BucketRequest ──────────▶
+                 ◀─────────────────────  Bucket(headers of what is in them)
+    different? CellsRequest ───────────▶
+                 ◀─────────────────────  Cells
+    merge whether covered or not, write the winner anew, so that it spreads
+
+A difference at equal vectors is a bug or a rotten disk, so it is counted (`divergence_total`), logged with
+both dots, and mended. Digests are worked out in slices from a snapshot; the write path pays nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from struct import Struct
+from typing import Final
+
+import attrs
+
+from replication.core import Core, Link
+from replication.messages import (
+    Bucket,
+    BucketRequest,
+    Cells,
+    CellsRequest,
+    Digest,
+    DigestRequest,
+)
+from storage.changes import ChangeFeed, Run, Stamp, VersionVector
+
+_BUCKET: Final = Struct(">H16s")
+_DIGEST_PART: Final = 32_768  # buckets in one message
+_BUCKETS_MAX: Final = 64  # repaired in one go; more differences come with the next verification
+_PLACES_MAX: Final = 256
+_SLICES_A_TURN: Final = 4
+
+Dot = tuple[bytes, int, object]  # (origin, seq, hash of the content)
+Dots = dict[tuple[bytes, int, bytes], Dot]  # by (place, kind, sub)
+
+
+@attrs.define(eq=False)
+class _Check:
+    """One verification under way at the asker."""
+
+    link: Link
+    number: int
+    vector: VersionVector
+    feed: ChangeFeed
+    slices: Iterator[Mapping[int, int] | None]
+    started_at: float
+    theirs: dict[int, int] | None = None
+    parts: dict[int, int] = attrs.field(factory=dict)
+    ours: Mapping[int, int] | None = None
+    numbers: tuple[int, ...] = ()
+    runs: list[Run] = attrs.field(factory=list)
+
+
+@attrs.define(eq=False)
+class _Answer:
+    """A digest that is worked out for a peer."""
+
+    link: Link
+    number: int
+    feed: ChangeFeed
+    slices: Iterator[Mapping[int, int] | None]
+    now_ms: int
+
+
+@attrs.define
+class Outcome:
+    """What a verification found; `equal` is None if the vectors would not meet."""
+
+    node: bytes
+    equal: bool | None
+    differences: int = 0
+
+
+class Verification:
+    """Compares this node with others, one at a time, and answers their questions."""
+
+    def __init__(self, core: Core, *, after_commit: Callable[[Callable[[], None]], None]) -> None:
+        self._core = core
+        self._after_commit = after_commit
+        self._check: _Check | None = None
+        self._answers: list[_Answer] = []
+        self._numbers = 0
+        self._next = 0.0
+        self._wanted: list[tuple[bytes, float, Callable[[Outcome], None]]] = []  # (peer, until, then)
+        self._then: Callable[[Outcome], None] = _ignore
+        self._retry_at = 0.0
+        self.enabled = False  # once this node is a whole member
+        self.last: dict[bytes, Outcome] = {}
+
+    def verify(self, node: bytes, then: Callable[[Outcome], None]) -> None:
+        """Compare with the member `node` as soon as both cover the same; `then` is told the outcome."""
+        self._wanted.append((node, self._core.now + self._core.options.verify_retry, then))
+
+    # --- asking
+
+    def _start(self, now: float) -> None:
+        if self._check is not None or not self._wanted or now < self._retry_at:
+            return
+        node, until, then = self._wanted[0]
+        link = self._core.links.get(node)
+        if link is None or now > until:
+            self._wanted.pop(0)
+            self._report(Outcome(node, None), then)
+            return
+        self._retry_at = now + 0.2
+        if self._core.replica.is_partial():
+            return
+        self._numbers += 1
+        feed = self._core.replica.feed()
+        slices = self._core.replica.digest(feed, self._core.wall_ms())
+        self._check = _Check(link, self._numbers, feed.vector(), feed, slices, now)
+        self._then = then
+        link.send(DigestRequest(self._numbers, dict(feed.vector())))
+
+    def on_digest(self, link: Link, digest: Digest) -> None:
+        check = self._checking(link, digest.number)
+        if check is None:
+            return
+        if not digest.is_comparable:
+            self._end(None)
+            return
+        for bucket, value in _BUCKET.iter_unpack(digest.buckets[: len(digest.buckets) // 18 * 18]):
+            check.parts[bucket] = int.from_bytes(value, "big")
+        if not digest.more:
+            check.theirs = check.parts
+            self._compare(check)
+
+    def _compare(self, check: _Check) -> None:
+        if check.ours is None or check.theirs is None:
+            return
+        numbers = sorted({*check.ours, *check.theirs})
+        different = [number for number in numbers if check.ours.get(number, 0) != check.theirs.get(number, 0)]
+        if not different:
+            self._finish(0)
+            return
+        check.numbers = tuple(different[:_BUCKETS_MAX])
+        check.link.send(BucketRequest(check.number, check.numbers))
+
+    def on_bucket(self, link: Link, bucket: Bucket) -> None:
+        check = self._checking(link, bucket.number)
+        if check is None:
+            return
+        check.runs.extend(bucket.runs)
+        if bucket.more:
+            return
+        ours = dots_of(self._core.replica.bucket(check.feed, check.numbers, self._core.wall_ms()))
+        theirs = dots_of(check.runs)
+        places: dict[bytes, None] = {}
+        for cell in dict.fromkeys([*ours, *theirs]):
+            if ours.get(cell) != theirs.get(cell):
+                places[cell[0]] = None
+                self._tell_difference(link, cell, ours.get(cell), theirs.get(cell))
+        if not places:
+            # Equal headers and different hashes: a digest was worked out of rotten rows and read well now.
+            self._finish(0)
+            return
+        link.send(CellsRequest(check.number, tuple(places)[:_PLACES_MAX]))
+
+    def _tell_difference(
+        self,
+        link: Link,
+        cell: tuple[bytes, int, bytes],
+        ours: Dot | None,
+        theirs: Dot | None,
+    ) -> None:
+        self._core.count("divergence_total")
+        self._core.log.error(
+            "members differ at equal vectors",
+            peer=link.node.hex()[:8],
+            kind=cell[1],
+            own_dot=_dot_name(ours),
+            peer_dot=_dot_name(theirs),
+        )
+
+    def on_cells(self, link: Link, cells: Cells) -> None:
+        """Merge what the peer holds and write the winners anew. Inside a tick."""
+        check = self._checking(link, cells.number)
+        if check is None:
+            return
+        replica = self._core.replica
+        places: dict[bytes, None] = {}
+        for run in cells.runs:
+            replica.repair(run)
+            places.update(dict.fromkeys(change.place for change in run.changes))
+        for run in replica.changes_at(list(places)):
+            places.update(dict.fromkeys(change.place for change in run.changes))
+        replica.touch(list(places))
+        differences = len(places)
+        self._after_commit(lambda: self._finish(differences))
+
+    def _checking(self, link: Link, number: int) -> _Check | None:
+        check = self._check
+        return check if check is not None and check.link is link and check.number == number else None
+
+    def _finish(self, differences: int) -> None:
+        if self._check is None:
+            return
+        outcome = Outcome(self._check.link.node, differences == 0, differences)
+        self._forget_check()
+        if self._wanted:
+            self._wanted.pop(0)
+        self._report(outcome, self._then)
+
+    def _end(self, outcome: Outcome | None) -> None:
+        """Give the check up; it is tried again while its time lasts."""
+        self._forget_check()
+
+    def _forget_check(self) -> None:
+        if self._check is not None:
+            self._check.feed.close()
+            self._check = None
+
+    def _report(self, outcome: Outcome, then: Callable[[Outcome], None]) -> None:
+        self.last[outcome.node] = outcome
+        then(outcome)
+
+    # --- answering
+
+    def on_digest_request(self, link: Link, request: DigestRequest) -> None:
+        replica = self._core.replica
+        vector = VersionVector(request.vector)
+        if replica.is_partial() or replica.vector() != vector or len(self._answers) >= 2:
+            link.send(Digest(request.number, is_comparable=False))
+            return
+        feed = replica.feed()
+        now_ms = self._core.wall_ms()
+        self._answers.append(_Answer(link, request.number, feed, replica.digest(feed, now_ms), now_ms))
+
+    def on_bucket_request(self, link: Link, request: BucketRequest) -> None:
+        feed = self._core.replica.feed()
+        try:
+            runs = self._core.replica.bucket(feed, request.buckets[:_BUCKETS_MAX], self._core.wall_ms())
+        finally:
+            feed.close()
+        link.send(Bucket(request.number, tuple(runs)))
+
+    def on_cells_request(self, link: Link, request: CellsRequest) -> None:
+        runs = self._core.replica.changes_at(request.places[:_PLACES_MAX])
+        link.send_data(Cells(request.number, tuple(runs)))
+
+    # --- links and time
+
+    def on_link_down(self, link: Link) -> None:
+        if self._check is not None and self._check.link is link:
+            self._end(None)
+        for answer in [one for one in self._answers if one.link is link]:
+            answer.feed.close()
+            self._answers.remove(answer)
+
+    def close(self) -> None:
+        """Give back all snapshots."""
+        self._forget_check()
+        for answer in self._answers:
+            answer.feed.close()
+        self._answers.clear()
+
+    def tick(self, now: float) -> float:
+        """Work on digests, and begin one when it is time; return when to be called again."""
+        self._schedule(now)
+        self._start(now)
+        busy = self._work_on_check(now)
+        for answer in list(self._answers):
+            busy = self._work_on_answer(answer) or busy
+        if busy:
+            return now
+        return min(self._next, now + 0.2) if self._wanted or self._check else self._next
+
+    def _schedule(self, now: float) -> None:
+        if now < self._next:
+            return
+        interval = self._core.options.verify_interval
+        first = self._next == 0.0
+        self._next = now + interval * self._core.rng.uniform(2 / 3, 4 / 3)
+        if self.enabled and not first and self._core.links:
+            self.verify(self._core.rng.choice(list(self._core.links)), _ignore)
+
+    def _work_on_check(self, now: float) -> bool:
+        check = self._check
+        if check is None:
+            return False
+        if now - check.started_at > self._core.options.sync_timeout:
+            self._end(None)
+            return False
+        if check.ours is not None:
+            return False
+        for _ in range(_SLICES_A_TURN):
+            check.ours = next(check.slices)
+            if check.ours is not None:
+                self._compare(check)
+                return False
+        return True
+
+    def _work_on_answer(self, answer: _Answer) -> bool:
+        for _ in range(_SLICES_A_TURN):
+            found = next(answer.slices)
+            if found is not None:
+                self._send_digest(answer, found)
+                answer.feed.close()
+                self._answers.remove(answer)
+                return False
+        return True
+
+    @staticmethod
+    def _send_digest(answer: _Answer, found: Mapping[int, int]) -> None:
+        numbers = sorted(found)
+        for first in range(0, max(len(numbers), 1), _DIGEST_PART):
+            part = numbers[first : first + _DIGEST_PART]
+            packed = b"".join(_BUCKET.pack(number, found[number].to_bytes(16, "big")) for number in part)
+            more = first + _DIGEST_PART < len(numbers)
+            answer.link.send_data(Digest(answer.number, True, packed, more))
+
+
+def dots_of(runs: list[Run]) -> Dots:
+    """Return the dot of each cell that runs name; the newest if there are two."""
+    newest: dict[tuple[bytes, int, bytes], Stamp] = {}
+    found: Dots = {}
+    for run in runs:
+        for change in run.changes:
+            cell = (change.place, change.kind, change.sub)
+            stamp = Stamp(change.hlc, run.origin, change.seq)
+            if cell not in newest or newest[cell] < stamp:
+                newest[cell] = stamp
+                found[cell] = (stamp.origin, stamp.seq, change.content)
+    return found
+
+
+def _dot_name(dot: Dot | None) -> str:
+    return "none" if dot is None else f"{dot[0].hex()[:8]}:{dot[1]}"
+
+
+def _ignore(outcome: Outcome) -> None:
+    """Stand in for whoever asked."""
