@@ -89,6 +89,7 @@ class SyncFailure(enum.IntEnum):
     CANCEL = 4
     IO = 5
     NEED_SYNC = 6  # answer to a PULL: what it wants is no longer at hand as runs
+    DONE = 7  # no failure: the asker has all, the server may let its snapshot go
 
 
 @attrs.frozen

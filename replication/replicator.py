@@ -56,6 +56,7 @@ class Replicator:
             identity, options, replica, rng=rng, wall_ms=wall_ms, entropy=entropy, software=software
         )
         self._staged: list[Callable[[], None]] = []
+        self.deferred: list[Callable[[], None]] = []  # to be done in the next tick of the store
         self.clock = ClockGate(core)
         self.roster = Roster(core)
         self.membership = Membership(core, self.roster, self.clock)
@@ -275,10 +276,10 @@ class Replicator:
         for origin in self.core.replica.vector():
             self.dissemination.advanced(origin)
         self.vectors.tell_all()
-        self._reconsider()
+        self.deferred.append(self._reconsider)
 
     def _reconsider(self) -> None:
-        """Look again at what each peer may do: this node's own vector or standing has changed."""
+        """Look again at what each peer may do: this node's own vector or standing has changed. Inside a tick."""
         for link in list(self.core.links.values()):
             known = self.vectors.known.get(link.node)
             if known is not None and known.boot == link.boot:
@@ -291,7 +292,7 @@ class Replicator:
         if standing == Standing.REMOVED:
             for link in list(self.core.links.values()):
                 link.close("this node was removed from the cluster")
-        self._staged.append(self._reconsider)
+        self.deferred.append(self._reconsider)
         self._staged.append(self.vectors.tell_all)
 
     # --- messages
@@ -359,7 +360,8 @@ class Replicator:
     def needs_tick_of_store(self, now: float) -> bool:
         """Tell whether `tick_in_store` has something to do: most of the time it has not."""
         return bool(
-            self.dissemination.held
+            self.deferred
+            or self.dissemination.held
             or self.bodies.stalled(now)
             or self.rejoin.standing == Standing.JOINING
             or self.roster.wants_tick(now)
@@ -369,6 +371,9 @@ class Replicator:
     def tick_in_store(self, now: float) -> None:
         """Do what may write. Inside a tick of the store."""
         self.core.now = now
+        deferred, self.deferred = self.deferred, []
+        for action in deferred:
+            action()
         self.dissemination.release_held()
         self.bodies.tick(now)
         self.rejoin.tick(now)

@@ -129,7 +129,7 @@ class Syncs:
         self._not_before: dict[bytes, float] = {}  # by peer: it was busy
         self._next_random = 0.0
         self.may_serve = True  # False while this node itself is joining or rejoining
-        self.is_usable: Callable[[Link], bool] = lambda link: True  # whether a peer may serve this node
+        self.is_usable: Callable[[Link], bool] = _always  # whether a peer may serve this node
         self.on_covered: Callable[[Link], None] = _ignore  # a session has ended well, in the tick
         self.on_served: Callable[[Link], None] = _ignore  # a peer has got all
         self.on_need_full: Callable[[Link], None] = _ignore
@@ -320,6 +320,7 @@ class Syncs:
         else:
             replica.cover(end.vector, end.floors, end.horizon)
         del self.asking[session.number]
+        session.link.send(SyncFail(session.number, SyncFailure.DONE))
         self._core.count("sync_ended_total")
         if session.count:
             self._core.log.info(
@@ -417,7 +418,7 @@ class Syncs:
                 self._pump((link.number, credit.number), session)
 
     def on_peer_failed(self, link: Link, failure: SyncFail) -> None:
-        """The asker has given a session up."""
+        """The asker has given a session up, or has got all."""
         self._close_serving((link.number, failure.number))
 
     def _pump(self, key: tuple[int, int], session: _Serving) -> None:
@@ -557,6 +558,10 @@ def _cut_at_bodies(run: Run) -> list[Run]:
             found.append(Run(run.origin, after, upto, part))
             after = upto
     return found
+
+
+def _always(link: Link) -> bool:
+    return True
 
 
 def _ignore(link: Link) -> None:

@@ -1,0 +1,397 @@
+"""The Trio driver of one node's replicator: connections, timers, and the border to the store's ticks.
+
+    run ⊃ listener ⊃ a task for each connection ⊃ reader, writer
+        ⊃ dials
+        ⊃ the timer
+        ⊃ syncs of the engine
+
+Everything that may touch records runs inside `Host.transact`, a tick of the store of its own; what it caused to be
+sent leaves after that tick's commit. A connection's errors end at the connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import aclosing
+from functools import partial
+from random import Random
+from typing import Any, Final, Protocol, TypeVar
+
+import trio
+
+from replication import messages as m
+from replication.core import Identity, Link
+from replication.errors import RemoteProtocolError, ReplicationError
+from replication.frames import FrameReader, encode
+from replication.handshake import Authenticator, Handshake
+from replication.options import Options
+from replication.rejoin import Standing
+from replication.replicator import Replicator
+from replication.transport import Doorman, Network, PeerStream
+from storage.changes import Change, Replica, Stamp
+
+Result = TypeVar("Result")
+
+AUTHENTICATION_SECONDS: Final = 5.0
+_DIAL_SECONDS: Final = 10.0
+_CLOSE_SECONDS: Final = 2.0
+_RECEIVE_BYTES: Final = 256 * 1024
+_SEND_BYTES: Final = 128 * 1024
+_LEAVE_SECONDS: Final = 10.0
+
+
+class StoreFailed(Exception):
+    """A tick could not be committed: nothing of it happened."""
+
+
+class Host(Protocol):
+    """What a node needs of the process it runs in."""
+
+    @property
+    def replica(self) -> Replica: ...
+
+    def transact(self, work: Callable[[], Result]) -> Result:
+        """Run `work` as a tick of the store and commit it. Raise `StoreFailed` if the commit failed."""
+        ...
+
+    def rotate(self) -> None:
+        """Stamp later writes with fresh origins. Called between ticks."""
+        ...
+
+    async def sync(self) -> None:
+        """Make all that is committed safe from a power cut, in a thread. Raise `StoreFailed` if that failed."""
+        ...
+
+    def wall_ms(self) -> int: ...
+
+    def publish(self, message: m.Publish) -> None:
+        """Give a message from another node to the local subscribers."""
+        ...
+
+    def dead_letter(self, stale: list[tuple[Stamp, Change]]) -> None:
+        """Keep writes that are about to be undone where an operator finds them; durable on return."""
+        ...
+
+    def stood(self, standing: Standing) -> None:
+        """Take note of what this node is in its cluster."""
+        ...
+
+
+class PeerNode:
+    """One node among its peers: the replicator, driven by Trio."""
+
+    def __init__(
+        self,
+        host: Host,
+        network: Network,
+        authenticator: Authenticator,
+        options: Options,
+        *,
+        cluster: bytes,
+        rng: Random,
+        entropy: Callable[[int], bytes],
+        software: str = "",
+    ) -> None:
+        self.host = host
+        self._network = network
+        self._authenticator = authenticator
+        identity = Identity(cluster, host.replica.node_id, entropy(16))
+        self.replicator = Replicator(
+            identity, options, host.replica, rng=rng, wall_ms=host.wall_ms, entropy=entropy, software=software
+        )
+        self._options = options
+        self._entropy = entropy
+        self._doorman = Doorman()
+        self._dialing: set[str] = set()
+        self._timer = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._rotate_why: str | None = None
+        self._syncing: list[Callable[[], None]] = []
+        self._sync_runs = False
+        self._scopes: dict[int, trio.CancelScope] = {}  # by link number
+        self._waiters: dict[int, tuple[Callable[[], bool], Callable[[], None]]] = {}
+        core = self.replicator.core
+        core.dial = self._dial_soon
+        core.make_durable = self._make_durable
+        core.rotate_soon = self._rotate_soon
+        core.claim_soon = self._claim_soon
+        self.replicator.on_publish = host.publish
+        self.replicator.rejoin.dead_letter = host.dead_letter
+
+    # --- life
+
+    def open(self, *, founds: bool) -> None:
+        """Find out what this node is in its cluster; before `run`. Raise what `Replicator.open` raises."""
+        now = trio.current_time()
+        self._in_tick(partial(self.replicator.open, now, founds=founds))
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Talk to peers until cancelled. `started` once the listener is open."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                await nursery.start(self._network.listen, self._accept)
+                nursery.start_soon(self._keep_time)
+                task_status.started()
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
+                self.replicator.syncs.close()
+                self.replicator.verification.close()
+
+    async def leave(self) -> bool:
+        """Leave the cluster for good; True if another member has all that was written here.
+
+        The record is replicated first. What nobody took within ten seconds is still on this node's disk.
+        """
+        self._in_tick(self.replicator.roster.leave)
+        self._in_tick(lambda: self.replicator.rejoin.enter(Standing.LEAVING))
+        with trio.move_on_after(_LEAVE_SECONDS):
+            while not self.replicator.covering(self.host.replica.durable()):
+                self._claim_soon()
+                await trio.sleep(self._options.vector_interval)
+        covered = bool(self.replicator.covering(self.host.replica.durable()))
+        for link in list(self.replicator.core.links.values()):
+            link.send(m.Bye("leaving"))
+            link.close("leaving")
+        return covered
+
+    # --- the border to the store
+
+    def _in_tick(self, work: Callable[[], Result]) -> Result:
+        """Run `work` as a tick, and what it staged after the commit."""
+        try:
+            result = self.host.transact(work)
+        except StoreFailed:
+            self.replicator.after_failure()
+            raise
+        self.replicator.after_commit()
+        if self.replicator.deferred:
+            self._timer.set()
+        return result
+
+    def committed(self) -> None:
+        """Take note that a tick of clients has been committed. Called by the host after every such tick."""
+        replicator = self.replicator
+        if replicator.dissemination.flush_at is None:
+            replicator.committed(trio.current_time())
+            self._timer.set()
+
+    def _rotate_soon(self, why: str) -> None:
+        self._rotate_why = why
+        self._timer.set()
+
+    def _make_durable(self, then: Callable[[], None]) -> None:
+        """Sync the engine and call `then` in a tick; calls that meet share one sync."""
+        self._syncing.append(then)
+        if not self._sync_runs and self._nursery is not None:
+            self._sync_runs = True
+            self._nursery.start_soon(self._sync)
+
+    async def _sync(self) -> None:
+        try:
+            while self._syncing:
+                waiting, self._syncing = self._syncing, []
+                try:
+                    await self.host.sync()
+                except StoreFailed as error:
+                    self.replicator.core.log.error("sync for peers failed", error=str(error))
+                    continue
+                self._try_in_tick(partial(_call_all, waiting))
+        finally:
+            self._sync_runs = False
+
+    def _claim_soon(self) -> None:
+        self._make_durable(self.replicator.vectors.tell_all)
+
+    def _try_in_tick(self, work: Callable[[], None]) -> None:
+        """Run `work` as a tick; a failed commit is logged, and whoever lost by it tries again."""
+        try:
+            self._in_tick(work)
+        except StoreFailed as error:
+            self.replicator.core.log.error("the store takes nothing from peers", error=str(error))
+
+    # --- time
+
+    async def _keep_time(self) -> None:
+        """Call the replicator whenever it is due."""
+        while True:
+            due = self._tick()
+            if due <= trio.current_time():
+                await trio.lowlevel.checkpoint()
+                continue
+            with trio.move_on_at(due):
+                await self._timer.wait()
+            self._timer = trio.Event()
+
+    def _tick(self) -> float:
+        now = trio.current_time()
+        if self._rotate_why is not None:
+            self.replicator.core.log.warning("origins rotate", why=self._rotate_why)
+            self._rotate_why = None
+            self.host.rotate()
+        due = self.replicator.tick(now)
+        if self.replicator.needs_tick_of_store(now):
+            self._try_in_tick(partial(self.replicator.tick_in_store, now))
+            due = min(due, now + 0.5)
+        self.replicator.after_commit()
+        return due
+
+    # --- connections
+
+    def _dial_soon(self, address: str, node: bytes | None) -> None:
+        if address not in self._dialing and self._nursery is not None:
+            self._dialing.add(address)
+            self._nursery.start_soon(self._dial, address, node)
+
+    async def _dial(self, address: str, node: bytes | None) -> None:
+        reached = False
+        try:
+            with trio.fail_after(_DIAL_SECONDS):
+                stream = await self._network.dial(address)
+            reached = await self._serve(stream, outgoing=True, address=address)
+        except (OSError, ReplicationError, trio.TooSlowError, trio.BrokenResourceError) as error:
+            self.replicator.core.log.debug("no connection", address=address, error=str(error))
+        finally:
+            self._dialing.discard(address)
+            if not reached:
+                self.replicator.topology.on_dial_failed(address, node, trio.current_time())
+
+    async def _accept(self, stream: PeerStream) -> None:
+        """Serve a connection that a peer has opened."""
+        address = stream.remote_address
+        if not self._doorman.enter(address, trio.current_time()):
+            await trio.aclose_forcefully(stream)
+            return
+        reached = False
+        try:
+            reached = await self._serve(stream, outgoing=False, address=address)
+        finally:
+            self._doorman.leave(address, trio.current_time(), failed=not reached)
+
+    async def _serve(self, stream: PeerStream, *, outgoing: bool, address: str) -> bool:
+        """Authenticate a connection and serve it to its end; False if it never became a link."""
+        log = self.replicator.core.log.bind(address=address)
+        async with aclosing(stream):
+            try:
+                reader = FrameReader()
+                with trio.move_on_after(AUTHENTICATION_SECONDS) as scope:
+                    hello = await self._authenticate(stream, reader, outgoing=outgoing)
+                if scope.cancelled_caught or hello is None:
+                    log.debug("connection not authenticated", timeout=scope.cancelled_caught)
+                    return False
+                return await self._serve_link(stream, reader, hello, outgoing=outgoing)
+            except RemoteProtocolError as error:
+                self.replicator.core.count("protocol_errors_total")
+                log.warning("peer broke the protocol", error=str(error))
+            except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
+                log.debug("connection lost", error=str(error))
+        return False
+
+    async def _authenticate(
+        self, stream: PeerStream, reader: FrameReader, *, outgoing: bool
+    ) -> m.Hello | None:
+        """Shake hands; return the peer's hello, or None if either side refuses."""
+        handshake = Handshake(
+            self.replicator.hello(self._entropy(32)),
+            self._authenticator,
+            stream,
+            outgoing=outgoing,
+            admit=self.replicator.admit,
+        )
+        await _send(stream, handshake.start())
+        while handshake.peer is None:
+            data = await stream.receive_some(16 * 1024)
+            if not data:
+                return None
+            for message in reader.feed(data):
+                replies = handshake.on_message(message)
+                if handshake.is_authenticated:
+                    reader.authenticated()
+                await _send(stream, replies)
+                if handshake.rejected is not None:
+                    self._note_rejected(handshake.rejected)
+                    return None
+                if handshake.peer is not None:
+                    break
+        return handshake.peer
+
+    def _note_rejected(self, reject: m.Reject) -> None:
+        self.replicator.core.log.warning("peer refuses", code=int(reject.code), text=reject.text)
+        self._try_in_tick(partial(self.replicator.on_rejected, reject, trio.current_time()))
+
+    async def _serve_link(
+        self, stream: PeerStream, reader: FrameReader, hello: m.Hello, *, outgoing: bool
+    ) -> bool:
+        now = trio.current_time()
+        link = self._in_tick(
+            partial(self.replicator.link_up, hello, outgoing=outgoing, now=now, encode=encode)
+        )
+        if link is None:
+            return True
+        self.replicator.core.log.info("linked", peer=link.node.hex()[:8], outgoing=outgoing)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._scopes[link.number] = nursery.cancel_scope
+                nursery.start_soon(self._write, stream, link, nursery.cancel_scope)
+                await self._read(stream, reader, link)
+                nursery.cancel_scope.cancel()
+        finally:
+            del self._scopes[link.number]
+            reason = link.dropped or link.closing or "connection lost"
+            self.replicator.core.log.info("link down", peer=link.node.hex()[:8], reason=reason)
+            self._try_in_tick(partial(self.replicator.link_down, link, trio.current_time()))
+        return True
+
+    async def _read(self, stream: PeerStream, reader: FrameReader, link: Link) -> None:
+        """Take in what the peer sends, as much as has come at a time in one tick of the store."""
+        while True:
+            messages = list(reader.feed(b""))
+            if messages:
+                self._handle(link, messages)
+            data = await stream.receive_some(_RECEIVE_BYTES)
+            if not data:
+                return
+            link.received_bytes += len(data)
+            messages = list(reader.feed(data))
+            if messages:
+                self._handle(link, messages)
+            if link.dropped is not None:
+                return
+
+    def _handle(self, link: Link, messages: list[m.Message]) -> None:
+        try:
+            self._in_tick(partial(self.replicator.on_messages, link, messages, trio.current_time()))
+        except StoreFailed as error:
+            self.replicator.core.log.error("the store takes nothing from peers", error=str(error))
+
+    async def _write(self, stream: PeerStream, link: Link, scope: trio.CancelScope) -> None:
+        """Send what the link's queues hold, in their order."""
+        woken = trio.Event()
+
+        def wake() -> None:
+            woken.set()
+            if link.dropped is not None:
+                scope.cancel()
+
+        link.wake = wake
+        while link.dropped is None:
+            data = link.take(_SEND_BYTES)
+            if data:
+                await stream.send_all(data)
+                continue
+            if link.closing is not None:
+                break
+            await woken.wait()
+            woken = trio.Event()
+        scope.cancel()
+
+
+def _call_all(functions: list[Callable[[], None]]) -> None:
+    for function in functions:
+        function()
+
+
+async def _send(stream: PeerStream, messages: list[Any]) -> None:
+    for message in messages:
+        await stream.send_all(encode(message))
