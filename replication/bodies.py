@@ -61,9 +61,15 @@ class Bodies:
     def in_flight(self) -> int:
         return sum(fetch.size for fetch in self._active)
 
-    def fetch(self, link: Link, run: Run, *, session: int, done: Done) -> None:
-        """Fetch what `run` lacks from `link`'s peer; call `done` with the whole run, or None, in a tick."""
-        waiting = self._core.replica.needs_body(run)
+    def fetch(
+        self, link: Link, run: Run, *, session: int, done: Done, waiting: list[Change] | None = None
+    ) -> None:
+        """Fetch what `run` lacks from `link`'s peer; call `done` with the whole run, or None, in a tick.
+
+        `waiting` names the changes whose bodies are wanted, if not those that would win.
+        """
+        if waiting is None:
+            waiting = self._core.replica.needs_body(run)
         size = sum(change.content for change in waiting if isinstance(change.content, int))
         self._queue.append(_Fetch(link, run, session, done, waiting, size))
         self._start()

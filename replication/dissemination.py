@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -167,6 +168,17 @@ class Dissemination:
             self._advance(run)
             self._send(run, [flow for flow in self.flows.values() if flow.ready], wants_ack=ack)
 
+    def ask_for_claims(self) -> None:
+        """Have all peers make durable what they have, and tell: somebody waits for it."""
+        self.ack_wanted = True
+        self.flush()
+        if self.ack_wanted:  # nothing was pushed that could carry the question
+            self.ack_wanted = False
+            question = Push(Run(self._core.identity.node, 0, 0, ()), wants_ack=True)
+            for flow in self.flows.values():
+                if flow.ready and not flow.behind:
+                    flow.link.send_data(question)
+
     def _advance(self, run: Run) -> None:
         """Remember a run that is covered now, for vectors and pulls."""
         self.advances += 1
@@ -220,7 +232,8 @@ class Dissemination:
             return
         if push.wants_ack:
             self._after_commit(self._core.claim_soon)
-        self.offer(run, flow)
+        if run.upto > run.after:
+            self.offer(run, flow)
 
     def _assembled(self, flow: Flow, push: Push) -> Run | None:
         """Return the whole run once its last part is there."""
@@ -518,7 +531,7 @@ def parts_of(run: Run, *, wants_ack: bool = False) -> list[Push]:
 
 
 def _are_joined(runs: list[Run]) -> bool:
-    return all(left.upto == right.after for left, right in zip(runs, runs[1:], strict=False))
+    return all(left.upto == right.after for left, right in pairwise(runs))
 
 
 def _ignore_advance(origin: bytes, upto: int) -> None:

@@ -109,7 +109,6 @@ class PeerNode:
         self._syncing: list[Callable[[], None]] = []
         self._sync_runs = False
         self._scopes: dict[int, trio.CancelScope] = {}  # by link number
-        self._waiters: dict[int, tuple[Callable[[], bool], Callable[[], None]]] = {}
         core = self.replicator.core
         core.dial = self._dial_soon
         core.make_durable = self._make_durable

@@ -23,6 +23,7 @@ from replication.bodies import Bodies
 from replication.clock import ClockGate
 from replication.core import Core, Identity, Link
 from replication.dissemination import Dissemination
+from replication.dropped import DroppedValues
 from replication.membership import Membership
 from replication.options import Options
 from replication.rejoin import Rejoin, Standing
@@ -36,6 +37,8 @@ from storage.changes import Kind, Lane, Replica
 
 # Kinds of changes that this version understands; others are carried.
 KINDS: Final = (Kind.VALUE, Kind.EXPIRY, Kind.FLOOR, Kind.NAMESPACE_FLOOR)
+
+REMOVED_TEXT: Final = "this node was removed from the cluster; to come back it needs an empty data directory"
 
 
 class Replicator:
@@ -57,8 +60,8 @@ class Replicator:
         )
         self._staged: list[Callable[[], None]] = []
         self.deferred: list[Callable[[], None]] = []  # to be done in the next tick of the store
-        self.clock = ClockGate(core)
         self.roster = Roster(core)
+        self.clock = ClockGate(core, self.roster)
         self.membership = Membership(core, self.roster, self.clock)
         self.topology = Topology(core, self.membership, self.roster)
         self.bodies = Bodies(core)
@@ -70,6 +73,7 @@ class Replicator:
         self.stability = Stability(core, self.roster, self.vectors)
         self.rejoin = Rejoin(core, self.roster, self.vectors, self.syncs)
         self.verification = Verification(core, after_commit=self._staged.append)
+        self.dropped = DroppedValues(core, self.bodies)
         self._link_numbers = 0
         self._last_tick = 0.0
         self.on_publish: Callable[[m.Publish], None] = _ignore_publish
@@ -82,6 +86,7 @@ class Replicator:
             m.PingRequest: self.membership.on_ping_request,
             m.PingResult: self.membership.on_ping_result,
             m.Bye: self._on_bye,
+            m.Reject: self._on_reject,
             m.Vector: self.vectors.on_vector,
             m.Sealed: self.vectors.on_sealed,
             m.Push: self.dissemination.on_push,
@@ -101,7 +106,7 @@ class Replicator:
             m.BucketRequest: self.verification.on_bucket_request,
             m.Bucket: self.verification.on_bucket,
             m.CellsRequest: self.verification.on_cells_request,
-            m.Cells: self.verification.on_cells,
+            m.Cells: self._on_cells,
             m.Publish: self._on_publish,
         }
         self._wire()
@@ -162,10 +167,7 @@ class Replicator:
                 m.Refusal.DUPLICATE_NODE, "this is the node itself, or a copy of its data directory"
             )
         if self.roster.is_removed(peer.node):
-            return m.Reject(
-                m.Refusal.REMOVED,
-                "this node was removed from the cluster; to come back it needs an empty data directory",
-            )
+            return m.Reject(m.Refusal.REMOVED, REMOVED_TEXT)
         if self.rejoin.standing == Standing.REMOVED:
             return m.Reject(m.Refusal.CLOSING, "this node was removed from the cluster")
         return None
@@ -193,11 +195,7 @@ class Replicator:
             existing.drop("replaced by a newer link")
             self.link_down(existing, now)
         core.links[peer.node] = link
-        if not self.roster.is_member(peer.node) and self.rejoin.standing == Standing.READY:
-            self.roster.admit(peer.node, now)
-            self.stability.reset()
-        if self.rejoin.standing == Standing.READY or not peer.joining:
-            core.replica.observe(self.clock.trusted_hlc(peer.hlc))
+        self._admit_linked()
         self.dissemination.on_link_up(link, eager=self.topology.is_partial)
         self.membership.on_link_up(link, now)
         self.topology.on_link_up(link, now)
@@ -220,6 +218,15 @@ class Replicator:
         self.membership.on_link_down(link, now)
         self.topology.on_link_down(link, now)
         self.clock.on_link_down(link, now)
+
+    def _admit_linked(self) -> None:
+        """Write down the linked nodes that are no members yet: they count from now on. Inside a tick."""
+        if self.rejoin.standing != Standing.READY:
+            return
+        for link in self.core.links.values():
+            if not self.roster.is_member(link.node) and not self.roster.is_removed(link.node):
+                self.roster.admit(link.node, self.core.now)
+                self.stability.reset()
 
     def _is_usable(self, link: Link) -> bool:
         """Tell whether a peer may serve this node: it is whole, and not from a past that was purged here."""
@@ -263,17 +270,14 @@ class Replicator:
     def _want_sync(self, link: Link) -> None:
         self.syncs.want(link)
 
-    def _on_covered(self, link: Link) -> None:
+    def _on_covered(self, raised: list[bytes]) -> None:
+        """A sync session is about to grant what it has brought. Inside its tick."""
         self.rejoin.on_covered()
-        replica = self.core.replica
-        for origin, seq in replica.vector().items():
-            if self.dissemination.touched.get(origin) is None and seq:
-                self.dissemination.advanced(origin)
         self.dissemination.unpark_all()
-        self._staged.append(self._after_covered)
+        self._staged.append(lambda: self._after_covered(raised))
 
-    def _after_covered(self) -> None:
-        for origin in self.core.replica.vector():
+    def _after_covered(self, raised: list[bytes]) -> None:
+        for origin in raised:
             self.dissemination.advanced(origin)
         self.vectors.tell_all()
         self.deferred.append(self._reconsider)
@@ -292,6 +296,7 @@ class Replicator:
         if standing == Standing.REMOVED:
             for link in list(self.core.links.values()):
                 link.close("this node was removed from the cluster")
+        self.deferred.append(self._admit_linked)
         self.deferred.append(self._reconsider)
         self._staged.append(self.vectors.tell_all)
 
@@ -325,6 +330,17 @@ class Replicator:
     def _on_bye(self, link: Link, message: m.Bye) -> None:
         link.close("the peer leaves")
 
+    def _on_reject(self, link: Link, message: m.Reject) -> None:
+        self.on_rejected(message, self.core.now)
+        link.close(f"the peer refuses: {message.text}")
+
+    def _on_cells(self, link: Link, cells: m.Cells) -> None:
+        """Take values in that were asked for: by a verification, or by number 0 for those that lost their body."""
+        if cells.number:
+            self.verification.on_cells(link, cells)
+        else:
+            self.dropped.on_cells(link, cells)
+
     def _on_sync_fail(self, link: Link, failure: m.SyncFail) -> None:
         if (link.number, failure.number) in self.syncs.serving and failure.number not in self.syncs.asking:
             self.syncs.on_peer_failed(link, failure)
@@ -340,6 +356,10 @@ class Replicator:
     def cluster_changed(self) -> None:
         """Take note that records of the cluster have changed, here or by a peer."""
         self.roster.changed()
+        for link in list(self.core.links.values()):
+            if self.roster.is_removed(link.node):
+                link.send(m.Reject(m.Refusal.REMOVED, REMOVED_TEXT))
+                link.close("the peer was removed from the cluster")
 
     def tick(self, now: float) -> float:
         """Do what is due in all machines, outside a tick of the store; return when to be called again."""
@@ -354,6 +374,7 @@ class Replicator:
             self.vectors.tick(now),
             self.stability.tick(now),
             self.verification.tick(now),
+            self.dropped.tick(now),
         )
         return min(dues)
 
@@ -365,7 +386,6 @@ class Replicator:
             or self.bodies.stalled(now)
             or self.rejoin.standing == Standing.JOINING
             or self.roster.wants_tick(now)
-            or self.core.replica.bodyless()
         )
 
     def tick_in_store(self, now: float) -> None:

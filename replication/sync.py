@@ -130,7 +130,8 @@ class Syncs:
         self._next_random = 0.0
         self.may_serve = True  # False while this node itself is joining or rejoining
         self.is_usable: Callable[[Link], bool] = _always  # whether a peer may serve this node
-        self.on_covered: Callable[[Link], None] = _ignore  # a session has ended well, in the tick
+        # A session has ended well, in its tick; with the origins whose entries it has raised.
+        self.on_covered: Callable[[list[bytes]], None] = _ignore_raised
         self.on_served: Callable[[Link], None] = _ignore  # a peer has got all
         self.on_need_full: Callable[[Link], None] = _ignore
         self.on_held: Callable[[Link], None] = _ignore
@@ -308,17 +309,16 @@ class Syncs:
         if session.bodies or session.end is None:
             return
         end = session.end
-        replica = self._core.replica
         if session.full:
             walk = self.walk
             if walk is None or walk.vector is None or walk.cursor < END_OF_PLACES:
                 self._fail(session, SyncFailure.CANCEL)
                 return
             self._drop_unlisted(walk)
-            replica.cover(walk.vector, walk.floors, walk.horizon)
+            raised = self._cover(walk.vector, walk.floors, walk.horizon)
             self.walk = None
         else:
-            replica.cover(end.vector, end.floors, end.horizon)
+            raised = self._cover(end.vector, end.floors, end.horizon)
         del self.asking[session.number]
         session.link.send(SyncFail(session.number, SyncFailure.DONE))
         self._core.count("sync_ended_total")
@@ -330,7 +330,14 @@ class Syncs:
                 changes=session.count,
                 bytes=session.bytes,
             )
-        self.on_covered(session.link)
+        self.on_covered(raised)
+
+    def _cover(self, vector: Mapping[bytes, int], floors: Mapping[bytes, int], horizon: int) -> list[bytes]:
+        """Grant coverage; return the origins whose entries it has raised."""
+        replica = self._core.replica
+        raised = [origin for origin, seq in vector.items() if seq > replica.covered(origin)]
+        replica.cover(vector, floors, horizon)
+        return raised
 
     def _drop_unlisted(self, walk: Walk) -> None:
         """Remove what the walk has shown to be superseded, of what the granted vector covers."""
@@ -558,6 +565,10 @@ def _cut_at_bodies(run: Run) -> list[Run]:
             found.append(Run(run.origin, after, upto, part))
             after = upto
     return found
+
+
+def _ignore_raised(raised: list[bytes]) -> None:
+    """Stand in for a callback that the replicator sets."""
 
 
 def _always(link: Link) -> bool:
