@@ -132,7 +132,7 @@ class Dissemination:
             if other is link:
                 del self._wanted[origin]
         for origin in list(self._parked):
-            self._unpark(origin, lambda run, parked_flow: parked_flow is not flow)
+            self._forget_parked(origin, flow)
 
     def set_ready(self, link: Link, *, ready: bool) -> None:
         flow = self.flows.get(link.node)
@@ -369,15 +369,17 @@ class Dissemination:
             del self._parked[run.origin]
             self._want_sync(flow.link)
 
-    def _unpark(self, origin: bytes, keep: Callable[[Run, Flow], bool] | None = None) -> None:
-        """Offer again what was parked of an origin, or only drop what `keep` does not keep."""
+    def _forget_parked(self, origin: bytes, flow: Flow) -> None:
+        """Drop what a link that is gone has brought."""
+        parked = self._parked[origin]
+        parked.runs = [one for one in parked.runs if one[1] is not flow]
+        if not parked.runs:
+            del self._parked[origin]
+
+    def _unpark(self, origin: bytes) -> None:
+        """Offer again what was parked of an origin."""
         parked = self._parked.get(origin)
         if parked is None:
-            return
-        if keep is not None:
-            parked.runs = [(run, flow) for run, flow in parked.runs if keep(run, flow)]
-            if not parked.runs:
-                del self._parked[origin]
             return
         covered = self._core.replica.covered(origin)
         if all(run.after > covered for run, _ in parked.runs):

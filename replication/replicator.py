@@ -75,7 +75,8 @@ class Replicator:
         self.verification = Verification(core, after_commit=self._staged.append)
         self.dropped = DroppedValues(core, self.bodies)
         self._link_numbers = 0
-        self._last_tick = 0.0
+        self._system_version = 0
+        self._roster_due = 0.0
         self.on_publish: Callable[[m.Publish], None] = _ignore_publish
         self._published = 0
         self._heard: dict[tuple[bytes, bytes], int] = {}  # (node, boot) -> last message number
@@ -166,7 +167,7 @@ class Replicator:
             return m.Reject(
                 m.Refusal.DUPLICATE_NODE, "this is the node itself, or a copy of its data directory"
             )
-        if self.roster.is_removed(peer.node):
+        if self.roster.is_gone(peer.node):
             return m.Reject(m.Refusal.REMOVED, REMOVED_TEXT)
         if self.rejoin.standing == Standing.REMOVED:
             return m.Reject(m.Refusal.CLOSING, "this node was removed from the cluster")
@@ -224,8 +225,7 @@ class Replicator:
         if self.rejoin.standing != Standing.READY:
             return
         for link in self.core.links.values():
-            if not self.roster.is_member(link.node) and not self.roster.is_removed(link.node):
-                self.roster.admit(link.node, self.core.now)
+            if not self.roster.is_member(link.node) and self.roster.admit(link.node, self.core.now):
                 self.stability.reset()
 
     def _is_usable(self, link: Link) -> bool:
@@ -316,6 +316,8 @@ class Replicator:
 
     def after_commit(self) -> None:
         """Do what had to wait for the tick's commit."""
+        if self.core.replica.system_version != self._system_version:
+            self._cluster_changed()
         while self._staged:
             staged, self._staged[:] = list(self._staged), []
             for action in staged:
@@ -324,6 +326,7 @@ class Replicator:
     def after_failure(self) -> None:
         """The tick's commit has failed: nothing of it happened, so nothing of it leaves."""
         self._staged.clear()
+        self.roster.changed()
         for link in list(self.core.links.values()):
             link.drop("the store takes no writes")
 
@@ -353,11 +356,12 @@ class Replicator:
         """Take note that a tick of clients has been committed."""
         self.dissemination.committed(now)
 
-    def cluster_changed(self) -> None:
+    def _cluster_changed(self) -> None:
         """Take note that records of the cluster have changed, here or by a peer."""
+        self._system_version = self.core.replica.system_version
         self.roster.changed()
         for link in list(self.core.links.values()):
-            if self.roster.is_removed(link.node):
+            if self.roster.is_gone(link.node):
                 link.send(m.Reject(m.Refusal.REMOVED, REMOVED_TEXT))
                 link.close("the peer was removed from the cluster")
 
@@ -385,7 +389,7 @@ class Replicator:
             or self.dissemination.held
             or self.bodies.stalled(now)
             or self.rejoin.standing == Standing.JOINING
-            or self.roster.wants_tick(now)
+            or now >= self._roster_due
         )
 
     def tick_in_store(self, now: float) -> None:
@@ -397,7 +401,7 @@ class Replicator:
         self.dissemination.release_held()
         self.bodies.tick(now)
         self.rejoin.tick(now)
-        self.roster.tick(now)
+        self._roster_due = self.roster.tick(now)
 
     # --- publishing
 

@@ -83,6 +83,7 @@ class Stability:
         self._next = now + self._core.options.purge_interval
         if not self.may_purge:
             return self._next
+        self._roster.settle({node: known.vector for node, known in self._vectors.known.items()})
         members = tuple(self._roster.members())
         if members != self._purgeable_for:
             self.reset()

@@ -208,7 +208,9 @@ class Vectors:
         if known is not None and known.boot == message.boot and message.number <= known.number:
             return
         is_own = message.node == link.node
-        if not is_own and (message.node in self._core.links or not self.is_current(message.node, message.boot)):
+        if not is_own and (
+            message.node in self._core.links or not self.is_current(message.node, message.boot)
+        ):
             return  # known at first hand, or of an earlier run
         known = self._taken(known, message)
         self.known[message.node] = known

@@ -314,6 +314,11 @@ class Replica(Protocol):
 
     def get_system(self, name: bytes) -> tuple[bytes, Stamp] | None: ...
 
+    @property
+    def system_version(self) -> int:
+        """Return a number that grows whenever records of the cluster change, here or by a peer."""
+        ...
+
     def list_system(self, prefix: bytes) -> list[tuple[bytes, bytes, Stamp]]:
         """Return (name, value, stamp) of the cluster's records whose name starts with `prefix`, by name."""
         ...
