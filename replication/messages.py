@@ -471,6 +471,7 @@ DIGEST_ENTRY_BYTES: Final = 2 + 16
 CHANNEL_BYTES_MAX: Final = 64 * 1024
 PUBLISH_BYTES_MAX: Final = 768 * 1024
 DEPTH_MAX: Final = 8
+MAPS_MAX: Final = 2 * MEMBERS_MAX  # in a message: an empty one takes one byte there and a hundred here
 MUST_UNDERSTAND_FROM: Final = 128
 
 # ---------------------------------------------------------------- the table
@@ -726,6 +727,21 @@ def _split(items: Any) -> tuple[int, Any]:
     return items
 
 
+class _MapCounter:
+    """Sees every map that is decoded, and ends that when there are too many."""
+
+    __slots__ = ("_count",)
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __call__(self, value: Any, immutable: object) -> Any:
+        self._count += 1
+        if self._count > MAPS_MAX:
+            raise ValueError(f"it has more than {MAPS_MAX} maps")
+        return value
+
+
 def _refuse_tag(value: object, immutable: object) -> NoReturn:
     raise ValueError("tags are not allowed")
 
@@ -765,6 +781,7 @@ def _load(encoded: bytes, *, immutable: bool = False) -> Any:
     decoder = cbor2.CBORDecoder(
         stream,
         tag_hook=_refuse_tag,
+        object_hook=_MapCounter(),
         semantic_decoders=_TAG_DECODERS,
         read_size=max(1, len(encoded)),
         max_depth=DEPTH_MAX,
@@ -774,7 +791,8 @@ def _load(encoded: bytes, *, immutable: bool = False) -> Any:
     try:
         value = decoder.decode(immutable=immutable)
     except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError) as error:
-        raise RemoteProtocolError(f"it is not CBOR as it must be: {error}"[:TEXT_CHARS_MAX]) from None
+        reason = error.__cause__ or error
+        raise RemoteProtocolError(f"it is not CBOR as it must be: {reason}"[:TEXT_CHARS_MAX]) from None
     if stream.tell() != len(encoded):
         raise RemoteProtocolError("there are bytes after its end")
     return value
