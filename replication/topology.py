@@ -1,0 +1,421 @@
+"""Which members to be linked with, and how to get there. Sans-IO.
+
+*Full mesh* up to `full_mesh_max` members: a link with everybody. Above, a *partial view*: about `degree` links,
+half of them near (by round trip, else by zone) so that most traffic is cheap, half of them random so that the
+whole stays connected and its diameter small. Below `degree_low` links are added, above `degree_high` taken
+away. The table of members is the passive list to choose from. If there are other zones, one link leads to one.
+
+A member that cannot be dialled keeps `nat_links` links that it opened itself, wherever there are enough others.
+
+Who dials. Of two members the one with the smaller id dials first, the other a second later if
+it has to; so most pairs meet once. When both dial at the same moment, the link that the smaller id opened
+survives (`choose`). A link that is older than `SIMULTANEOUS` is no such case: its peer has lost it, and the new
+one survives. Of a link too many, the greater id lets go first, so that not both sides do.
+
+Failed dials are repeated after a time drawn from 0 .. min(`redial_max`, `redial_min` * 2^n): full jitter, so
+that an outage does not end in a storm. Unreachable members are dialled on and on: that is how a partition heals. In a
+partial view each node does it for one of them at a time, the more rarely the more nodes do it.
+
+The addresses to join are dialled while there is no link, and now and then if they do not belong to a
+member that is known to be alive: two halves that never met must find each other.
+
+Addresses that peers tell are hints. They are dialled only inside the allowed networks, if such are given,
+and always with this cluster's credentials (`handshake`).
+
+Source: HyParView (Leitão, Pereira, Rodrigues 2007) for active and passive views; Brooker, "Exponential
+Backoff And Jitter" (AWS Architecture Blog 2015).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Final
+
+import attrs
+
+from replication.core import Core, Link
+from replication.membership import EXCESS, Membership
+from replication.messages import Bye, Refusal, Reject, State
+from replication.roster import Roster
+
+Network = IPv4Network | IPv6Network
+
+SIMULTANEOUS: Final = 10.0
+YIELD: Final = 1.0  # what the greater id leaves to the smaller one
+STABLE: Final = 10.0  # a link that lasted so long ends the back-off
+DIALS_MAX: Final = 32  # under way at once
+DIAL_TIMEOUT: Final = 15.0  # the driver tells earlier
+# The mesh is full again when this share of `full_mesh_max` is left, so that it does not flap.
+FULL_AGAIN_SHARE: Final = 0.75
+JOIN_INTERVAL: Final = 60.0
+JOIN_MEMORY: Final = 600.0  # how long it is remembered whom an address to join led to
+IMPROVE_INTERVAL: Final = 60.0
+# Links above `degree_high` at which the smaller id lets go, too.
+EXCESS_SLACK: Final = 4
+POLL: Final = 1.0
+
+
+@attrs.define(eq=False)
+class _Redial:
+    attempts: int = 0
+    next_at: float = 0.0
+    until: float = -math.inf  # a dial is under way until then at most
+
+
+@attrs.define(eq=False)
+class _Join:
+    redial: _Redial
+    node: bytes | None = None  # whom it led to last
+    led_at: float = -math.inf
+
+
+class Topology:
+    """The links of one node: those it has, wants, and lets go."""
+
+    def __init__(
+        self, core: Core, roster: Roster, membership: Membership, *, allowed: Sequence[Network] = ()
+    ) -> None:
+        self._core = core
+        self._roster = roster
+        self._membership = membership
+        self._allowed = tuple(allowed)
+        self._redials: dict[bytes, _Redial] = {}
+        self._joins = {address: _Join(_Redial()) for address in core.options.join}
+        self._up_at: dict[int, float] = {}  # by the link's number
+        self._own_addresses: dict[str, None] = dict.fromkeys(core.options.addresses)
+        self._improve_at: float | None = None
+        self._revive_at = 0.0
+        self.is_partial = False
+        membership.wants = self.wants
+        membership.dial_member = self.dial_member
+
+    # --- questions
+
+    def wants(self, node: bytes) -> bool:
+        """Tell whether there should be a link with a member that this node can open."""
+        return not self.is_partial and self._core.options.dialable and bool(self._addresses(node))
+
+    def choose(self, existing: Link, new: Link) -> Link:
+        """Return which of two links with one peer survives. Both ends choose alike."""
+        self._note_join(new)
+        age = self._core.now - self._up_at.get(existing.number, -math.inf)
+        if existing.boot != new.boot or not existing.is_open or age > SIMULTANEOUS:
+            return new
+        if existing.outgoing == new.outgoing:
+            return new
+        is_smaller = self._core.identity.node < new.node
+        return existing if existing.outgoing == is_smaller else new
+
+    # --- inputs
+
+    def tick(self, now: float) -> float:
+        """Dial whom a link is missing with, and let links go that are too many."""
+        self._choose_shape()
+        self._close_removed()
+        wanted = self._wanted(now)
+        for node in wanted:
+            self._dial_if_due(node, now)
+        self._dial_to_join(now)
+        if self.is_partial:
+            self._revive(now)
+            self._improve(now)
+            self._let_go(now)
+        return self._next_at(wanted, now)
+
+    def on_link_up(self, link: Link, now: float) -> None:
+        self._up_at[link.number] = now
+        redial = self._redial(link.node)
+        redial.until = -math.inf
+        if link.outgoing:
+            self._note_join(link)
+
+    def on_link_down(self, link: Link, now: float) -> None:
+        up_at = self._up_at.pop(link.number, now)
+        redial = self._redial(link.node)
+        if now - up_at >= STABLE:
+            redial.attempts = 0
+            redial.next_at = max(redial.next_at, now + self._jitter(redial) + self._yield_to(link.node))
+        else:
+            self._put_off(redial, now)
+
+    def on_dial_failed(self, address: str, node: bytes | None, now: float) -> None:
+        if node is not None:
+            self._put_off(self._redial(node), now)
+        elif address in self._joins:
+            self._put_off(self._joins[address].redial, now)
+
+    def on_bye(self, link: Link, message: Bye, now: float) -> None:
+        """Leave a peer alone for a while that has too many links."""
+        if message.reason == EXCESS:
+            redial = self._redial(link.node)
+            redial.next_at = now + self._core.options.redial_max * (1 + self._core.rng.random())
+
+    def on_self(self, address: str) -> None:
+        """Dial an address no more that turned out to be this node's own."""
+        self._own_addresses[address] = None
+
+    def dial_member(self, node: bytes) -> bool:
+        """Dial a member now, whatever its back-off says; False if it has no address that may be dialled."""
+        if node in self._core.links or self._roster.is_gone(node):
+            return False
+        now = self._core.now
+        redial = self._redial(node)
+        addresses = self._addresses(node)
+        if not addresses:
+            return False
+        if now >= redial.until:
+            redial.until = now + DIAL_TIMEOUT
+            self._core.dial(addresses[redial.attempts % len(addresses)], node)
+        return True
+
+    # --- whom to dial
+
+    def _choose_shape(self) -> None:
+        options = self._core.options
+        count = 1 + sum(record.state <= State.UNREACHABLE for record in self._membership.records())
+        if count > options.full_mesh_max:
+            self.is_partial = True
+        elif count <= options.full_mesh_max * FULL_AGAIN_SHARE:
+            self.is_partial = False
+
+    def _wanted(self, now: float) -> list[bytes]:
+        """Return the members to be dialled, those first that matter most."""
+        if not self._core.options.dialable:
+            missing = self._core.options.nat_links - self._outgoing_count()
+            return self._pick(missing, now)
+        if not self.is_partial:
+            return self._candidates(State.UNREACHABLE)
+        links = len(self._core.links)
+        if links >= self._core.options.degree_low and not self._lacks_other_zone():
+            return []
+        return self._pick(max(1, self._core.options.degree - links), now)
+
+    def _candidates(self, worst: State) -> list[bytes]:
+        """Return the members without a link that have an address, in the order in which they were met."""
+        hinted = [node for node in self._membership.hints() if self._roster.is_member(node)]
+        met = [record.node for record in self._membership.records() if record.state <= worst]
+        links = self._core.links
+        return [node for node in met + hinted if node not in links and self._addresses(node)]
+
+    def _pick(self, missing: int, now: float) -> list[bytes]:
+        """Choose members to fill up a partial view, those that are being dialled first."""
+        candidates = self._candidates(State.SUSPECT)
+        if not candidates and not self._core.links:
+            candidates = self._candidates(State.UNREACHABLE)  # it is this node that is cut off
+        under_way = [node for node in candidates if now < self._redial(node).until]
+        chosen = under_way[: max(0, missing)]
+        # Rarely are so many backed off that only they are left; then those that may be dialled next come first.
+        free = [node for node in candidates if node not in chosen and now >= self._redial(node).next_at]
+        if self._lacks_other_zone() and missing > len(chosen):
+            others = [node for node in free if self._is_other_zone(node)]
+            if others and not any(self._is_other_zone(node) for node in chosen):
+                chosen.append(self._core.rng.choice(others))
+        while len(chosen) < missing:
+            left = [node for node in free if node not in chosen]
+            if not left:
+                break
+            is_near = self._core.rng.random() < 0.5
+            chosen.append(self._nearest(left) if is_near else self._core.rng.choice(left))
+        return chosen
+
+    def _nearest(self, nodes: Sequence[bytes]) -> bytes:
+        """Return the member with the least known round trip, else one of the own zone, else any."""
+        ranks = [self._distance(node) for node in nodes]
+        least = min(ranks)
+        return self._core.rng.choice([node for node, rank in zip(nodes, ranks, strict=True) if rank == least])
+
+    def _distance(self, node: bytes) -> tuple[bool, float]:
+        rtt = self._membership.rtt(node)
+        return (self._is_other_zone(node), math.inf if rtt is None else rtt)
+
+    def _is_other_zone(self, node: bytes) -> bool:
+        record = self._membership.get(node)
+        return record is not None and record.zone != self._core.options.zone
+
+    def _lacks_other_zone(self) -> bool:
+        if any(link.peer.zone != self._core.options.zone for link in self._core.links.values()):
+            return False
+        return any(
+            record.state <= State.SUSPECT and record.zone != self._core.options.zone and record.dialable
+            for record in self._membership.records()
+        )
+
+    def _outgoing_count(self) -> int:
+        return sum(link.outgoing for link in self._core.links.values())
+
+    # --- dialling
+
+    def _redial(self, node: bytes) -> _Redial:
+        redial = self._redials.get(node)
+        if redial is None:
+            redial = self._redials[node] = _Redial(next_at=self._core.now + self._yield_to(node))
+        return redial
+
+    def _yield_to(self, node: bytes) -> float:
+        """Return how long the other side is given to dial."""
+        if self._core.identity.node < node or not self._core.options.dialable or self.is_partial:
+            return 0.0
+        return YIELD * (0.5 + self._core.rng.random())
+
+    def _jitter(self, redial: _Redial) -> float:
+        options = self._core.options
+        ceiling = min(options.redial_max, math.ldexp(options.redial_min, min(redial.attempts, 30)))
+        return self._core.rng.random() * ceiling
+
+    def _put_off(self, redial: _Redial, now: float) -> None:
+        redial.until = -math.inf
+        redial.next_at = max(redial.next_at, now + self._jitter(redial))
+        redial.attempts += 1
+
+    def _dials_count(self, now: float) -> int:
+        return sum(now < redial.until for redial in self._redials.values())
+
+    def _dial_if_due(self, node: bytes, now: float) -> None:
+        redial = self._redial(node)
+        if now >= redial.next_at and now >= redial.until and self._dials_count(now) < DIALS_MAX:
+            self.dial_member(node)
+
+    def _addresses(self, node: bytes) -> Sequence[str]:
+        """Return where a member may be dialled."""
+        record = self._membership.get(node)
+        if record is None:
+            addresses = self._membership.hints().get(node, ())
+        elif record.dialable and record.state <= State.UNREACHABLE:
+            addresses = record.addresses
+        else:
+            return ()
+        return [address for address in addresses if self._may_dial(address)]
+
+    def _may_dial(self, address: str) -> bool:
+        if address in self._own_addresses:
+            return False
+        if not self._allowed or address in self._joins:
+            return True
+        try:
+            host = ip_address(address.rpartition(":")[0].strip("[]"))
+        except ValueError:
+            return False  # a name could stand for any host
+        return any(host in network for network in self._allowed)
+
+    # --- the addresses to join
+
+    def _dial_to_join(self, now: float) -> None:
+        for address, join in self._joins.items():
+            redial = join.redial
+            if address in self._own_addresses or now < redial.next_at or now < redial.until:
+                continue
+            if self._core.links:
+                redial.next_at = now + JOIN_INTERVAL * (1 + self._core.rng.random())
+                if self._is_known(address, join, now):
+                    continue
+            redial.until = now + DIAL_TIMEOUT
+            self._core.dial(address, None)
+
+    def _is_known(self, address: str, join: _Join, now: float) -> bool:
+        """Tell whether an address leads to a member that is alive as far as this node knows."""
+        if join.node is not None and now - join.led_at < JOIN_MEMORY:
+            return self._membership.is_reachable(join.node)
+        return any(
+            address in record.addresses and record.state <= State.SUSPECT
+            for record in self._membership.records()
+        )
+
+    def _note_join(self, link: Link) -> None:
+        """Remember whom an address to join led to, if this link was opened by it."""
+        now = self._core.now
+        under_way = [(address, join) for address, join in self._joins.items() if now < join.redial.until]
+        if not link.outgoing or not under_way:
+            return
+        named = [(address, join) for address, join in under_way if address in link.peer.addresses]
+        if not named and now < self._redial(link.node).until:
+            return  # it was dialled as a member
+        _, join = (named or under_way)[0]
+        join.node, join.led_at = link.node, now
+        join.redial.until = -math.inf
+        join.redial.attempts = 0
+        join.redial.next_at = now + JOIN_INTERVAL * (1 + self._core.rng.random())
+
+    # --- the partial view
+
+    def _revive(self, now: float) -> None:
+        """Dial one of the unreachable members now and then: all nodes together do it about once a second."""
+        if now < self._revive_at:
+            return
+        scale = max(1.0, self._membership.count / self._core.options.full_mesh_max)
+        self._revive_at = now + self._core.options.redial_max * scale * (0.5 + self._core.rng.random())
+        lost = [
+            record.node
+            for record in self._membership.records()
+            if record.state == State.UNREACHABLE
+            and record.node not in self._core.links
+            and self._addresses(record.node)
+        ]
+        if lost:
+            self.dial_member(self._core.rng.choice(lost))
+
+    def _improve(self, now: float) -> None:
+        """Look for a nearer member than those that are linked, if fewer than half of the links are near."""
+        if self._improve_at is None or now < self._improve_at:
+            if self._improve_at is None:
+                self._improve_at = now + IMPROVE_INTERVAL * (0.5 + self._core.rng.random())
+            return
+        self._improve_at = now + IMPROVE_INTERVAL * (0.5 + self._core.rng.random())
+        links = list(self._core.links.values())
+        half = self._core.options.degree // 2
+        candidates = [
+            node
+            for node in self._candidates(State.ALIVE)
+            if now >= self._redial(node).next_at and not self._is_other_zone(node)
+        ]
+        near = sorted(self._distance(link.node) for link in links)[:half]
+        if not candidates or len(links) > self._core.options.degree_high:
+            return
+        best = self._nearest(candidates)
+        if len(near) < half or self._distance(best) < near[-1]:
+            self.dial_member(best)
+
+    def _let_go(self, now: float) -> None:
+        """Close one link if there are too many."""
+        links = [link for link in self._core.links.values() if link.is_open]
+        options = self._core.options
+        if len(links) <= options.degree_high:
+            return
+        own = self._core.identity.node
+        may_all = len(links) > options.degree_high + EXCESS_SLACK
+        ranked = sorted(links, key=lambda link: self._distance(link.node))
+        spared = {link.number: None for link in ranked[: options.degree // 2]}
+        others = [link for link in links if link.peer.zone != options.zone]
+        if len(others) == 1:
+            spared[others[0].number] = None
+        free = [
+            link
+            for link in links
+            if link.number not in spared and not link.peer.joining and (may_all or own > link.node)
+        ]
+        if free:
+            link = self._core.rng.choice(free)
+            redial = self._redial(link.node)
+            redial.next_at = now + options.redial_max * (1 + self._core.rng.random())
+            link.send(Bye(EXCESS))
+            link.close(EXCESS)
+
+    # --- removed members
+
+    def _close_removed(self) -> None:
+        for link in list(self._core.links.values()):
+            if link.is_open and self._roster.is_removed(link.node):
+                link.send(Reject(Refusal.REMOVED, "this node was removed from the cluster"))
+                link.close("it was removed")
+
+    # --- time
+
+    def _next_at(self, wanted: Sequence[bytes], now: float) -> float:
+        times = [now + POLL]
+        for node in wanted:
+            redial = self._redial(node)
+            times.append(max(redial.next_at, redial.until))
+        times += [max(join.redial.next_at, join.redial.until) for join in self._joins.values()]
+        # What is overdue waits for a dial under way to end, or for the next poll.
+        return min(at for at in times if at > now)
