@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterator
 from typing import Any, Final, Literal
 
 import attrs
@@ -36,6 +37,9 @@ TlsVersion = Literal["1.2", "1.3"]
 Durability = Literal["always", "everysec", "no"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "console", "json"]
+StaleWrites = Literal["deadletter", "replay", "discard"]
+SkewPolicy = Literal["refuse", "warn"]
+PublishReach = Literal["all", "local"]
 
 KEYSPACE_EVENT_LETTERS: Final = frozenset("KEg$lshzxetdmnA")
 
@@ -53,6 +57,23 @@ def _check_version(text: str) -> str | None:
     if re.fullmatch(r"\d{1,3}\.\d{1,3}\.\d{1,3}", text):
         return None
     return f'{text!r} is not a version; write three numbers with dots, such as "7.2.5"'
+
+
+def _check_peer_addresses(addresses: tuple[str, ...]) -> str | None:
+    for address in addresses:
+        host, colon, port = address.rpartition(":")
+        if not colon or not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+            return f'{address!r} is no address of a node; write host:port, such as "10.0.0.7:7379"'
+    return None
+
+
+def _check_networks(networks: tuple[str, ...]) -> str | None:
+    for network in networks:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            return f'{network!r} is not a network; write "10.0.0.0/8", or "192.0.2.7" for one address'
+    return None
 
 
 def _check_event_letters(text: str) -> str | None:
@@ -501,6 +522,155 @@ class EventsSettings:
 
 
 @attrs.frozen
+class PeersSettings:
+    """Other nodes of the same cluster. Without a port this node stays alone and none of it costs anything.
+
+    Peers prove to each other that they belong together: by a certificate each (cert_file, key_file,
+    ca_file), or by a secret that all of them hold (secret_file). `kvd cluster init` makes either.
+    """
+
+    port: int = setting(
+        -1,
+        """TCP port for peers. 0 takes a free one (see --ports-file), -1 opens none: a single node.""",
+        low=-1,
+        high=65535,
+    )
+    bind: str = setting(
+        "0.0.0.0",  # noqa: S104 -- peers are elsewhere, and prove who they are before anything is read
+        """Address to listen on for peers. They are on other machines as a rule; nothing is read from
+        a connection before it has proved that it belongs to the cluster.""",
+        check=lambda address: _check_addresses((address,)),
+    )
+    join: tuple[str, ...] = setting(
+        (),
+        """Nodes to begin with, as host:port; a name with several addresses stands for all of them.
+        One that is up is enough, the others are learned from it. Empty on the first node of a new cluster,
+        and there only.""",
+        check=_check_peer_addresses,
+    )
+    advertise: tuple[str, ...] = setting(
+        (),
+        """How others reach this node, as host:port. Empty: the host name of this machine and the port,
+        or the bound address if it is a single one.""",
+        check=_check_peer_addresses,
+    )
+    dialable: bool = setting(
+        True,
+        """Whether others can open connections to this node. A node behind address translation says
+        false: it opens some itself, and is equal to the others in all else.""",
+    )
+    secret_file: str = setting(
+        "",
+        """File with the cluster's secrets, one a line. Any of them is accepted, the first is used: a new
+        one is put first on one node after the other.""",
+    )
+    cert_file: str = setting(
+        "",
+        """Certificate of this node, PEM, made by `kvd cluster init` or with a join token.""",
+    )
+    key_file: str = setting("", """Private key of the certificate, PEM.""")
+    ca_file: str = setting(
+        "", """The cluster's own authority, PEM: whoever has a certificate of it is a peer."""
+    )
+    allow: tuple[str, ...] = setting(
+        (),
+        """Networks that peers may have their addresses in; addresses that others tell are dialled only
+        there. Empty allows all.""",
+        check=_check_networks,
+    )
+    zone: str = setting(
+        "",
+        """Where this node stands, as a word that nodes near to each other share (a data centre, a rack).
+        Used to choose links in clusters that are too large for each to know each.""",
+    )
+    full_mesh_max: int = setting(
+        32,
+        """Up to so many nodes everybody is linked with everybody. Above, each keeps some eight links,
+        and what is written travels along them.""",
+        low=2,
+        high=1000,
+    )
+    max_offline_seconds: int = setting(
+        7 * 86400,
+        """How long a member may be away. One that does not come back is removed after this time, if most
+        others agree; until then marks of deletion are kept for it. It must be the same on all nodes.""",
+        low=60,
+        high=2**31 - 1,
+    )
+    stale_writes: StaleWrites = setting(
+        "deadletter",
+        """What becomes of writes of this node that nobody else has seen when it comes back after more than
+        max_offline_seconds, or from an old backup: "deadletter" undoes them and keeps them in
+        dead-letters.jsonl in the data directory, "replay" writes them anew, "discard" undoes them.""",
+        kind=choice("deadletter", "replay", "discard"),
+    )
+    clock_max_offset_ms: int = setting(
+        1000,
+        """A clock that is further from those of the others than this refuses to stamp writes.""",
+        low=10,
+        high=60_000,
+    )
+    clock_hold_seconds: int = setting(
+        60,
+        """Writes stamped further in the future than this wait, with all that their node wrote after
+        them, until their time has come. At least ten times clock_max_offset_ms.""",
+        low=1,
+        high=3600,
+    )
+    clock_on_skew: SkewPolicy = setting(
+        "refuse",
+        """What a node does whose own clock is wrong: "refuse" writes of clients with CLOCKSKEW, or
+        "warn" in log and metrics only.""",
+        kind=choice("refuse", "warn"),
+    )
+    purge_interval_seconds: int = setting(
+        10,
+        """Time between two looks at which marks of deletion all members have, so that they may go.
+        storage.gc_min_age_seconds is the least age of what goes.""",
+        low=1,
+        high=3600,
+    )
+    sync_interval_seconds: int = setting(
+        15,
+        """About how often this node compares what it has with a peer, whether or not it misses
+        anything.""",
+        low=1,
+        high=3600,
+    )
+    sync_bytes_a_second_max: int = setting(
+        0,
+        """Most that is sent to one peer that catches up, so that clients have the rest of the network; 0 sets no
+        limit.""",
+        kind=BYTES,
+        low=0,
+        high=1024 * GIB,
+    )
+    verify_interval_seconds: int = setting(
+        600,
+        """How often all records are compared with those of a peer, by hashes; what differs is mended and
+        reported.""",
+        low=1,
+        high=7 * 86400,
+    )
+    replicate_acl_users: bool = setting(
+        False,
+        """Whether ACL SETUSER and DELUSER hold on all nodes that say so. Users of acl_file and
+        security.users stay each node's own until they are changed by a command.""",
+    )
+    publish: PublishReach = setting(
+        "all",
+        """Whether PUBLISH reaches the subscribers of all linked nodes or of this one only.""",
+        kind=choice("all", "local"),
+        runtime=True,
+    )
+    publish_local_prefixes: tuple[str, ...] = setting(
+        (),
+        """Channels whose names begin with one of these stay on their node.""",
+        runtime=True,
+    )
+
+
+@attrs.frozen
 class Settings:
     """All settings of one daemon."""
 
@@ -512,6 +682,7 @@ class Settings:
     compat: CompatSettings = CompatSettings()
     log: LogSettings = LogSettings()
     events: EventsSettings = EventsSettings()
+    peers: PeersSettings = PeersSettings()
 
     def value(self, name: str) -> Value:
         """Return the value of the setting called `name` (``section.field``)."""
@@ -543,6 +714,7 @@ SECTIONS: Final[dict[str, type[Any]]] = {
     "compat": CompatSettings,
     "log": LogSettings,
     "events": EventsSettings,
+    "peers": PeersSettings,
 }
 
 # Every setting by its full name, in the order of the classes.
@@ -569,4 +741,34 @@ def contradictions(settings: Settings) -> list[tuple[str, str]]:
         found.append(("server.tls_port", "is the same as server.port; one port speaks one protocol"))
     if security.acl_file and security.users:
         found.append(("security.users", "cannot stand beside acl_file; move the users into that file"))
-    return found
+    return found + list(_peer_contradictions(settings))
+
+
+def _peer_contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
+    peers = settings.peers
+    files = {"cert_file": peers.cert_file, "key_file": peers.key_file, "ca_file": peers.ca_file}
+    if peers.port < 0:
+        if peers.join:
+            yield "peers.join", "needs a port for peers; set peers.port (--peer-port), 0 takes a free one"
+        if peers.advertise:
+            yield "peers.advertise", "needs a port for peers; set peers.port (--peer-port)"
+        return
+    if peers.secret_file and any(files.values()):
+        yield "peers.secret_file", "cannot stand beside a certificate; a cluster uses one or the other"
+    elif not peers.secret_file and not any(files.values()):
+        yield (
+            "peers.port",
+            "needs a credential: secret_file, or cert_file, key_file and ca_file; `kvd cluster init` makes them",
+        )
+    elif not peers.secret_file:
+        for name, file in files.items():
+            if not file:
+                yield f"peers.{name}", "is needed beside the others of cert_file, key_file and ca_file"
+    if peers.port > 0 and peers.port in {settings.server.port, settings.server.tls_port}:
+        yield "peers.port", "is a port for clients already; peers need one of their own"
+    if not peers.dialable and peers.advertise:
+        yield "peers.advertise", "says how others reach this node, which dialable = false denies"
+    if not peers.dialable and not peers.join:
+        yield "peers.join", "is needed on a node that others cannot reach (dialable = false)"
+    if peers.clock_hold_seconds * 1000 < 10 * peers.clock_max_offset_ms:
+        yield "peers.clock_hold_seconds", "must be at least ten times clock_max_offset_ms"

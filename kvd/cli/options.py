@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import click
 
@@ -22,7 +22,18 @@ _SHORTCUTS: Final = {
     "--port": ("server.port", "N", "TCP port; 0 takes a free one."),
     "--unix-socket": ("server.unix_socket", "PATH", "Unix socket to listen on as well."),
     "--durability": ("storage.durability", "WORD", "When writes reach the disk: always, everysec or no."),
+    "--peer-port": ("peers.port", "N", "TCP port for other nodes; 0 takes a free one."),
+    "--join": ("peers.join", "HOST:PORT", "A node of the cluster to join; may be given many times."),
+    "--advertise": ("peers.advertise", "HOST:PORT", "How other nodes reach this one."),
+    "--cluster-secret-file": ("peers.secret_file", "FILE", "Secret that all nodes hold."),
+    "--peer-cert": ("peers.cert_file", "FILE", "Certificate of this node, from `kvd cluster init`."),
+    "--peer-key": ("peers.key_file", "FILE", "Private key of the certificate."),
+    "--peer-ca": ("peers.ca_file", "FILE", "The cluster's authority."),
 }
+# Those that may be given several times; together they make the list.
+_REPEATED: Final = frozenset({"--join", "--advertise"})
+
+Shortcut: TypeAlias = str | tuple[str, ...] | None
 
 
 def settings_options(function: FunctionT) -> FunctionT:
@@ -36,7 +47,9 @@ def settings_options(function: FunctionT) -> FunctionT:
     )(function)
     for flag, (name, metavar, text) in reversed(_SHORTCUTS.items()):
         shown = SETTINGS[name].show(SETTINGS[name].default)
-        function = click.option(flag, metavar=metavar, help=f"{text}  [default: {shown}]")(function)
+        function = click.option(
+            flag, metavar=metavar, multiple=flag in _REPEATED, help=f"{text}  [default: {shown}]"
+        )(function)
     return click.option(
         "--config",
         "file",
@@ -48,13 +61,14 @@ def settings_options(function: FunctionT) -> FunctionT:
 
 
 def load_settings(
-    file: Path | None, assignments: tuple[str, ...], shortcuts: dict[str, str | None]
+    file: Path | None, assignments: tuple[str, ...], shortcuts: Mapping[str, Shortcut]
 ) -> Settings:
     """Return the settings of this command line; print every problem and exit if there is one."""
     flags = [
-        Flag(flag, name, text)
+        Flag(flag, name, given if isinstance(given, str) else ",".join(given))
         for flag, (name, _, _) in _SHORTCUTS.items()
-        if (text := shortcuts[flag.removeprefix("--").replace("-", "_")]) is not None
+        if (given := shortcuts[flag.removeprefix("--").replace("-", "_")])
+        or isinstance(given, str)  # an empty text is a value, no occurrence of a flag is none
     ]
     for assignment in assignments:
         try:

@@ -11,7 +11,7 @@ import trio
 
 from kvd import logs
 from kvd.cli.errors import fail, fail_config
-from kvd.cli.options import load_settings, settings_options
+from kvd.cli.options import Shortcut, load_settings, settings_options
 from kvd.config import ConfigError
 from kvd.settings import SECTIONS, SETTINGS, Settings
 from storage.errors import StorageError
@@ -26,6 +26,8 @@ Examples:
   kvd serve --config conf/kvd.toml --data-dir /var/lib/kvd
   kvd serve --port 0 --ports-file ports.json
   kvd serve --durability always --set server.maxclients=20000
+  kvd serve --peer-port 7379 --cluster-secret-file cluster.secret
+  kvd serve --peer-port 7379 --cluster-secret-file cluster.secret --join node1:7379
 """
 )
 @settings_options
@@ -36,7 +38,7 @@ Examples:
     help='Write the real ports there as JSON once all are open: {"resp": 6379}.',
 )
 def serve(
-    file: Path | None, assignments: tuple[str, ...], ports_file: Path | None, **shortcuts: str | None
+    file: Path | None, assignments: tuple[str, ...], ports_file: Path | None, **shortcuts: Shortcut
 ) -> None:
     """Run the daemon until SIGTERM or SIGINT.
 
@@ -71,7 +73,7 @@ Examples:
 """,
 )
 @settings_options
-def check_config(file: Path | None, assignments: tuple[str, ...], **shortcuts: str | None) -> None:
+def check_config(file: Path | None, assignments: tuple[str, ...], **shortcuts: Shortcut) -> None:
     """Read the settings as serve would, and print those in force as TOML.
 
     Prints every problem and exits with 2 if there is one. Secrets are not shown.

@@ -77,6 +77,20 @@ def test_a_value_out_of_range_cannot_be_built() -> None:
             {"server.tls_port"},
         ),
         ({"security.acl_file": "users.acl", "security.users": (Secret("bob on"),)}, {"security.users"}),
+        ({"peers.port": 7379}, {"peers.port"}),
+        ({"peers.port": 7379, "peers.secret_file": "s"}, set()),
+        ({"peers.port": 6379, "peers.secret_file": "s"}, {"peers.port"}),
+        ({"peers.port": 0, "peers.secret_file": "s", "peers.ca_file": "ca"}, {"peers.secret_file"}),
+        ({"peers.port": 0, "peers.ca_file": "ca"}, {"peers.cert_file", "peers.key_file"}),
+        ({"peers.join": ("a:1",), "peers.advertise": ("b:1",)}, {"peers.join", "peers.advertise"}),
+        (
+            {"peers.port": 0, "peers.secret_file": "s", "peers.dialable": False, "peers.advertise": ("b:1",)},
+            {"peers.advertise", "peers.join"},
+        ),
+        (
+            {"peers.port": 0, "peers.secret_file": "s", "peers.clock_hold_seconds": 9},
+            {"peers.clock_hold_seconds"},
+        ),
         ({}, set()),
     ],
 )
