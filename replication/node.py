@@ -11,7 +11,7 @@ sent leaves after that tick's commit. A connection's errors end at the connectio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from random import Random
@@ -27,7 +27,8 @@ from replication.handshake import Authenticator, Handshake
 from replication.options import Options
 from replication.rejoin import Standing
 from replication.replicator import Replicator
-from replication.transport import Doorman, Network, PeerStream
+from replication.topology import Network as AddressRange
+from replication.transport import Network, PeerStream
 from storage.changes import Change, Replica, Stamp
 
 Result = TypeVar("Result")
@@ -91,17 +92,27 @@ class PeerNode:
         rng: Random,
         entropy: Callable[[int], bytes],
         software: str = "",
+        listen: Sequence[str] = (),
+        allowed: Sequence[AddressRange] = (),
     ) -> None:
         self.host = host
         self._network = network
         self._authenticator = authenticator
         identity = Identity(cluster, host.replica.node_id, entropy(16))
         self.replicator = Replicator(
-            identity, options, host.replica, rng=rng, wall_ms=host.wall_ms, entropy=entropy, software=software
+            identity,
+            options,
+            host.replica,
+            rng=rng,
+            wall_ms=host.wall_ms,
+            entropy=entropy,
+            software=software,
+            allowed=allowed,
         )
         self._options = options
+        self._listen = tuple(listen)
+        self.addresses: list[str] = []  # at which it listens
         self._entropy = entropy
-        self._doorman = Doorman()
         self._dialing: set[str] = set()
         self._timer = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -129,7 +140,8 @@ class PeerNode:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
-                await nursery.start(self._network.listen, self._accept)
+                for address in self._listen:
+                    self.addresses.append(await nursery.start(self._network.listen, address, self._accept))
                 nursery.start_soon(self._keep_time)
                 task_status.started()
                 await trio.sleep_forever()
@@ -254,19 +266,11 @@ class PeerNode:
         finally:
             self._dialing.discard(address)
             if not reached:
-                self.replicator.topology.on_dial_failed(address, node, trio.current_time())
+                self.replicator.on_dial_failed(address, node, trio.current_time())
 
     async def _accept(self, stream: PeerStream) -> None:
         """Serve a connection that a peer has opened."""
-        address = stream.remote_address
-        if not self._doorman.enter(address, trio.current_time()):
-            await trio.aclose_forcefully(stream)
-            return
-        reached = False
-        try:
-            reached = await self._serve(stream, outgoing=False, address=address)
-        finally:
-            self._doorman.leave(address, trio.current_time(), failed=not reached)
+        await self._serve(stream, outgoing=False, address=stream.remote_address)
 
     async def _serve(self, stream: PeerStream, *, outgoing: bool, address: str) -> bool:
         """Authenticate a connection and serve it to its end; False if it never became a link."""
@@ -275,7 +279,7 @@ class PeerNode:
             try:
                 reader = FrameReader()
                 with trio.move_on_after(AUTHENTICATION_SECONDS) as scope:
-                    hello = await self._authenticate(stream, reader, outgoing=outgoing)
+                    hello = await self._authenticate(stream, reader, outgoing=outgoing, address=address)
                 if scope.cancelled_caught or hello is None:
                     log.debug("connection not authenticated", timeout=scope.cancelled_caught)
                     return False
@@ -288,7 +292,7 @@ class PeerNode:
         return False
 
     async def _authenticate(
-        self, stream: PeerStream, reader: FrameReader, *, outgoing: bool
+        self, stream: PeerStream, reader: FrameReader, *, outgoing: bool, address: str
     ) -> m.Hello | None:
         """Shake hands; return the peer's hello, or None if either side refuses."""
         handshake = Handshake(
@@ -299,20 +303,12 @@ class PeerNode:
             admit=self.replicator.admit,
         )
         await _send(stream, handshake.start())
-        while handshake.peer is None:
-            data = await stream.receive_some(16 * 1024)
-            if not data:
-                return None
-            for message in reader.feed(data):
-                replies = handshake.on_message(message)
-                if handshake.is_authenticated:
-                    reader.authenticated()
-                await _send(stream, replies)
-                if handshake.rejected is not None:
-                    self._note_rejected(handshake.rejected)
-                    return None
-                if handshake.peer is not None:
-                    break
+        await _converse(stream, reader, handshake)
+        stream.report(is_authenticated=handshake.is_authenticated)
+        if handshake.is_self:
+            self.replicator.topology.on_self(address)
+        if handshake.rejected is not None:
+            self._note_rejected(handshake.rejected)
         return handshake.peer
 
     def _note_rejected(self, reject: m.Reject) -> None:
@@ -323,7 +319,7 @@ class PeerNode:
         self, stream: PeerStream, reader: FrameReader, hello: m.Hello, *, outgoing: bool
     ) -> bool:
         now = trio.current_time()
-        link = self._in_tick(
+        link: Link | None = self._in_tick(
             partial(self.replicator.link_up, hello, outgoing=outgoing, now=now, encode=encode)
         )
         if link is None:
@@ -389,6 +385,21 @@ class PeerNode:
 def _call_all(functions: list[Callable[[], None]]) -> None:
     for function in functions:
         function()
+
+
+async def _converse(stream: PeerStream, reader: FrameReader, handshake: Handshake) -> None:
+    """Exchange the messages of a handshake until it is over, or the peer has gone."""
+    while True:
+        data = await stream.receive_some(16 * 1024)
+        for message in reader.feed(data):
+            replies = handshake.on_message(message)
+            if handshake.is_authenticated:
+                reader.authenticated()
+            await _send(stream, replies)
+            if handshake.is_over:
+                return
+        if not data:
+            return
 
 
 async def _send(stream: PeerStream, messages: list[Any]) -> None:

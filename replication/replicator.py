@@ -30,7 +30,7 @@ from replication.rejoin import Rejoin, Standing
 from replication.roster import Roster
 from replication.stability import Stability
 from replication.sync import Syncs, is_below
-from replication.topology import Topology
+from replication.topology import Network, Topology
 from replication.vectors import Known, Vectors
 from replication.verification import Verification
 from storage.changes import Kind, Lane, Replica
@@ -38,6 +38,8 @@ from storage.changes import Kind, Lane, Replica
 # Kinds of changes that this version understands; others are carried.
 KINDS: Final = (Kind.VALUE, Kind.EXPIRY, Kind.FLOOR, Kind.NAMESPACE_FLOOR)
 
+_MEMBERS: Final = "members"  # the name under which their addresses are kept
+MEMBERS_KEPT_INTERVAL: Final = 30.0
 REMOVED_TEXT: Final = "this node was removed from the cluster; to come back it needs an empty data directory"
 
 
@@ -54,6 +56,7 @@ class Replicator:
         wall_ms: Callable[[], int],
         entropy: Callable[[int], bytes],
         software: str = "",
+        allowed: Sequence[Network] = (),
     ) -> None:
         self.core = core = Core(
             identity, options, replica, rng=rng, wall_ms=wall_ms, entropy=entropy, software=software
@@ -63,7 +66,7 @@ class Replicator:
         self.roster = Roster(core)
         self.clock = ClockGate(core, self.roster)
         self.membership = Membership(core, self.roster, self.clock)
-        self.topology = Topology(core, self.membership, self.roster)
+        self.topology = Topology(core, self.roster, self.membership, allowed=allowed)
         self.bodies = Bodies(core)
         self.dissemination = Dissemination(
             core, self.clock, self.bodies, want_sync=self._want_sync, after_commit=self._staged.append
@@ -77,15 +80,16 @@ class Replicator:
         self._link_numbers = 0
         self._system_version = 0
         self._roster_due = 0.0
+        self._members_kept_at = 0.0
         self.on_publish: Callable[[m.Publish], None] = _ignore_publish
         self._published = 0
         self._heard: dict[tuple[bytes, bytes], int] = {}  # (node, boot) -> last message number
         self._handlers: dict[type, Callable[[Link, Any], None]] = {
-            m.Members: self.membership.on_members,
-            m.Ping: self.membership.on_ping,
-            m.Pong: self.membership.on_pong,
-            m.PingRequest: self.membership.on_ping_request,
-            m.PingResult: self.membership.on_ping_result,
+            m.Members: self._with_time(self.membership.on_members),
+            m.Ping: self._with_time(self.membership.on_ping),
+            m.Pong: self._with_time(self.membership.on_pong),
+            m.PingRequest: self._with_time(self.membership.on_ping_request),
+            m.PingResult: self._with_time(self.membership.on_ping_result),
             m.Bye: self._on_bye,
             m.Reject: self._on_reject,
             m.Vector: self.vectors.on_vector,
@@ -112,6 +116,9 @@ class Replicator:
         }
         self._wire()
 
+    def _with_time(self, handler: Callable[[Link, Any, float], None]) -> Callable[[Link, Any], None]:
+        return lambda link, message: handler(link, message, self.core.now)
+
     def _wire(self) -> None:
         core = self.core
         core.on_data_cleared = self.syncs.drop_serving
@@ -121,7 +128,9 @@ class Replicator:
         self.syncs.on_need_full = self.rejoin.on_need_full
         self.vectors.on_known = self._on_known
         self.vectors.on_rollback = self._on_rollback
-        self.vectors.is_current = self.membership.is_current
+        self.vectors.is_current = self._is_current
+        self.roster.liveness = self.membership
+        self.clock.on_jump = self._on_jump
         self.rejoin.on_change = self._on_standing
 
     # --- the start
@@ -134,6 +143,7 @@ class Replicator:
         self.core.now = now
         self.core.replica.set_purging(self.stability)
         self.rejoin.open(founds=founds)
+        self.membership.restore(self.core.replica.get_local(_MEMBERS) or b"")
         self.roster.changed()
         if self.rejoin.standing == Standing.READY:
             self.stability.close_origins()
@@ -192,7 +202,6 @@ class Replicator:
         if existing is not None:
             if existing.boot == peer.boot and self.topology.choose(existing, link) is existing:
                 return None
-            self.membership.on_replaced(existing, link)
             existing.drop("replaced by a newer link")
             self.link_down(existing, now)
         core.links[peer.node] = link
@@ -264,6 +273,13 @@ class Replicator:
             if origin is not None and known.vector[origin] > replica.covered(origin):
                 self.core.rotate_soon("a peer has more of this node's own writes than this node")
 
+    def _is_current(self, node: bytes, boot: bytes) -> bool:
+        record = self.membership.get(node)
+        return record is None or record.boot == boot
+
+    def _on_jump(self, seconds: float) -> None:
+        self.core.rotate_soon(f"the clock has jumped by {seconds:.1f} s")
+
     def _on_rollback(self, node: bytes) -> None:
         self.stability.reset()
 
@@ -331,7 +347,9 @@ class Replicator:
             link.drop("the store takes no writes")
 
     def _on_bye(self, link: Link, message: m.Bye) -> None:
-        link.close("the peer leaves")
+        self.membership.on_bye(link, message, self.core.now)
+        self.topology.on_bye(link, message, self.core.now)
+        link.close(f"the peer says goodbye: {message.reason}")
 
     def _on_reject(self, link: Link, message: m.Reject) -> None:
         self.on_rejected(message, self.core.now)
@@ -390,11 +408,13 @@ class Replicator:
             or self.bodies.stalled(now)
             or self.rejoin.standing == Standing.JOINING
             or now >= self._roster_due
+            or now >= self._members_kept_at + MEMBERS_KEPT_INTERVAL
         )
 
     def tick_in_store(self, now: float) -> None:
         """Do what may write. Inside a tick of the store."""
         self.core.now = now
+        self._keep_members(now)
         deferred, self.deferred = self.deferred, []
         for action in deferred:
             action()
@@ -402,6 +422,21 @@ class Replicator:
         self.bodies.tick(now)
         self.rejoin.tick(now)
         self._roster_due = self.roster.tick(now)
+
+    def _keep_members(self, now: float) -> None:
+        """Remember the members' addresses for the next start, now and then and if they have changed."""
+        if now < self._members_kept_at + MEMBERS_KEPT_INTERVAL:
+            return
+        self._members_kept_at = now
+        stored = self.membership.export()
+        if stored != self.core.replica.get_local(_MEMBERS):
+            self.core.replica.put_local(_MEMBERS, stored)
+
+    def on_dial_failed(self, address: str, node: bytes | None, now: float) -> None:
+        """A connection could not be made."""
+        self.core.now = now
+        self.topology.on_dial_failed(address, node, now)
+        self.membership.on_dial_failed(node, now)
 
     # --- publishing
 
@@ -456,9 +491,7 @@ class Replicator:
             return "LOADING this node is joining the cluster and catches up"
         if standing == Standing.REMOVED:
             return "READONLY this node was removed from the cluster"
-        if self.membership.is_duplicate:
-            return "READONLY two nodes run with this node's id; stop the copy, then restart this node"
-        return self.clock.refusal(now, self.core.wall_ms())
+        return self.membership.refusal() or self.clock.refusal(now, self.core.wall_ms())
 
 
 def _ignore_publish(message: m.Publish) -> None:
