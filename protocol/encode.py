@@ -20,6 +20,7 @@ from typing import Any, Final, TypeAlias
 from protocol.replies import (
     NO_REPLY,
     NULL_ARRAY,
+    Attributed,
     BigNumber,
     ErrorReply,
     Push,
@@ -158,6 +159,11 @@ def _open_push(items: Push) -> tuple[bytes, Iterable[Any]]:
     return b">%d\r\n" % len(items), items
 
 
+def _open_attributed(item: Attributed) -> tuple[bytes, Iterable[Any]]:
+    attributes = chain.from_iterable(item.attributes.items())
+    return b"|%d\r\n" % len(item.attributes), chain(attributes, (item.reply,))
+
+
 _MARKERS2: Final = {NULL_ARRAY: b"*-1\r\n", NO_REPLY: b""}
 _MARKERS3: Final = {NULL_ARRAY: b"_\r\n", NO_REPLY: b""}
 
@@ -188,6 +194,7 @@ _AGGREGATES2: Final[dict[type, _Open]] = {
     dict: _open_flat_map,
     Set: _open_array,
     Push: _open_array,
+    Attributed: lambda item: (b"", (item.reply,)),
 }
 _AGGREGATES3: Final[dict[type, _Open]] = {
     list: _open_array,
@@ -195,4 +202,5 @@ _AGGREGATES3: Final[dict[type, _Open]] = {
     dict: _open_map,
     Set: _open_set,
     Push: _open_push,
+    Attributed: _open_attributed,
 }
