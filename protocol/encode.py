@@ -22,6 +22,7 @@ from protocol.replies import (
     NULL_ARRAY,
     Attributed,
     BigNumber,
+    Encoded,
     ErrorReply,
     Push,
     Reply,
@@ -177,6 +178,7 @@ _SCALARS2: Final[_Scalars] = {
     float: lambda number: _encode_bulk(format_double(number)),
     Verbatim: lambda reply: _encode_bulk(reply.text),
     BigNumber: lambda reply: _encode_bulk(reply.digits),
+    Encoded: lambda reply: reply.data,
     type(NULL_ARRAY): _MARKERS2.__getitem__,
 }
 _SCALARS3: Final[_Scalars] = {

@@ -21,6 +21,7 @@ bytes by the session's protocol version. The plain values and what they become:
     Verbatim          verbatim string ``=``       bulk string
     BigNumber         big number ``(``            bulk string
     Attributed        attribute ``|``, reply      the reply
+    Encoded           its bytes                   its bytes
     NO_REPLY          nothing                     nothing
     ================  ==========================  ==========================
 
@@ -103,6 +104,15 @@ class Attributed:
     def __init__(self, attributes: dict[Any, Any], reply: Any) -> None:
         self.attributes = attributes
         self.reply = reply
+
+
+class Encoded:
+    """A reply that was encoded before, by the protocol of the session that it is for."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
 
 
 class _Marker:

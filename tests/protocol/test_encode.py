@@ -15,6 +15,7 @@ from protocol.replies import (
     QUEUED,
     Attributed,
     BigNumber,
+    Encoded,
     ErrorReply,
     Push,
     Reply,
@@ -70,6 +71,7 @@ TABLE: list[tuple[Reply, bytes, bytes]] = [
     (BigNumber(b"1" * 30), b"$30\r\n%b\r\n" % (b"1" * 30), b"(%b\r\n" % (b"1" * 30)),
     (Attributed({b"a": 1}, [2, None]), b"*2\r\n:2\r\n$-1\r\n", b"|1\r\n$1\r\na\r\n:1\r\n*2\r\n:2\r\n_\r\n"),
     ([Attributed({}, b"b")], b"*1\r\n$1\r\nb\r\n", b"*1\r\n|0\r\n$1\r\nb\r\n"),
+    ([1, Encoded(b"+as it is\r\n")], b"*2\r\n:1\r\n+as it is\r\n", b"*2\r\n:1\r\n+as it is\r\n"),
     (NO_REPLY, b"", b""),
 ]
 
