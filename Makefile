@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SERVE_FLAGS ?=
+# Tests run in so many processes; most of them wait for another one half of the time.
+TEST_PROCESSES ?= 2
 PYTEST_FLAGS ?=
 BENCH_FLAGS ?=
 LOCK_FLAGS ?=
@@ -41,7 +43,7 @@ serve: $(VENV)/.serve
 	$(BIN)/kvd serve --config conf/kvd.toml $(SERVE_FLAGS)
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal $(PYTEST_FLAGS)
 
 compat: $(COMPAT)/.installed $(NODE)/node_modules/.installed
 	KVD_REQUIRE_COMPAT=1 $(COMPAT)/bin/python -m pytest tests/compat $(PYTEST_FLAGS)

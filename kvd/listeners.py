@@ -33,7 +33,6 @@ log = structlog.get_logger()
 
 # Accepted at once before the connections that are there already get their turn again.
 _ACCEPTS_A_TICK: Final = 200
-_TLS_HANDSHAKE_SECONDS: Final = 10.0
 
 _FULL: Final = b"-ERR max number of clients reached\r\n"
 _PROTECTED: Final = (
@@ -304,7 +303,7 @@ class TlsListener:
             return False
         self._handshakes += 1
         try:
-            with trio.move_on_after(_TLS_HANDSHAKE_SECONDS):
+            with trio.move_on_after(server.settings.server.tls_handshake_seconds):
                 await stream.do_handshake()
                 refused = refusal(server, endpoint)
                 if refused is None:

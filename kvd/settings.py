@@ -191,6 +191,12 @@ class ServerSettings:
         """Oldest TLS version that is spoken.""",
         kind=choice("1.2", "1.3"),
     )
+    tls_handshake_seconds: int = setting(
+        10,
+        """A TLS client that has not finished its handshake after so long is closed.""",
+        low=1,
+        high=600,
+    )
 
 
 @attrs.frozen

@@ -20,7 +20,9 @@ from typing import Any, Final, TypeAlias
 from protocol.replies import (
     NO_REPLY,
     NULL_ARRAY,
+    Attributed,
     BigNumber,
+    Encoded,
     ErrorReply,
     Push,
     Reply,
@@ -158,6 +160,11 @@ def _open_push(items: Push) -> tuple[bytes, Iterable[Any]]:
     return b">%d\r\n" % len(items), items
 
 
+def _open_attributed(item: Attributed) -> tuple[bytes, Iterable[Any]]:
+    attributes = chain.from_iterable(item.attributes.items())
+    return b"|%d\r\n" % len(item.attributes), chain(attributes, (item.reply,))
+
+
 _MARKERS2: Final = {NULL_ARRAY: b"*-1\r\n", NO_REPLY: b""}
 _MARKERS3: Final = {NULL_ARRAY: b"_\r\n", NO_REPLY: b""}
 
@@ -171,6 +178,7 @@ _SCALARS2: Final[_Scalars] = {
     float: lambda number: _encode_bulk(format_double(number)),
     Verbatim: lambda reply: _encode_bulk(reply.text),
     BigNumber: lambda reply: _encode_bulk(reply.digits),
+    Encoded: lambda reply: reply.data,
     type(NULL_ARRAY): _MARKERS2.__getitem__,
 }
 _SCALARS3: Final[_Scalars] = {
@@ -188,6 +196,7 @@ _AGGREGATES2: Final[dict[type, _Open]] = {
     dict: _open_flat_map,
     Set: _open_array,
     Push: _open_array,
+    Attributed: lambda item: (b"", (item.reply,)),
 }
 _AGGREGATES3: Final[dict[type, _Open]] = {
     list: _open_array,
@@ -195,4 +204,5 @@ _AGGREGATES3: Final[dict[type, _Open]] = {
     dict: _open_map,
     Set: _open_set,
     Push: _open_push,
+    Attributed: _open_attributed,
 }

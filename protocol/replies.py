@@ -20,6 +20,8 @@ bytes by the session's protocol version. The plain values and what they become:
     Push              push ``>``                  array
     Verbatim          verbatim string ``=``       bulk string
     BigNumber         big number ``(``            bulk string
+    Attributed        attribute ``|``, reply      the reply
+    Encoded           its bytes                   its bytes
     NO_REPLY          nothing                     nothing
     ================  ==========================  ==========================
 
@@ -92,6 +94,25 @@ class Push(tuple[Any, ...]):
     """Out-of-band data: the first element is its kind (``message``, ``invalidate`` ...)."""
 
     __slots__ = ()
+
+
+class Attributed:
+    """A reply with attributes before it: what a client may want to know about it, and may ignore."""
+
+    __slots__ = ("attributes", "reply")
+
+    def __init__(self, attributes: dict[Any, Any], reply: Any) -> None:
+        self.attributes = attributes
+        self.reply = reply
+
+
+class Encoded:
+    """A reply that was encoded before, by the protocol of the session that it is for."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
 
 
 class _Marker:

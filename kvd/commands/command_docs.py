@@ -12,7 +12,7 @@ from kvd import command_info
 from kvd.commands.arguments import SYNTAX_ERROR, parse_glob
 from kvd.commands.help import help_command
 from kvd.commands.spec import Arg, CommandSpec, Flag, Request, session_command
-from protocol.replies import ErrorReply, Reply, Set, Simple
+from protocol.replies import Encoded, ErrorReply, Reply, Set, Simple
 
 if TYPE_CHECKING:
     from kvd.commands.table import CommandTable
@@ -36,11 +36,25 @@ _NAMES: Final = (Arg("command-name", optional=True, multiple=True),)
     tips=_UNORDERED,
 )
 def command(session: Session, request: Request) -> Reply:
-    return _info_of_all(session.server.table)
+    return _prepared(session, _info_of_all)
 
 
 def _info_of_all(table: CommandTable) -> list[Reply]:
     return [command_info.info(spec) for spec in table.specs.values()]
+
+
+def _prepared(session: Session, describe: Callable[[CommandTable], Reply]) -> Reply:
+    """Return what `describe` says of the table, encoded once for each protocol and kept.
+
+    It takes milliseconds, and redis-cli asks at each start. Scripts get the values themselves.
+    """
+    table = session.server.table
+    if session.is_script:
+        return describe(table)
+    prepared = table.prepared.get((session.proto, describe))
+    if prepared is None:
+        prepared = table.prepared[session.proto, describe] = Encoded(session.encode(describe(table)))
+    return prepared
 
 
 @session_command(
@@ -72,7 +86,7 @@ def command_count(session: Session, request: Request) -> Reply:
 )
 def command_info_(session: Session, request: Request) -> Reply:
     if len(request) == 2:
-        return _info_of_all(session.server.table)
+        return _prepared(session, _info_of_all)
     found = (session.server.table.named(name) for name in request[2:])
     return [None if spec is None else command_info.info(spec) for spec in found]
 
@@ -90,11 +104,16 @@ def command_info_(session: Session, request: Request) -> Reply:
     arguments=_NAMES,
 )
 def command_docs(session: Session, request: Request) -> Reply:
-    table = session.server.table
     if len(request) == 2:
-        chosen: Iterable[CommandSpec | None] = table.specs.values()
-    else:
-        chosen = [table.named(name) for name in request[2:]]
+        return _prepared(session, _docs_of_all)
+    return _docs(session.server.table.named(name) for name in request[2:])
+
+
+def _docs_of_all(table: CommandTable) -> Reply:
+    return _docs(table.specs.values())
+
+
+def _docs(chosen: Iterable[CommandSpec | None]) -> Reply:
     return {spec.name.lower().encode(): command_info.docs(spec) for spec in chosen if spec is not None}
 
 

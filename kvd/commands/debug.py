@@ -22,7 +22,7 @@ from kvd.commands.help import subcommand_error
 from kvd.commands.lookup import string_of
 from kvd.commands.spec import Flag, Request, session_command
 from kvd.rdb import dump_string
-from protocol.replies import OK, BigNumber, ErrorReply, Push, Reply, Set, Simple, Verbatim
+from protocol.replies import OK, Attributed, BigNumber, ErrorReply, Push, Reply, Set, Simple, Verbatim
 
 if TYPE_CHECKING:
     from kvd.session import Session
@@ -85,17 +85,15 @@ def _accept(session: Session, request: Request) -> Reply:
 
 def _protocol(session: Session, request: Request) -> Reply:
     kind = request[2].decode("utf-8", "replace").lower()
-    if kind == "push":
-        return _push(session)
     if kind not in _EXAMPLES:
-        names = "|".join([*_EXAMPLES, "push"])
+        names = "|".join(_EXAMPLES)
         raise ErrorReply(f"ERR Wrong protocol type name. Please use one of the following: {names}")
-    return _EXAMPLES[kind]
+    if session.proto == 2 and kind in _RESP3_ONLY:
+        raise ErrorReply("ERR RESP2 is not supported by this command")
+    return _push(session) if kind == "push" else _EXAMPLES[kind]
 
 
 def _push(session: Session) -> Reply:
-    if session.proto == 2:
-        raise ErrorReply("ERR RESP2 is not supported by this command")
     session.push(Push((b"server-cpu-usage", 42)))
     return b"Some real reply following the push reply"
 
@@ -110,10 +108,15 @@ _EXAMPLES: Final[dict[str, Reply]] = {
     "array": [0, 1, 2],
     "set": Set((0, 1, 2)),
     "map": {0: False, 1: True, 2: False},
+    "attrib": Attributed({b"key-popularity": [b"key:123", 90]}, b"Some real reply following the attribute"),
+    "push": None,  # is sent beside its reply
     "verbatim": Verbatim(b"This is a verbatim\nstring"),
     "true": True,
     "false": False,
 }
+
+
+_RESP3_ONLY: Final = frozenset({"attrib", "push"})
 
 
 @attrs.frozen

@@ -43,7 +43,7 @@ def _expire(keyspace: Keyspace, request: Request, command: str, unit_ms: int, ba
     if moment <= keyspace.store.now_ms:
         delete(keyspace, key)
         return 1
-    keyspace.expire(key, min(moment, NEVER - 1))
+    keyspace.expire(key, moment)
     announce(keyspace, key, b"expire", notify.GENERIC)
     return 1
 
@@ -65,7 +65,7 @@ def _conditions(request: Request) -> set[bytes]:
 def _moment(text: bytes, command: str, unit_ms: int, base_ms: int) -> int:
     moment = parse_integer(text) * unit_ms
     if INTEGER_MIN <= moment <= INTEGER_MAX and moment + base_ms <= INTEGER_MAX:
-        return moment + base_ms
+        return min(moment + base_ms, NEVER - 1)  # the greatest number stands for no expiry
     raise ErrorReply(f"ERR invalid expire time in '{command}' command")
 
 

@@ -7,12 +7,12 @@ constant-time data commands that a session without special state may run at once
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 from weakref import WeakSet
 
 from kvd.commands.spec import CommandSpec, DataHandler, Flag, Request
-from protocol.replies import ErrorReply
+from protocol.replies import Encoded, ErrorReply, Reply
 
 # What the session's loop needs of a plain command: handler, least and greatest number of arguments, spec.
 PlainEntry: TypeAlias = tuple[DataHandler, int, int, CommandSpec]
@@ -40,6 +40,9 @@ class CommandTable:
     def __init__(self, specs: Iterable[CommandSpec]) -> None:
         self.specs: dict[bytes, CommandSpec] = {}
         self.plain: dict[bytes, PlainEntry] = {}
+        self.prepared: dict[
+            tuple[int, Callable[[CommandTable], Reply]], Encoded
+        ] = {}  # what COMMAND says of all
         for spec in specs:
             self._add(spec)
         self._plain_parts: WeakSet[PlainPart] = WeakSet()

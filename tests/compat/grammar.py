@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 from hypothesis import strategies as st
 
 from kvd.commands.table import CommandTable
+from kvd.crc64 import crc64
 
 Request: TypeAlias = list[bytes]
 Step: TypeAlias = list[Request]
@@ -183,11 +184,21 @@ _field_operation = either(
     st.one_of(st.just([b"GET"]), _overflow, _words(junk)),
 )
 
+
+def sealed(body: bytes) -> bytes:
+    """Return a DUMP payload of a version that every server reads."""
+    body += (9).to_bytes(2, "little")
+    return body + crc64(body).to_bytes(8, "little")
+
+
+wrong_payloads = st.sampled_from([b"", b"short", sealed(b"\x00\x03foo")[:-1] + b"!", sealed(b"\x00\x3ffoo")])
+
 # What both servers hold before a script begins: values to work on, and two keys that expire.
 seeds = st.tuples(value, value, value, value).map(
     lambda values: [
         [b"MSET", b"a", values[0], b"b", values[1], b"user:1", values[2], b"c", values[3]],
         [b"PEXPIREAT", b"a", b"%d" % (FUTURE_SECONDS * 1000)],
+        [b"COPY", b"b", b"b", b"DB", b"1"],
         [b"PEXPIREAT", b"user:1", b"%d" % (FUTURE_SECONDS * 1000 + 3)],
     ]
 )
@@ -274,7 +285,7 @@ GENERIC: Final[dict[str, st.SearchStrategy[Step]]] = {
             most=2,
         ),
     ),
-    "MOVE": step(b"MOVE", key, st.sampled_from([b"0", b"1", b"16", b"x", b"99999999999"])),
+    "MOVE": step(b"MOVE", key, mostly(st.just(b"1"), st.sampled_from([b"0", b"16", b"x", b"99999999999"]))),
     "DBSIZE": step(b"DBSIZE"),
     "FLUSHDB": step(b"FLUSHDB", maybe(st.sampled_from([b"SYNC", b"async", b"foo"]))),
     "FLUSHALL": step(b"FLUSHALL", maybe(st.sampled_from([b"SYNC", b"async", b"foo"]))),
@@ -290,15 +301,8 @@ GENERIC: Final[dict[str, st.SearchStrategy[Step]]] = {
     "RESTORE": step(
         b"RESTORE",
         key,
-        either(b"0", lifetime_ms, wrong_lifetime),
-        st.sampled_from(
-            [
-                b"\x00\x03foo\x0b\x00\x0f\xf7\xbe\xde'\x9d\x1f\x9d",
-                b"\x00\xc0{\x09\x00\xb2\xcc\x07\xe0\xff\xa6\xdfE",
-                b"\x00\x03foo\x0b\x00\x00\x00\x00\x00\x00\x00\x00\x00",
-                b"",
-            ]
-        ),
+        either(b"0", lifetime_ms, moment_ms, moment_ms, b"-1", not_integers),
+        mostly(st.sampled_from([sealed(b"\x00\x03foo"), sealed(b"\x00\xc0{")]), wrong_payloads),
         shuffled(
             _words(b"REPLACE"),
             _words(b"ABSTTL"),

@@ -38,6 +38,8 @@ _SUBSCRIBING: Final = (
     b"PUNSUBSCRIBE",
     b"SUNSUBSCRIBE",
 )
+# Redis 7.0 puts a message to oneself into the middle of EXEC's reply; 7.2 and kvd do not.
+_PUBLISHING: Final = (b"PUBLISH", b"SPUBLISH")
 
 Step = list[list[bytes]]
 Script = list[tuple[int, Step]]
@@ -93,12 +95,14 @@ class _Pair:
         self.redis = _Stream(redis, proto)
         self.kvd = _Stream(kvd, proto)
         self.queued: list[list[bytes]] | None = None  # the transaction's requests, while there is one
+        self.subscribed = False
 
     def say(self, request: list[bytes]) -> None:
         """Send `request` to both servers and compare what they answer."""
         name = request[0].upper()
-        if self.queued is not None and name in _SUBSCRIBING:
+        if self.queued is not None and (name in _SUBSCRIBING or (self.subscribed and name in _PUBLISHING)):
             return
+        self.subscribed = self.subscribed or name in _SUBSCRIBING
         is_queued = self._is_queueing_after(name)
         redis = self.redis.answer(request, is_queued=is_queued)
         kvd = self.kvd.answer(request, is_queued=is_queued)
@@ -267,8 +271,8 @@ def test_all_data_commands_answer_as_redis_does(in_process: _Servers, proto: int
     in_process.compare(proto, script)
 
 
-@settings(_SETTINGS, max_examples=100)
-@given(proto=_protocols, script=_scripts(grammar.TRANSACTIONS, grammar.TRANSACTIONS, grammar.STRINGS))
+@settings(_SETTINGS, max_examples=150)
+@given(proto=_protocols, script=_scripts(grammar.TRANSACTIONS, grammar.TRANSACTIONS, grammar.EXPIRING))
 def test_transactions_answer_as_redis_does(in_process: _Servers, proto: int, script: Script) -> None:
     in_process.compare(proto, script)
 

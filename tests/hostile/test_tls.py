@@ -42,7 +42,7 @@ def tls(tmp_path: Path) -> Iterator[TlsServer]:
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(files))
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    settings = ("tls_port=0", f"tls_cert_file={files}", f"tls_key_file={files}")
+    settings = ("tls_port=0", "tls_handshake_seconds=2", f"tls_cert_file={files}", f"tls_key_file={files}")
     flags = [word for setting in settings for word in ("--set", f"server.{setting}")]
     with kvd_server(tmp_path, *flags) as server:
         yield TlsServer(server, json.loads((tmp_path / "ports.json").read_text())["resp_tls"], context)

@@ -55,15 +55,17 @@ async def running(settings: Settings | None = None, poller: Poller | None = None
     (sock,) = open_tcp(attrs.evolve(settings.server, bind=("127.0.0.1",)), 0)
     listener = PlainListener(sock, server)
     hub.add_listener(listener)
-    async with trio.open_nursery() as nursery:
-        server.spawn = spawner(server, nursery)
-        nursery.start_soon(hub.run)
-        try:
-            yield Running(server, hub, engine, listener.port)
-        finally:
-            nursery.cancel_scope.cancel()
-    listener.close()
-    hub.close()
+    # Closed by the stack, so that a test that fails leaves no socket to the collector, and so to another test.
+    with contextlib.ExitStack() as resources:
+        resources.callback(hub.close)
+        resources.callback(listener.close)
+        async with trio.open_nursery() as nursery:
+            server.spawn = spawner(server, nursery)
+            nursery.start_soon(hub.run)
+            try:
+                yield Running(server, hub, engine, listener.port)
+            finally:
+                nursery.cancel_scope.cancel()
 
 
 async def receive_exactly(stream: trio.abc.ReceiveStream, count: int) -> bytes:

@@ -106,10 +106,10 @@ def test_stars_find_a_match_wherever_there_is_one(pattern: list[int], subject: s
 )
 def test_hostile_patterns_cost_no_more_than_their_length_times_the_subjects(pattern: bytes) -> None:
     glob = Glob(pattern)
-    started = time.perf_counter()
+    started = time.process_time()
     assert not glob.matches(b"a" * 59) or b"?" in pattern
     assert glob.matches(b"a" * 4000) == (b"b" not in pattern.replace(b"[ab]", b"") and b"c" not in pattern)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 def test_patterns_that_would_take_long_to_compile_are_refused() -> None:

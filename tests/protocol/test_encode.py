@@ -13,7 +13,9 @@ from protocol.replies import (
     OK,
     PONG,
     QUEUED,
+    Attributed,
     BigNumber,
+    Encoded,
     ErrorReply,
     Push,
     Reply,
@@ -67,6 +69,9 @@ TABLE: list[tuple[Reply, bytes, bytes]] = [
     (Verbatim(b"text", b"x"), b"$4\r\ntext\r\n", b"=8\r\nx  :text\r\n"),
     (Verbatim(b"text", b"html"), b"$4\r\ntext\r\n", b"=8\r\nhtm:text\r\n"),
     (BigNumber(b"1" * 30), b"$30\r\n%b\r\n" % (b"1" * 30), b"(%b\r\n" % (b"1" * 30)),
+    (Attributed({b"a": 1}, [2, None]), b"*2\r\n:2\r\n$-1\r\n", b"|1\r\n$1\r\na\r\n:1\r\n*2\r\n:2\r\n_\r\n"),
+    ([Attributed({}, b"b")], b"*1\r\n$1\r\nb\r\n", b"*1\r\n|0\r\n$1\r\nb\r\n"),
+    ([1, Encoded(b"+as it is\r\n")], b"*2\r\n:1\r\n+as it is\r\n", b"*2\r\n:1\r\n+as it is\r\n"),
     (NO_REPLY, b"", b""),
 ]
 

@@ -145,6 +145,15 @@ local function integer_from(data, first, size, little, signed)
     return number
 end
 
+-- Zero loses its sign on the way to the host, so a negative one is put together here.
+local function float_bytes(number, option, little)
+    if number == 0 and 1 / number < 0 then
+        local rest = ("\0"):rep(option == "f" and 3 or 7)
+        return little and rest .. "\128" or "\128" .. rest
+    end
+    return received(pack_float(number, (little and "<" or ">") .. option))
+end
+
 -- --- the library
 
 local struct = {}
@@ -178,7 +187,7 @@ function struct.pack(...)
             add("\0")
         elseif option == "f" or option == "d" then
             local number = check_number(argument, "pack", arguments[argument])
-            add(received(pack_float(number, (mode.little and "<" or ">") .. option)))
+            add(float_bytes(number, option, mode.little))
             argument = argument + 1
         elseif option == "c" or option == "s" then
             local text = check_string(argument, "pack", arguments[argument])

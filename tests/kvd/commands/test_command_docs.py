@@ -8,7 +8,7 @@ from kvd.command_info import docs, info
 from kvd.commands.spec import Arg, CommandSpec, Flag, KeyCount, KeyRange
 from kvd.grammar import syntax
 from protocol.replies import Set
-from tests.kvd.harness import Client, InProcessServer, error
+from tests.kvd.harness import Client, InProcessServer, encode, error
 
 
 @pytest.fixture
@@ -37,6 +37,18 @@ def test_docs_leave_out_what_is_unknown(client: Client) -> None:
     client.send("HELLO", 3)
     assert client.send("COMMAND", "DOCS", "get", "nope").keys() == {b"get"}
     assert client.send("COMMAND", "DOCS").keys() == {name.lower() for name in client.server.table.specs}
+
+
+def test_what_is_said_of_all_commands_is_kept_for_each_protocol(client: Client) -> None:
+    flat = client.raw(encode("COMMAND", "DOCS"))
+    assert flat.startswith(b"*")
+    client.send("HELLO", 3)
+    first = client.raw(encode("COMMAND", "DOCS"))
+    assert first.startswith(b"%")
+    assert client.raw(encode("COMMAND", "DOCS")) == first
+    assert client.raw(encode("MULTI"), encode("COMMAND", "DOCS"), encode("EXEC")).endswith(first)
+    counted = client.send("EVAL", "return #redis.call('COMMAND')", 0)
+    assert counted == client.send("COMMAND", "COUNT")
 
 
 def test_docs_of_a_container_hold_those_of_its_subcommands(client: Client) -> None:

@@ -74,6 +74,15 @@ def test_a_push_comes_before_its_reply(client: Client) -> None:
     )
 
 
+def test_an_attribute_comes_before_its_reply(client: Client) -> None:
+    assert error(client.send("DEBUG", "PROTOCOL", "attrib")) == "ERR RESP2 is not supported by this command"
+    client.send("HELLO", 3)
+    assert client.raw(encode("DEBUG", "PROTOCOL", "attrib")) == (
+        b"|1\r\n$14\r\nkey-popularity\r\n*2\r\n$7\r\nkey:123\r\n:90\r\n"
+        b"$39\r\nSome real reply following the attribute\r\n"
+    )
+
+
 def test_help_lists_every_word(client: Client) -> None:
     lines = client.send("DEBUG", "HELP")
     assert b"SLEEP <seconds>" in lines

@@ -53,10 +53,10 @@ def test_infinite_sums_are_told_apart(pair: tuple[bytes, bytes]) -> None:
 
 
 def test_the_longest_numbers_take_bounded_time() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert len(extended.add(b"1." + b"7" * 5000, b"1e4931")) == 4932
     assert extended.add(b"0" * 5000 + b"1", b"1e-4950") == b"1"
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 _numbers = st.one_of(

@@ -40,9 +40,9 @@ def test_the_way_back_is_a_common_subsequence_of_that_length(a: bytes, b: bytes)
 def test_ten_thousand_bytes_against_as_many_take_no_second() -> None:
     client = Client(InProcessServer())
     client.send("MSET", "a", b"abcdefgh" * 1250, "b", b"hgfedcba" * 1250)
-    started = time.perf_counter()
+    started = time.process_time()
     assert client.send("LCS", "a", "b", "LEN") > 1250
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 def test_strings_whose_table_would_not_fit_are_refused() -> None:
