@@ -22,6 +22,8 @@ DOORS = {
     "rocksdict": ("storage.engine_rocksdb",),
     "cbor2": ("storage.record", "replication.messages"),
     "click": ("kvd.cli.",),
+    "cryptography": ("replication.certificates",),
+    "google_crc32c": ("replication.frames",),
     "lupa": ("kvd.scripting.",),
     "trio": ("kvd.", "replication."),
     "structlog": ("kvd.", "replication."),
