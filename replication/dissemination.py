@@ -279,6 +279,9 @@ class Dissemination:
         replica = self._core.replica
         replica.apply(run)
         self._clock.observe_run(run)
+        if run.changes:
+            written_ms = run.changes[-1].hlc >> 16
+            self._core.propagation.add((self._core.wall_ms() - written_ms) / 1000)
         self._core.count("changes_applied_total", len(run.changes))
         self._after_commit(lambda: self._pass_on(run, flow))
         self._unpark(run.origin)

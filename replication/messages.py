@@ -89,7 +89,8 @@ class SyncFailure(enum.IntEnum):
     CANCEL = 4
     IO = 5
     NEED_SYNC = 6  # answer to a PULL: what it wants is no longer at hand as runs
-    DONE = 7  # no failure: the asker has all, the server may let its snapshot go
+    DONE = 7  # from the asker, no failure: it has all, the server may let its snapshot go
+    GIVEN_UP = 8  # from the asker
 
 
 @attrs.frozen
@@ -667,7 +668,8 @@ assert len(_CLASSES) == len(_TABLES)
 
 
 def _wrong_push(push: Push) -> str | None:
-    return None if push.run.after < push.run.upto else "run covers nothing"
+    # One that covers nothing is a question for claims.
+    return None if push.run.after < push.run.upto or push.wants_ack else "run covers nothing"
 
 
 def _wrong_pull(pull: Pull) -> str | None:

@@ -101,7 +101,7 @@ class Replicator:
             m.SyncStart: self.syncs.on_start,
             m.SyncBatch: self.syncs.on_batch,
             m.SyncEnd: self.syncs.on_end,
-            m.SyncFail: self._on_sync_fail,
+            m.SyncFail: self.syncs.on_fail,
             m.Credit: self.syncs.on_credit,
             m.BodyGet: self.bodies.on_get,
             m.BodyData: self.bodies.on_data,
@@ -334,6 +334,8 @@ class Replicator:
         """Do what had to wait for the tick's commit."""
         if self.core.replica.system_version != self._system_version:
             self._cluster_changed()
+        if self.core.replica.has_fresh:
+            self.dissemination.committed(self.core.now)
         while self._staged:
             staged, self._staged[:] = list(self._staged), []
             for action in staged:
@@ -361,12 +363,6 @@ class Replicator:
             self.verification.on_cells(link, cells)
         else:
             self.dropped.on_cells(link, cells)
-
-    def _on_sync_fail(self, link: Link, failure: m.SyncFail) -> None:
-        if (link.number, failure.number) in self.syncs.serving and failure.number not in self.syncs.asking:
-            self.syncs.on_peer_failed(link, failure)
-        else:
-            self.syncs.on_fail(link, failure)
 
     # --- local writes, and time
 

@@ -120,8 +120,9 @@ class Stability:
     def close_origins(self) -> None:
         """Say of each earlier origin of this node that it writes no more. Inside a tick."""
         replica = self._core.replica
+        vector = replica.vector()  # as it is before the records, which give the current origin its first dots
         for origin in former_origins(replica.own_origins(), self._current_origins()):
-            if replica.get_system(CLOSED + origin) is None and replica.vector()[origin]:
+            if vector[origin] and replica.get_system(CLOSED + origin) is None:
                 replica.put_system(CLOSED + origin, self._core.identity.node)
 
     def _current_origins(self) -> list[bytes]:

@@ -124,6 +124,7 @@ class Syncs:
         self._numbers = 0
         self.asking: dict[int, _Asking] = {}
         self.serving: dict[tuple[int, int], _Serving] = {}  # (link number, session number)
+        self.ended_at: dict[bytes, float] = {}  # by peer: when a sync from it last ended well
         self.walk: Walk | None = None  # a full sync is under way or to be gone on with
         self._wanted: dict[int, Link] = {}  # by link number: to be asked as soon as there is room
         self._not_before: dict[bytes, float] = {}  # by peer: it was busy
@@ -233,7 +234,7 @@ class Syncs:
             size += run_bytes(run)
             self._merge(session, run)
         session.bytes += size
-        self._core.count("sync_bytes", size)
+        self._core.count("sync_bytes_total", size)
         if session.full and self.walk is not None:
             self.walk.changes += sum(len(run.changes) for run in batch.runs)
             self.walk.bytes += size
@@ -322,6 +323,7 @@ class Syncs:
         del self.asking[session.number]
         session.link.send(SyncFail(session.number, SyncFailure.DONE))
         self._core.count("sync_ended_total")
+        self.ended_at[session.link.node] = self._core.now
         if session.count:
             self._core.log.info(
                 "synced",
@@ -348,9 +350,12 @@ class Syncs:
                 self._core.replica.drop([run._replace(changes=known)])
 
     def on_fail(self, link: Link, failure: SyncFail) -> None:
-        """Take note that a session has failed, or that a PULL could not be answered."""
+        """Take note that a session is over, at either end, or that a PULL could not be answered. Inside a tick."""
         if failure.number == 0:
             self.want(link)
+            return
+        if failure.code in {SyncFailure.DONE, SyncFailure.GIVEN_UP}:
+            self._close_serving((link.number, failure.number))
             return
         session = self.asking.get(failure.number)
         if session is None or session.link is not link:
@@ -369,7 +374,7 @@ class Syncs:
 
     def _fail(self, session: _Asking, code: SyncFailure) -> None:
         """Give a session up; what was merged stays, nothing is granted."""
-        session.link.send(SyncFail(session.number, code))
+        session.link.send(SyncFail(session.number, SyncFailure.GIVEN_UP))
         self._not_before[session.link.node] = self._core.now + _RETRY_SECONDS
         self._end_asking(session, code)
         if not session.full:
@@ -423,10 +428,6 @@ class Syncs:
             session.progress_at = self._core.now
             if session.started:
                 self._pump((link.number, credit.number), session)
-
-    def on_peer_failed(self, link: Link, failure: SyncFail) -> None:
-        """The asker has given a session up, or has got all."""
-        self._close_serving((link.number, failure.number))
 
     def _pump(self, key: tuple[int, int], session: _Serving) -> None:
         """Send while there is credit, a few batches a turn."""

@@ -244,6 +244,11 @@ class Replica(Protocol):
         """Tell whether there are merged changes whose dots are not covered (an unfinished sync)."""
         ...
 
+    @property
+    def has_fresh(self) -> bool:
+        """Tell whether `take_fresh` would return something."""
+        ...
+
     def take_fresh(self) -> list[Run]:
         """Return the runs of what was committed locally since the last call, in order, without the local lane."""
         ...

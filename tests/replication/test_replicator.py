@@ -1,0 +1,448 @@
+"""Whole replicators over models of a store: writes spread, gaps close, nothing comes back."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from replication import messages as m
+from replication.rejoin import HasOwnData, Standing, WrongCluster
+from replication.replicator import Replicator
+from storage.changes import INLINE_BYTES_MAX, Change, Kind, Lane, Run
+from tests.replication.lab import FAST, Lab, Node, contents, is_equal, place, ready
+from tests.replication.model_replica import ModelReplica
+
+
+@pytest.fixture
+def three() -> Lab:
+    return ready(Lab("a", "b", "c"))
+
+
+def test_a_write_reaches_all(three: Lab) -> None:
+    three["a"].put("key", "1")
+    three.run(0.05)
+    assert three["b"].get("key") == three["c"].get("key") == b"1"
+
+
+def test_in_a_full_mesh_nobody_relays(three: Lab) -> None:
+    three["a"].put("key", "1")
+    three.run(0.1)
+    pushed = [push for push in three.messages("b", "c", m.Push) if push.run.changes[0].place == place("key")]
+    assert not pushed
+
+
+def test_the_newer_write_wins_whoever_hears_it_last(three: Lab) -> None:
+    three["a"].put("key", "old")
+    three.run(0.01)
+    three["b"].put("key", "new")
+    three.run(0.1)
+    assert [three[name].get("key") for name in "abc"] == [b"new"] * 3
+    assert is_equal([three[name] for name in "abc"])
+
+
+def test_what_crosses_a_cut_link_arrives_by_the_third(three: Lab) -> None:
+    three.cut(three.wire("a", "c"))
+    three["a"].put("key", "1")
+    three.run(3.0)
+    assert three["c"].get("key") == b"1"
+
+
+def test_after_a_repair_the_third_relays_no_more(three: Lab) -> None:
+    three.cut(three.wire("a", "c"))
+    three["a"].put("key", "1")
+    three.run(3.0)
+    assert any(mode.eager for mode in three.messages("c", "b", m.LinkMode))
+    three.wires.insert(0, three.link("a", "c"))
+    three.wires.pop()
+    three.run(1.0)
+    for number in range(8):
+        three["a"].put(f"key{number}", "1")
+        three.run(0.1)
+    assert not three.messages("c", "b", m.LinkMode)[-1].eager
+
+
+def test_a_lost_push_is_pulled(three: Lab) -> None:
+    lost: list[m.Message] = []
+
+    def drops(sender: Node, message: m.Message) -> bool:
+        is_first = isinstance(message, m.Push) and not lost and sender.name == "a"
+        if is_first:
+            lost.append(message)
+        return is_first
+
+    three.wire("a", "b").drops = drops
+    three["a"].put("first", "1")
+    three.run(0.02)
+    three["a"].put("second", "2")
+    three.run(1.0)
+    assert lost
+    assert three["b"].get("first") == b"1"
+    assert three["b"].get("second") == b"2"
+    assert three.messages("b", "a", m.Pull)
+
+
+def test_a_covered_dot_is_dropped_without_looking_at_its_stamp(three: Lab) -> None:
+    a, b = three["a"], three["b"]
+    a.put("key", "1")
+    three.run(0.1)
+    origin = a.replica.origin(Lane.SMALL)
+    assert origin is not None
+    forged = Change(1, a.replica.hlc + 1, Kind.VALUE, place("key"), b"again")
+    flow = b.replicator.dissemination.flows[a.id]
+    b.replicator.dissemination.offer(Run(origin, 0, 1, [forged]), flow)
+    assert b.get("key") == b"1"
+
+
+def test_runs_out_of_order_are_parked_until_they_join(three: Lab) -> None:
+    a, b = three["a"], three["b"]
+    flow = b.replicator.dissemination.flows[a.id]
+    origin = b"o" * 16
+
+    def run(seq: int) -> Run:
+        return Run(
+            origin,
+            seq - 1,
+            seq,
+            [Change(seq, (three.wall_ms() << 16) + seq, Kind.VALUE, place(f"k{seq}"), b"v")],
+        )
+
+    b.replicator.dissemination.offer(run(3), flow)
+    b.replicator.dissemination.offer(run(2), flow)
+    assert b.replica.covered(origin) == 0
+    b.replicator.dissemination.offer(run(1), flow)
+    assert b.replica.covered(origin) == 3
+
+
+def test_an_origin_from_the_future_waits_and_goes_on_by_itself(three: Lab) -> None:
+    a, b = three["a"], three["b"]
+    a.replica.observe((three.wall_ms() + 70_000) << 16)
+    a.put("key", "future")
+    three["c"].put("other", "now")
+    three.run(1.0)
+    assert b.get("key") is None
+    assert b.get("other") == b"now"
+    assert b.replicator.dissemination.held
+    three.run(30.0, 0.1)
+    assert b.get("key") == b"future"
+    assert not b.replicator.dissemination.held
+
+
+def test_a_slow_peer_is_left_behind_and_comes_back_by_a_sync() -> None:
+    lab = ready(Lab("a", "b", options=attrs.evolve(FAST, queue_bytes_max=10_000)))
+    wire = lab.wire("a", "b")
+    lab.wires.remove(wire)  # nothing is read any more
+    for number in range(30):
+        lab["a"].put(f"key{number}", "x" * 1000)
+        lab.run(0.01)
+    flow = lab["a"].replicator.dissemination.flows[lab["b"].id]
+    assert flow.behind
+    assert flow.link.data_bytes <= 20_000
+    lab.wires.append(wire)
+    lab.run(3.0)
+    assert is_equal([lab["a"], lab["b"]])
+    assert not flow.behind
+
+
+# --- syncs
+
+
+def test_a_node_that_was_away_gets_what_it_missed_and_only_that(three: Lab) -> None:
+    for wire in [three.wire("a", "b"), three.wire("b", "c")]:
+        three.cut(wire)
+    for number in range(50):
+        three["a"].put("same", f"{number}")
+    three["a"].put("other", "x")
+    three.run(0.5)
+    three.link("a", "b")
+    three.run(1.0)
+    assert three["b"].get("same") == b"49"
+    sent = [
+        change
+        for batch in three.messages("a", "b", m.SyncBatch)
+        for run in batch.runs
+        for change in run.changes
+    ]
+    assert sum(change.place == place("same") for change in sent) <= 1
+
+
+def test_a_sync_that_breaks_grants_nothing(three: Lab) -> None:
+    for wire in [three.wire("a", "b"), three.wire("b", "c")]:
+        three.cut(wire)
+    three["a"].put("key", "1")
+    three.run(0.2)
+    before = three["b"].replica.vector()
+    wire = three.link("a", "b")
+    wire.drops = lambda sender, message: isinstance(message, m.SyncEnd | m.Push)
+    three.run(1.0)
+    assert three["b"].get("key") == b"1"
+    assert three["b"].replica.vector() == before
+    assert three["b"].replica.is_partial()
+
+
+def test_a_sync_that_lost_a_batch_grants_nothing(three: Lab) -> None:
+    for wire in [three.wire("a", "b"), three.wire("b", "c")]:
+        three.cut(wire)
+    three["a"].put("key", "1")
+    three.run(0.2)
+    before = three["b"].replica.vector()
+    wire = three.link("a", "b")
+    wire.drops = lambda sender, message: isinstance(message, m.SyncBatch | m.Push)
+    three.run(0.3)
+    assert three["b"].replica.vector() == before
+
+
+def test_large_values_follow_their_change(three: Lab) -> None:
+    value = bytes(range(256)) * (INLINE_BYTES_MAX // 64)
+    three["a"].put("large", value)
+    three.run(1.0)
+    assert three["b"].get("large") == three["c"].get("large") == value
+    pushed = [change for push in three.messages("a", "b", m.Push) for change in push.run.changes]
+    assert [change.content for change in pushed if change.place == place("large")] == [len(value)]
+
+
+def test_large_values_come_by_a_sync_as_well(three: Lab) -> None:
+    for wire in [three.wire("a", "b"), three.wire("b", "c")]:
+        three.cut(wire)
+    value = b"v" * (INLINE_BYTES_MAX * 3 + 1)
+    three["a"].put("large", value)
+    three["a"].put("small", "1")
+    three.run(0.5)
+    three.link("a", "b")
+    three.run(1.0)
+    assert three["b"].get("large") == value
+    assert three["b"].get("small") == b"1"
+    assert is_equal([three["a"], three["b"]])
+
+
+# --- stability
+
+
+def test_deletions_are_purged_once_all_members_have_them(three: Lab) -> None:
+    three["a"].put("key", "1")
+    three["a"].delete("key")
+    three.run(5.0)
+    assert [three[name].replica.purge() for name in "abc"] == [1, 1, 1]
+
+
+def test_a_member_that_is_away_keeps_deletions_from_being_purged(three: Lab) -> None:
+    for wire in [three.wire("a", "b"), three.wire("b", "c")]:
+        three.cut(wire)
+    three["a"].put("key", "1")
+    three["a"].delete("key")
+    three.run(5.0)
+    assert three["a"].replica.purge() == 0
+    three.link("a", "b")
+    three.run(5.0)
+    assert three["a"].replica.purge() == 1
+
+
+def test_nothing_is_purged_before_this_node_has_all_that_others_had(three: Lab) -> None:
+    a, b = three["a"], three["b"]
+    a.delete("key")
+    three.run(0.5)
+    older = b"o" * 16
+    b.replica.apply(Run(older, 0, 1, [Change(1, 5, Kind.VALUE, place("other"), b"old")]))
+    three.wire("a", "b").drops = lambda sender, message: isinstance(message, m.SyncBatch | m.SyncEnd | m.Push)
+    three.wire("a", "c").drops = three.wire("a", "b").drops
+    b.replicator.dissemination.advanced(older)
+    three.run(10.0, 0.05)
+    floor = a.replica.cells[place("key"), Kind.FLOOR, b""][0]
+    assert not a.replicator.stability.covers(floor.origin, floor.seq + 1)
+
+
+def test_closed_origins_are_sealed_and_left_out_of_vectors() -> None:
+    lab = ready(Lab("a", "b"))
+    lab["b"].put("key", "1")
+    lab.run(0.5)
+    former = lab["b"].replica.origin(Lane.SMALL)
+    assert former is not None
+    lab.cut(lab.wire("a", "b"))
+    replica = lab["b"].replica
+    replica.rotate()
+    lab.start("b", replica, founds=False)
+    lab.link("a", "b")
+    lab.run(6.0)
+    assert former in lab["a"].replicator.vectors.sealed
+    assert former in lab["b"].replicator.vectors.sealed
+    lab.cut(lab.wire("a", "b"))
+    lab.link("a", "b")
+    lab.run(2.0)
+    full = lab.messages("a", "b", m.Vector)[0]
+    assert former not in full.vector
+    assert full.sealed_count == 1
+    assert lab["b"].replicator.vectors.known[lab["a"].id].vector[former]
+
+
+# --- joining and coming back
+
+
+def test_a_new_node_takes_over_everything_and_becomes_a_member() -> None:
+    lab = Lab("a")
+    for number in range(100):
+        lab["a"].put(f"key{number}", f"{number}")
+    lab["a"].delete("key7")
+    lab.run(3.0)
+    lab["a"].replica.purge()
+    lab.add("b")
+    assert lab["b"].replicator.refusal(lab.now) is not None
+    lab.link("a", "b")
+    lab.run(2.0)
+    assert lab["b"].replicator.rejoin.standing == Standing.READY
+    assert contents(lab["b"]) == contents(lab["a"])
+    assert lab["b"].get("key7") is None
+    assert lab["a"].replicator.roster.members() == sorted([lab["a"].id, lab["b"].id])
+
+
+def test_a_full_sync_goes_on_at_another_server() -> None:
+    options = attrs.evolve(FAST, sync_batch_bytes=20_000)
+    lab = ready(Lab("a", "b", options=options))
+    for number in range(300):
+        lab["a"].put(f"key{number:03}", "x" * 2000)
+    lab.run(1.0)
+    lab.add("c", options=attrs.evolve(FAST, sync_credit_bytes=20_000, sync_batch_bytes=20_000))
+    wire = lab.link("a", "c")
+    wire.drops = lambda sender, message: isinstance(message, m.Credit)  # one batch, and no more
+    lab.run(1.0)
+    lab.cut(wire)
+    walk = lab["c"].replicator.syncs.walk
+    assert walk is not None
+    reached = walk.cursor
+    assert reached > b""
+    lab.link("b", "c")
+    lab.run(5.0)
+    first = lab.messages("c", "b", m.SyncRequest)[0]
+    assert first.full
+    assert first.cursor == reached
+    assert is_equal([lab[name] for name in "abc"])
+
+
+def test_a_node_from_the_past_syncs_anew_and_its_unseen_writes_are_set_aside() -> None:
+    lab = ready(Lab("a", "b", "c"))
+    lab["a"].put("key", "1")
+    lab.run(0.5)
+    for wire in [lab.wire("a", "c"), lab.wire("b", "c")]:
+        lab.cut(wire)
+    lab["c"].put("unseen", "c alone")
+    # The others forget c, delete, and purge; c is told nothing.
+    a, b = lab["a"], lab["b"]
+    a.delete("key")
+    lab.run(0.5)
+    for node in (a, b):
+        floor, _ = node.replica.cells.pop((place("key"), int(Kind.FLOOR), b""))
+        node.replica.cover({}, {floor.origin: floor.seq}, floor.hlc)
+    lab.link("a", "c")
+    lab.run(5.0)
+    c = lab["c"]
+    assert c.get("key") is None
+    assert [change.place for _, change in c.dead_letters] == [place("unseen")]
+    assert c.get("unseen") is None
+    assert c.rotations
+    assert c.replicator.rejoin.standing == Standing.READY
+    assert a.get("key") is None
+
+
+def test_stale_writes_are_written_anew_if_so_told() -> None:
+    options = attrs.evolve(FAST, stale_writes="replay")
+    lab = ready(Lab("a", "b", options=options))
+    lab["a"].put("key", "1")
+    lab.run(0.5)
+    lab.cut(lab.wire("a", "b"))
+    lab["b"].put("unseen", "b alone")
+    lab["a"].delete("key")
+    floor, _ = lab["a"].replica.cells.pop((place("key"), int(Kind.FLOOR), b""))
+    lab["a"].replica.cover({}, {floor.origin: floor.seq}, floor.hlc)
+    lab.link("a", "b")
+    lab.run(5.0)
+    assert lab["a"].get("unseen") == b"b alone"
+    assert not lab["b"].dead_letters
+
+
+def test_a_removed_node_is_told_so_and_reaches_nobody() -> None:
+    lab = ready(Lab("a", "b", "c"))
+    lab["a"].replicator.roster.remove(lab["c"].id)
+    lab["a"].replicator.after_commit()
+    lab["a"].replicator.committed(lab.now)
+    lab["a"].due = 0.0
+    lab.run(1.0)
+    assert lab["c"].replicator.rejoin.standing == Standing.REMOVED
+    assert "removed" in (lab["c"].replicator.refusal(lab.now) or "")
+    reject = lab["b"].replicator.admit(lab["c"].replicator.hello(bytes(32)))
+    assert reject is not None
+    assert reject.code == m.Refusal.REMOVED
+
+
+def test_nodes_that_all_wait_for_each_other_found_a_cluster() -> None:
+    options = attrs.evolve(FAST, join=("x:1", "y:1", "z:1"))
+    lab = Lab(options=options)
+    for name in "abc":
+        lab.add(name, founds=False)
+    lab.link_all()
+    lab.run(5.0)
+    assert all(lab[name].replicator.rejoin.standing == Standing.READY for name in "abc")
+    lab["b"].put("key", "1")
+    lab.run(1.0)
+    assert lab["c"].get("key") == b"1"
+
+
+def test_data_of_another_cluster_or_of_none_is_not_mixed_in() -> None:
+    lab = Lab("a")
+    lab["a"].put("key", "1")
+    replica = lab["a"].replica
+    replica.put_local("cluster_id", b"another cluster!")
+    with pytest.raises(WrongCluster, match="reseed"):
+        lab.start("a", replica, founds=True)
+    alone = ModelReplica(b"n" * 16)
+    alone.put(place("key"), b"own")
+    with pytest.raises(HasOwnData, match="empty"):
+        lab.start("n", alone, founds=False)
+
+
+# --- verification, publishing
+
+
+def test_members_that_hold_the_same_verify_as_equal(three: Lab) -> None:
+    three["a"].put("key", "1")
+    three.run(0.5)
+    outcomes: list[object] = []
+    three["a"].replicator.verification.verify(three["b"].id, outcomes.append)
+    three.run(1.0)
+    assert [getattr(outcome, "equal", None) for outcome in outcomes] == [True]
+
+
+def test_a_rotten_value_is_found_and_mended_everywhere(three: Lab) -> None:
+    three["a"].put("key", "right")
+    three.run(0.5)
+    rotten = three["b"].replica
+    del rotten.cells[place("key"), int(Kind.VALUE), b""]
+    outcomes: list[object] = []
+    three["b"].replicator.verification.verify(three["a"].id, outcomes.append)
+    three.run(2.0)
+    assert three["b"].get("key") == b"right"
+    assert three["b"].replicator.core.counters["divergence_total"] == 1
+    assert is_equal([three[name] for name in "abc"])
+
+
+def test_published_messages_reach_each_node_once(three: Lab) -> None:
+    three["a"].replicator.publish(b"news", b"hello", sharded=False)
+    three.run(0.1)
+    assert [len(three[name].published) for name in "abc"] == [0, 1, 1]
+
+
+def test_claims_come_early_if_somebody_waits(three: Lab) -> None:
+    three["a"].put("key", "1")
+    three["a"].replicator.dissemination.ask_for_claims()
+    three.step()
+    three.step()
+    three.step()
+    assert three["a"].replicator.covering(three["a"].replica.vector()) == 2
+
+
+def test_nothing_leaves_if_its_commit_failed(three: Lab) -> None:
+    b: Replicator = three["b"].replicator
+    link = three.wire("a", "b").ends[1][1] if three.wire("a", "b").ends[1][0] is three["b"] else None
+    assert link is not None
+    b.on_messages(link, [m.SyncRequest(1, False, {}, {}, 0)], three.now)
+    before = list(three.wire("a", "b").carried)
+    b.after_failure()
+    assert link.dropped
+    assert three.wire("a", "b").carried == before
