@@ -144,6 +144,23 @@ class Link:
         return None
 
 
+class Histogram:
+    """How often a duration in seconds fell between powers of two of a millisecond."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * 24
+        self.sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        self._counts[min(int(max(seconds, 0.0) * 1000).bit_length(), 23)] += 1
+        self.sum += max(seconds, 0.0)
+
+    def buckets(self) -> list[tuple[float, int]]:
+        """Return (upper bound in seconds, count) of every bucket; the last has no bound."""
+        bounds = [*(2**exponent / 1000 for exponent in range(23)), float("inf")]
+        return list(zip(bounds, self._counts, strict=True))
+
+
 class Core:
     """Shared by the machines of one node; made by `Replicator`."""
 
@@ -168,6 +185,7 @@ class Core:
         self.links: dict[bytes, Link] = {}  # by the peer's node id, at most one each
         self.log = structlog.get_logger().bind(node=identity.node.hex()[:8])
         self.counters: dict[str, float] = {}
+        self.propagation = Histogram()  # from a write's stamp to its being applied here, by pushes
         self.dial: Callable[[str, bytes | None], None] = _no_driver  # (address, node id if known)
         self.make_durable: Callable[[Callable[[], None]], None] = _no_driver  # then call back, in a tick
         self.rotate_soon: Callable[[str], None] = _no_driver  # why: fresh origins after this tick

@@ -29,6 +29,7 @@ from replication.rejoin import Standing
 from replication.replicator import Replicator
 from replication.topology import Network as AddressRange
 from replication.transport import Network, PeerStream
+from replication.verification import Outcome
 from storage.changes import Change, Replica, Stamp
 
 Result = TypeVar("Result")
@@ -117,6 +118,8 @@ class PeerNode:
         self._timer = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._rotate_why: str | None = None
+        self._claims_wanted = False
+        self._unlinking = trio.lowlevel.ParkingLot()  # who waits for links to end
         self._syncing: list[Callable[[], None]] = []
         self._sync_runs = False
         self._scopes: dict[int, trio.CancelScope] = {}  # by link number
@@ -167,6 +170,16 @@ class PeerNode:
             link.close("leaving")
         return covered
 
+    async def stop(self) -> None:
+        """Send what is fresh and say goodbye; `run` is to be cancelled afterwards."""
+        self.replicator.dissemination.flush()
+        for link in list(self.replicator.core.links.values()):
+            link.send(m.Bye("stopping"))
+            link.close("this node stops")
+        with trio.move_on_after(_CLOSE_SECONDS):
+            while self._scopes:
+                await self._unlinking.park()
+
     # --- the border to the store
 
     def _in_tick(self, work: Callable[[], Result]) -> Result:
@@ -187,6 +200,17 @@ class PeerNode:
         if replicator.dissemination.flush_at is None:
             replicator.committed(trio.current_time())
             self._timer.set()
+
+    def ask_for_claims(self) -> None:
+        """Have the others say soon what they have of what is committed after this tick: somebody waits."""
+        self._claims_wanted = True
+        self._timer.set()
+
+    def verify(self, node: bytes, then: Callable[[Outcome], None]) -> None:
+        """Compare with a member as soon as both cover the same; `then` is told the outcome."""
+        self.replicator.core.now = trio.current_time()
+        self.replicator.verification.verify(node, then)
+        self._timer.set()
 
     def _rotate_soon(self, why: str) -> None:
         self._rotate_why = why
@@ -241,6 +265,9 @@ class PeerNode:
             self.replicator.core.log.warning("origins rotate", why=self._rotate_why)
             self._rotate_why = None
             self.host.rotate()
+        if self._claims_wanted:
+            self._claims_wanted = False
+            self.replicator.dissemination.ask_for_claims()
         due = self.replicator.tick(now)
         if self.replicator.needs_tick_of_store(now):
             self._try_in_tick(partial(self.replicator.tick_in_store, now))
@@ -333,6 +360,7 @@ class PeerNode:
                 nursery.cancel_scope.cancel()
         finally:
             del self._scopes[link.number]
+            self._unlinking.unpark_all()
             reason = link.dropped or link.closing or "connection lost"
             self.replicator.core.log.info("link down", peer=link.node.hex()[:8], reason=reason)
             self._try_in_tick(partial(self.replicator.link_down, link, trio.current_time()))
