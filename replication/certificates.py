@@ -196,9 +196,11 @@ def check_name(name: str) -> None:
         )
 
 
-def load_bundle(path: Path) -> Bundle:
-    """Return the bundle in a file. Raise `CredentialError`."""
-    text = read_text(path, f"{_MAKE_BUNDLE}, or copy it to this machine")
+def load_bundle(path: Path, *further: Path) -> Bundle:
+    """Return the bundle in a file, or in several together. Raise `CredentialError`."""
+    text = "".join(
+        read_text(file, f"{_MAKE_BUNDLE}, or copy it to this machine") for file in (path, *further)
+    )
     key, certificates = _parse_pem(text, path)
     own = next((found for found in certificates if found.public_key() == key.public_key()), None)
     authorities = tuple(found for found in certificates if _is_authority(found))

@@ -12,7 +12,7 @@ sent leaves after that tick's commit. A connection's errors end at the connectio
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from random import Random
 from typing import Any, Final, Protocol, TypeVar
@@ -40,6 +40,8 @@ _CLOSE_SECONDS: Final = 2.0
 _RECEIVE_BYTES: Final = 256 * 1024
 _SEND_BYTES: Final = 128 * 1024
 _LEAVE_SECONDS: Final = 10.0
+# How a connection ends that was cut.
+_LOST: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
 
 class StoreFailed(Exception):
@@ -93,7 +95,6 @@ class PeerNode:
         rng: Random,
         entropy: Callable[[int], bytes],
         software: str = "",
-        listen: Sequence[str] = (),
         allowed: Sequence[AddressRange] = (),
     ) -> None:
         self.host = host
@@ -111,8 +112,7 @@ class PeerNode:
             allowed=allowed,
         )
         self._options = options
-        self._listen = tuple(listen)
-        self.addresses: list[str] = []  # at which it listens
+        self.address = ""  # at which it listens
         self._entropy = entropy
         self._dialing: set[str] = set()
         self._timer = trio.Event()
@@ -143,8 +143,7 @@ class PeerNode:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
-                for address in self._listen:
-                    self.addresses.append(await nursery.start(self._network.listen, address, self._accept))
+                self.address = await nursery.start(self._network.listen, self._accept)
                 nursery.start_soon(self._keep_time)
                 task_status.started()
                 await trio.sleep_forever()
@@ -314,7 +313,7 @@ class PeerNode:
             except RemoteProtocolError as error:
                 self.replicator.core.count("protocol_errors_total")
                 log.warning("peer broke the protocol", error=str(error))
-            except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
+            except _LOST as error:
                 log.debug("connection lost", error=str(error))
         return False
 
@@ -352,11 +351,15 @@ class PeerNode:
         if link is None:
             return True
         self.replicator.core.log.info("linked", peer=link.node.hex()[:8], outgoing=outgoing)
+        failure: Exception | None = None
         try:
             async with trio.open_nursery() as nursery:
                 self._scopes[link.number] = nursery.cancel_scope
                 nursery.start_soon(self._write, stream, link, nursery.cancel_scope)
-                await self._read(stream, reader, link)
+                try:
+                    await self._read(stream, reader, link)
+                except (RemoteProtocolError, *_LOST) as error:
+                    failure = error  # raised again outside, since a nursery would wrap it
                 nursery.cancel_scope.cancel()
         finally:
             del self._scopes[link.number]
@@ -364,6 +367,8 @@ class PeerNode:
             reason = link.dropped or link.closing or "connection lost"
             self.replicator.core.log.info("link down", peer=link.node.hex()[:8], reason=reason)
             self._try_in_tick(partial(self.replicator.link_down, link, trio.current_time()))
+        if failure is not None:
+            raise failure
         return True
 
     async def _read(self, stream: PeerStream, reader: FrameReader, link: Link) -> None:
@@ -398,15 +403,16 @@ class PeerNode:
                 scope.cancel()
 
         link.wake = wake
-        while link.dropped is None:
-            data = link.take(_SEND_BYTES)
-            if data:
-                await stream.send_all(data)
-                continue
-            if link.closing is not None:
-                break
-            await woken.wait()
-            woken = trio.Event()
+        with suppress(*_LOST):  # the reader finds out as well
+            while link.dropped is None:
+                data = link.take(_SEND_BYTES)
+                if data:
+                    await stream.send_all(data)
+                    continue
+                if link.closing is not None:
+                    break
+                await woken.wait()
+                woken = trio.Event()
         scope.cancel()
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 from replication.core import Core, Link
 from replication.stability import former_origins
 from replication.vectors import Known, Vectors
-from storage.changes import Change, Kind, Stamp, VersionVector
+from storage.changes import CLUSTER_NAMESPACE, Change, Kind, Stamp, VersionVector
 
 if TYPE_CHECKING:
     from replication.roster import Roster
@@ -189,9 +189,10 @@ def _is_settled(change: Change) -> bool:
     """Tell whether a stale change is undone: a value is.
 
     A deletion or an expiry brings nothing back; undoing an expiry with a deletion would take the value with it,
-    which others may hold for good.
+    which others may hold for good. Records of the cluster are never deleted, so nothing can have been purged
+    that should have met them.
     """
-    return change.kind == Kind.VALUE
+    return change.kind == Kind.VALUE and not change.place.startswith(CLUSTER_NAMESPACE)
 
 
 class WrongCluster(Exception):

@@ -33,6 +33,7 @@ from replication.sync import Syncs, is_below
 from replication.topology import Network, Topology
 from replication.vectors import Known, Vectors
 from replication.verification import Verification
+from replication.writers import Writers
 from storage.changes import Kind, Lane, Replica
 
 # Kinds of changes that this version understands; others are carried.
@@ -77,6 +78,7 @@ class Replicator:
         self.rejoin = Rejoin(core, self.roster, self.vectors, self.syncs)
         self.verification = Verification(core, after_commit=self._staged.append)
         self.dropped = DroppedValues(core, self.bodies)
+        self.writers = Writers(core)
         self._link_numbers = 0
         self._system_version = 0
         self._roster_due = 0.0
@@ -404,6 +406,7 @@ class Replicator:
             or self.bodies.stalled(now)
             or self.rejoin.standing == Standing.JOINING
             or now >= self._roster_due
+            or (self.rejoin.standing == Standing.READY and self.writers.is_due())
             or now >= self._members_kept_at + MEMBERS_KEPT_INTERVAL
         )
 
@@ -411,6 +414,8 @@ class Replicator:
         """Do what may write. Inside a tick of the store."""
         self.core.now = now
         self._keep_members(now)
+        if self.rejoin.standing == Standing.READY:
+            self.writers.record()
         deferred, self.deferred = self.deferred, []
         for action in deferred:
             action()

@@ -80,21 +80,24 @@ class Credentials(Protocol):
 
 
 class _Watch:
-    """Tells when a file may have changed."""
+    """Tells when files may have changed."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen: tuple[int, ...] = ()
+    def __init__(self, *paths: Path) -> None:
+        self._paths = paths
+        self._seen: list[tuple[int, ...]] = []
 
     def has_changed(self) -> bool:
-        """Tell whether the file is another one than at the last call; at the first it is."""
-        try:
-            status = self._path.stat()
-            seen: tuple[int, ...] = (status.st_mtime_ns, status.st_size, status.st_ino)
-        except OSError:
-            seen = (-1,)  # reading it tells why
-        before, self._seen = self._seen, seen
-        return seen != before
+        """Tell whether a file is another one than at the last call; at the first it is."""
+        before, self._seen = self._seen, [_version_of(path) for path in self._paths]
+        return self._seen != before
+
+
+def _version_of(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (-1,)  # reading it tells why
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 class SecretCredentials:
@@ -157,16 +160,18 @@ class SecretCredentials:
 
 
 class BundleCredentials:
-    """Mode *mtls*, with key and certificates in one file."""
+    """Mode *mtls*, with key and certificates in one file, or in several."""
 
-    def __init__(self, path: Path) -> None:
-        """Raise `CredentialError` if the bundle cannot be used."""
+    def __init__(self, path: Path, *further: Path) -> None:
+        """Raise `CredentialError` if the bundle cannot be used. `further`: files of the key and the authorities."""
         self._path = path
-        self._watch = _Watch(path)
+        self._further = further
+        self._watch = _Watch(path, *further)
         self._watch.has_changed()
-        self._take(load_bundle(path))
-        if is_open_to_all(path):
-            log.warning("every user of this machine can read the node's private key", path=str(path))
+        self._take(load_bundle(path, *further))
+        key_path = further[0] if further else path
+        if is_open_to_all(key_path):
+            log.warning("every user of this machine can read the node's private key", path=str(key_path))
 
     @property
     def cluster(self) -> bytes:
@@ -201,7 +206,7 @@ class BundleCredentials:
         if not self._watch.has_changed():
             return
         try:
-            bundle = load_bundle(self._path)
+            bundle = load_bundle(self._path, *self._further)
             if bundle.cluster != self.cluster:
                 raise CredentialError(
                     f"{self._path} is now of another cluster; restore it, or restart this node"

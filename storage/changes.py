@@ -23,6 +23,8 @@ from typing import Final, NamedTuple, Protocol
 
 # A value longer than this does not travel in its change; see `Change.content`.
 INLINE_BYTES_MAX: Final = 64 * 1024
+# The namespace of the cluster's own records: never deleted, so never undone either.
+CLUSTER_NAMESPACE: Final = bytes(14) + b"\x01\x01"
 
 
 class Kind(enum.IntEnum):
