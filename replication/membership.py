@@ -83,7 +83,6 @@ OnStateChanged = Callable[[MemberRecord, State | None], None]
 class _Member:
     record: MemberRecord
     heard_at: float  # the last sign of life, seen or told
-    suspicion: Suspicion | None = None
 
 
 class Membership:
@@ -94,6 +93,7 @@ class Membership:
         self._roster = roster
         self._clock = clock
         self._table: dict[bytes, _Member] = {}
+        self._suspicions: dict[bytes, Suspicion] = {}  # of those that are SUSPECT
         self._gossip = Gossip(core.rng)
         self.health = Health(core.options.health_max)
         self.prober = Prober(core, self.health, self)
@@ -111,7 +111,7 @@ class Membership:
         self.duplicates: dict[bytes, None] = {}  # other nodes that run twice
         self._outbid: list[int] = []
         self._boots: dict[bytes, list[bytes]] = {}
-        self._excess: dict[int, None] = {}  # links that their peer closes without harm
+        self._harmless: dict[int, None] = {}  # links whose end says nothing about their peer
         self._count: int | None = None
         self._roster_version = -1
         self._wanted_at: float | None = None
@@ -285,9 +285,8 @@ class Membership:
         self.health.worsen(1 + int(late / self._core.options.probe_interval))
         self._core.count("loop_late_total")
         self.prober.delay(late)
-        for member in self._table.values():
-            if member.suspicion is not None:
-                member.suspicion.delay(late)
+        for suspicion in self._suspicions.values():
+            suspicion.delay(late)
 
     def _follow_roster(self, now: float) -> None:
         """Mark those as gone who left or were removed."""
@@ -332,12 +331,11 @@ class Membership:
 
     def _end_suspicions(self, now: float) -> float:
         earliest = math.inf
-        for member in list(self._table.values()):
-            if member.suspicion is None:
-                continue
-            deadline = member.suspicion.deadline
+        for node, suspicion in list(self._suspicions.items()):
+            deadline = suspicion.deadline
             if now >= deadline:
-                self._set(attrs.evolve(member.record, state=State.UNREACHABLE, accuser=b""), now)
+                record = self._table[node].record
+                self._set(attrs.evolve(record, state=State.UNREACHABLE, accuser=b""), now)
             else:
                 earliest = min(earliest, deadline)
         return earliest
@@ -375,8 +373,8 @@ class Membership:
         """See at once whether the peer is still there, unless the link was closed on purpose."""
         self._look_at_own_delay(now)
         self.prober.on_link_down(link, now)
-        is_accident = link.closing is None and link.number not in self._excess
-        self._excess.pop(link.number, None)
+        is_accident = link.closing is None and link.number not in self._harmless
+        self._harmless.pop(link.number, None)
         if self._core.links.get(link.node) not in {None, link}:
             return  # another link has replaced it
         member = self._table.get(link.node)
@@ -388,7 +386,11 @@ class Membership:
 
     def on_bye(self, link: Link, message: Bye, now: float) -> None:
         if message.reason == EXCESS:
-            self._excess[link.number] = None
+            self._harmless[link.number] = None
+
+    def on_replaced(self, link: Link) -> None:
+        """Take note that a link will end because there is another one with its peer."""
+        self._harmless[link.number] = None
 
     def on_dial_failed(self, node: bytes | None, now: float) -> None:
         if node is not None:
@@ -483,12 +485,10 @@ class Membership:
         elif order < 0:
             return member.record
         elif record.state == State.SUSPECT:
-            self._confirm(member, record, source, now)
+            suspicion = self._suspicions.get(record.node)
+            if suspicion is not None and suspicion.confirm(record.accuser):
+                self._spread(record, source, now)
         return None
-
-    def _confirm(self, member: _Member, record: MemberRecord, source: Link | None, now: float) -> None:
-        if member.suspicion is not None and member.suspicion.confirm(record.accuser):
-            self._spread(record, source, now)
 
     def _set(self, record: MemberRecord, now: float, source: Link | None = None) -> None:
         """Hold a record, pass it on, and tell whoever wants to know."""
@@ -502,14 +502,12 @@ class Membership:
         elif record.incarnation > member.record.incarnation:
             member.heard_at = now
         member.record = record
-        member.suspicion = None
+        self._suspicions.pop(record.node, None)
         self._hints.pop(record.node, None)
         self._count = None
         self.version += 1
         if record.state == State.SUSPECT:
-            member.suspicion = Suspicion(
-                record.incarnation, record.accuser, now, self._core.options, self.count
-            )
+            self._suspicions[record.node] = Suspicion(record.accuser, now, self._core.options, self.count)
         if record.state <= State.UNREACHABLE:
             self._spread(record, source, now)
         else:

@@ -26,11 +26,10 @@ CONFIRMATIONS_WANTED: Final = 2
 class Suspicion:
     """One accusation, from when this node learned of it."""
 
-    __slots__ = ("_accusers", "_longest", "_shortest", "_wanted", "incarnation", "started_at")
+    __slots__ = ("_accusers", "_longest", "_shortest", "_wanted", "started_at")
 
-    def __init__(self, incarnation: int, accuser: bytes, now: float, options: Options, count: int) -> None:
+    def __init__(self, accuser: bytes, now: float, options: Options, count: int) -> None:
         """Begin; `count` is the number of members that are not known to be unreachable."""
-        self.incarnation = incarnation
         self.started_at = now
         self._shortest = shortest_wait(options, count)
         self._longest = self._shortest * options.suspicion_factor_max

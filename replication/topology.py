@@ -55,12 +55,14 @@ IMPROVE_INTERVAL: Final = 60.0
 # Links above `degree_high` at which the smaller id lets go, too.
 EXCESS_SLACK: Final = 4
 POLL: Final = 1.0
+SETTLE: Final = 0.1  # between two looks at the table of members, which may change many times in a row
 
 
 @attrs.define(eq=False)
 class _Redial:
     attempts: int = 0
     next_at: float = 0.0
+    is_requested: bool = False  # by a probe: to be dialled though the view does not need it
     until: float = -math.inf  # a dial is under way until then at most
 
 
@@ -87,6 +89,8 @@ class Topology:
         self._own_addresses: dict[str, None] = dict.fromkeys(core.options.addresses)
         self._improve_at: float | None = None
         self._revive_at = 0.0
+        self._next = self._looked_at = -math.inf
+        self._seen_version = -1
         self.is_partial = False
         membership.wants = self.wants
         membership.dial_member = self.dial_member
@@ -98,8 +102,17 @@ class Topology:
         return not self.is_partial and self._core.options.dialable and bool(self._addresses(node))
 
     def choose(self, existing: Link, new: Link) -> Link:
-        """Return which of two links with one peer survives. Both ends choose alike."""
-        self._note_join(new)
+        """Return which of two links with one peer survives. Both ends choose alike.
+
+        To be called before the new link is up and before the loser is closed.
+        """
+        self._note_dialled(new)
+        survivor = self._choose(existing, new)
+        if survivor is new:
+            self._membership.on_replaced(existing)
+        return survivor
+
+    def _choose(self, existing: Link, new: Link) -> Link:
         age = self._core.now - self._up_at.get(existing.number, -math.inf)
         if existing.boot != new.boot or not existing.is_open or age > SIMULTANEOUS:
             return new
@@ -112,9 +125,16 @@ class Topology:
 
     def tick(self, now: float) -> float:
         """Dial whom a link is missing with, and let links go that are too many."""
+        if self._membership.version != self._seen_version:
+            self._seen_version = self._membership.version
+            self._next = min(self._next, self._looked_at + SETTLE)
+        if now < self._next:
+            return self._next
+        self._looked_at = now
         self._choose_shape()
         self._close_removed()
         wanted = self._wanted(now)
+        wanted += [n for n, redial in self._redials.items() if redial.is_requested and n not in wanted]
         for node in wanted:
             self._dial_if_due(node, now)
         self._dial_to_join(now)
@@ -122,25 +142,28 @@ class Topology:
             self._revive(now)
             self._improve(now)
             self._let_go(now)
-        return self._next_at(wanted, now)
+        self._next = self._next_at(wanted, now)
+        return self._next
 
     def on_link_up(self, link: Link, now: float) -> None:
+        self._next = now
         self._up_at[link.number] = now
-        redial = self._redial(link.node)
-        redial.until = -math.inf
-        if link.outgoing:
-            self._note_join(link)
+        self._note_dialled(link)
+        self._redial(link.node).is_requested = False
 
     def on_link_down(self, link: Link, now: float) -> None:
+        self._next = now
         up_at = self._up_at.pop(link.number, now)
         redial = self._redial(link.node)
         if now - up_at >= STABLE:
             redial.attempts = 0
-            redial.next_at = max(redial.next_at, now + self._jitter(redial) + self._yield_to(link.node))
         else:
-            self._put_off(redial, now)
+            redial.attempts += 1
+        # Both sides have lost it, and one of them is enough.
+        redial.next_at = max(redial.next_at, now + self._jitter(redial) + self._yield_to(link.node))
 
     def on_dial_failed(self, address: str, node: bytes | None, now: float) -> None:
+        self._next = now
         if node is not None:
             self._put_off(self._redial(node), now)
         elif address in self._joins:
@@ -157,17 +180,21 @@ class Topology:
         self._own_addresses[address] = None
 
     def dial_member(self, node: bytes) -> bool:
-        """Dial a member now, whatever its back-off says; False if it has no address that may be dialled."""
-        if node in self._core.links or self._roster.is_gone(node):
+        """Dial a member now or very soon; False if it has no address, or was found not to answer lately.
+
+        Very soon: when a link breaks both sides want it back, and one of them leaves it to the other.
+        """
+        if node in self._core.links or self._roster.is_gone(node) or not self._addresses(node):
             return False
         now = self._core.now
         redial = self._redial(node)
-        addresses = self._addresses(node)
-        if not addresses:
+        if now < redial.until:
+            return True
+        if redial.next_at > now + 2 * YIELD:
             return False
-        if now >= redial.until:
-            redial.until = now + DIAL_TIMEOUT
-            self._core.dial(addresses[redial.attempts % len(addresses)], node)
+        redial.is_requested = True
+        self._next = min(self._next, redial.next_at)
+        self._dial_if_due(node, now)
         return True
 
     # --- whom to dial
@@ -250,12 +277,14 @@ class Topology:
     def _redial(self, node: bytes) -> _Redial:
         redial = self._redials.get(node)
         if redial is None:
-            redial = self._redials[node] = _Redial(next_at=self._core.now + self._yield_to(node))
+            # In a partial view the other side does not dial just because this one exists.
+            wait = 0.0 if self.is_partial else self._yield_to(node)
+            redial = self._redials[node] = _Redial(next_at=self._core.now + wait)
         return redial
 
     def _yield_to(self, node: bytes) -> float:
         """Return how long the other side is given to dial."""
-        if self._core.identity.node < node or not self._core.options.dialable or self.is_partial:
+        if self._core.identity.node < node or not self._core.options.dialable:
             return 0.0
         return YIELD * (0.5 + self._core.rng.random())
 
@@ -274,8 +303,13 @@ class Topology:
 
     def _dial_if_due(self, node: bytes, now: float) -> None:
         redial = self._redial(node)
-        if now >= redial.next_at and now >= redial.until and self._dials_count(now) < DIALS_MAX:
-            self.dial_member(node)
+        addresses = self._addresses(node)
+        if not addresses or now < redial.next_at or now < redial.until or node in self._core.links:
+            return
+        if self._dials_count(now) < DIALS_MAX:
+            redial.is_requested = False
+            redial.until = now + DIAL_TIMEOUT
+            self._core.dial(addresses[redial.attempts % len(addresses)], node)
 
     def _addresses(self, node: bytes) -> Sequence[str]:
         """Return where a member may be dialled."""
@@ -322,15 +356,18 @@ class Topology:
             for record in self._membership.records()
         )
 
-    def _note_join(self, link: Link) -> None:
-        """Remember whom an address to join led to, if this link was opened by it."""
-        now = self._core.now
-        under_way = [(address, join) for address, join in self._joins.items() if now < join.redial.until]
-        if not link.outgoing or not under_way:
+    def _note_dialled(self, link: Link) -> None:
+        """Take note that a dial has ended well; if it was to an address to join, whom that leads to."""
+        if not link.outgoing:
             return
+        now = self._core.now
+        redial = self._redial(link.node)
+        was_dialled = now < redial.until
+        redial.until = -math.inf
+        under_way = [(address, join) for address, join in self._joins.items() if now < join.redial.until]
         named = [(address, join) for address, join in under_way if address in link.peer.addresses]
-        if not named and now < self._redial(link.node).until:
-            return  # it was dialled as a member
+        if not under_way or (was_dialled and not named):
+            return
         _, join = (named or under_way)[0]
         join.node, join.led_at = link.node, now
         join.redial.until = -math.inf
@@ -353,7 +390,7 @@ class Topology:
             and self._addresses(record.node)
         ]
         if lost:
-            self.dial_member(self._core.rng.choice(lost))
+            self._dial_if_due(self._core.rng.choice(lost), now)
 
     def _improve(self, now: float) -> None:
         """Look for a nearer member than those that are linked, if fewer than half of the links are near."""
