@@ -22,6 +22,7 @@ from kvd.config import ConfigError, Problem
 from protocol.replies import ErrorReply
 
 if TYPE_CHECKING:
+    from kvd.server import Server
     from kvd.session import Session
     from kvd.settings import SecuritySettings, Settings
 
@@ -48,7 +49,7 @@ class Acl:
     """
 
     def __init__(self, settings: Settings, table: CommandTable) -> None:
-        self._table = table
+        self.table = table
         self.log = AclLog()
         security = settings.security
         self.file = Path(security.acl_file).absolute() if security.acl_file else None
@@ -62,17 +63,17 @@ class Acl:
 
     def _read_users(self, security: SecuritySettings) -> dict[bytes, User]:
         if self.file is not None:
-            return acl_file.load(self.file, self._table)
+            return acl_file.load(self.file, self.table)
         lines = (
             (f"security.users, line {number}", b"user " + line.reveal().encode())
             for number, line in enumerate(security.users, 1)
         )
-        return acl_file.parse(lines, self._table)
+        return acl_file.parse(lines, self.table)
 
     def _configured_default(self) -> User:
         """Return the default user as it is when no ACL file says anything else."""
         rules = [*_EVERYTHING, *_password_rules(self._default_password)]
-        return User(DEFAULT, self._table).changed(rules)
+        return User(DEFAULT, self.table).changed(rules)
 
     # --- users
 
@@ -83,7 +84,7 @@ class Acl:
         user that the file does not name becomes what the settings make of it.
         """
         assert self.file is not None
-        self._take(acl_file.load(self.file, self._table))
+        self._take(acl_file.load(self.file, self.table))
 
     def _take(self, loaded: dict[bytes, User]) -> None:
         loaded.setdefault(DEFAULT, self._configured_default())
@@ -105,7 +106,7 @@ class Acl:
 
     def set_user(self, name: bytes, rules: list[bytes]) -> User:
         """Make or change a user by rules, all or none. Raise `RuleError`."""
-        user = self.users.get(name) or User(name, self._table)
+        user = self.users.get(name) or User(name, self.table)
         user.assume(user.changed(rules))
         self.users[name] = user
         return user
@@ -120,6 +121,25 @@ class Acl:
         self._default_password = password
         self.set_user(DEFAULT, _password_rules(password))
 
+    def assume_user(self, user: User) -> None:
+        """Let the user of that name be as `user` is, made if there is none."""
+        known = self.users.setdefault(user.name, user)
+        if known is not user:
+            known.assume(user)
+
+    def apply_to_sessions(self, server: Server, caller: Session | None = None) -> None:
+        """Let changes of users take effect on the sessions that there are; `caller` is told before it is closed."""
+        for session in list(server.sessions.values()):
+            user = session.user
+            if user is None:
+                continue
+            if self.users.get(user.name) is not user:
+                _throw_out(session, caller, "user deleted")
+            elif not _may_hear_all(session, user):
+                _throw_out(session, caller, "channel permissions revoked")
+            else:
+                session.refresh()
+
     # --- logging in
 
     def user_without_password(self) -> User | None:
@@ -131,7 +151,7 @@ class Acl:
         """Return the user of that name if the password is right; otherwise enter it into the log."""
         user = self.users.get(name)
         # An unknown name takes as long as a wrong password.
-        known = user if user is not None else User(name, self._table)
+        known = user if user is not None else User(name, self.table)
         if known.accepts(password) and user is not None:
             return user
         session.server.stats.acl_denied_auth += 1
@@ -187,6 +207,24 @@ def explain(denial: Denial, user: User, *, verbose: bool = False) -> str:
         shown = denial.object.decode("utf-8", "surrogateescape")
         return f"User {name} has no permissions to access the '{shown}' {denial.reason}"
     return f"No permissions to access a {denial.reason}"
+
+
+def _throw_out(session: Session, caller: Session | None, reason: str) -> None:
+    """Close a session at once; the one that asked for it gets its answer first."""
+    session.become(None)
+    if session is caller:
+        session.close_after_reply(reason)
+    else:
+        session.kill(reason)
+
+
+def _may_hear_all(session: Session, user: User) -> bool:
+    if not session.subscription_count:
+        return True
+    channels = session.channels | session.shard_channels
+    return all(user.allows_channel(channel, is_pattern=False) for channel in channels) and all(
+        user.allows_channel(pattern, is_pattern=True) for pattern in session.patterns
+    )
 
 
 def _context(session: Session) -> str:

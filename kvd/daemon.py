@@ -1,10 +1,11 @@
 """The composition root: builds the parts, opens the nurseries, and stops everything in order.
 
     daemon ⊃ hub, TLS listener ⊃ TLS connections
+           ⊃ peers ⊃ their listener, links and timers
            ⊃ timers (sync, sweep, housekeeping)
            ⊃ what commands spawn (checkpoints, long walks, waits)
 
-The order of the start: store, server, sockets, tasks, ports file. The order of the stop is in
+The order of the start: store, server, sockets, peers, tasks, ports file. The order of the stop is in
 `_stop`, which reads as a checklist.
 """
 
@@ -27,6 +28,8 @@ import trio
 from kvd import housekeeping, process
 from kvd.hub import Hub
 from kvd.listeners import PlainListener, TlsListener, open_tcp, open_unix
+from kvd.peering.peers import Peers
+from kvd.peering.start import open_peers
 from kvd.poller import open_poller
 from kvd.sampler import sample_periodically
 from kvd.server import Server
@@ -60,10 +63,16 @@ async def serve(
         resources.callback(hub.close)
         listeners = _open_plain(settings, server, hub, resources)
         tls = _open_tls(settings, server, hub, resources)
-        if ports_file is not None:
-            _write_ports(ports_file, listeners, tls)
+        peers = open_peers(settings, server, hub)
         _tune_collector(store)
-        await _run(server, hub, tls, _announce(settings, listeners, tls))
+
+        def announce() -> None:
+            ports = _ports(listeners, tls, peers)
+            if ports_file is not None:
+                _write_ports(ports_file, ports)
+            _announce(settings, ports)
+
+        await _run(server, hub, tls, announce)
         store.sync()
     log.info("stopped")
 
@@ -107,30 +116,33 @@ def _open_tls(
     return TlsListener(hub, server, sockets)
 
 
-def _write_ports(path: Path, listeners: list[PlainListener], tls: TlsListener | None) -> None:
-    ports = {"resp": next((one.port for one in listeners if one.port), None)}
-    if tls is not None:
-        ports["resp_tls"] = tls.port
+def _ports(listeners: list[PlainListener], tls: TlsListener | None, peers: Peers | None) -> dict[str, int]:
+    """Return the ports that are open, by what is spoken there."""
+    ports = {
+        "resp": next((one.port for one in listeners if one.port), None),
+        "resp_tls": None if tls is None else tls.port,
+        "peer": None if peers is None else peers.port,
+    }
+    return {name: port for name, port in ports.items() if port}
+
+
+def _write_ports(path: Path, ports: dict[str, int]) -> None:
     new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps({name: port for name, port in ports.items() if port}))
+    new.write_text(json.dumps(ports))
     new.replace(path)
 
 
-def _announce(
-    settings: Settings, listeners: list[PlainListener], tls: TlsListener | None
-) -> Callable[[], None]:
-    def announce() -> None:
-        log.info(
-            "ready for clients",
-            port=next((one.port for one in listeners if one.port), None),
-            tls_port=tls.port if tls else None,
-            unix_socket=settings.server.unix_socket or None,
-            data_dir=settings.storage.data_dir,
-            durability=settings.storage.durability,
-            pid=os.getpid(),
-        )
-
-    return announce
+def _announce(settings: Settings, ports: dict[str, int]) -> None:
+    log.info(
+        "ready for clients",
+        port=ports.get("resp"),
+        tls_port=ports.get("resp_tls"),
+        unix_socket=settings.server.unix_socket or None,
+        peer_port=ports.get("peer"),
+        data_dir=settings.storage.data_dir,
+        durability=settings.storage.durability,
+        pid=os.getpid(),
+    )
 
 
 def _tune_collector(store: Store) -> None:
@@ -157,10 +169,12 @@ async def _run(server: Server, hub: Hub, tls: TlsListener | None, announce: Call
             nursery.start_soon(sample_periodically, server)
             if tls is not None:
                 nursery.start_soon(tls.run)
+            if server.peers is not None:
+                await nursery.start(server.peers.run)
             await nursery.start(_reopen_by_signal, server, tls)
             announce()
             await stopping.wait()
-            await _stop(hub, tls)
+            await _stop(hub, tls, server.peers)
             nursery.cancel_scope.cancel()
 
 
@@ -182,13 +196,15 @@ def spawner(server: Server, nursery: trio.Nursery) -> Callable[..., None]:
     return spawn
 
 
-async def _stop(hub: Hub, tls: TlsListener | None) -> None:
+async def _stop(hub: Hub, tls: TlsListener | None, peers: Peers | None) -> None:
     """Stop in order. Every tick is whole by now: this task runs between two of them."""
     log.info("stopping")
     if tls is not None:
         tls.stop_accepting()
     with trio.move_on_after(_STOP_SECONDS):
         await hub.drain()
+    if peers is not None:
+        await peers.stop()  # what the last clients wrote goes out first
 
 
 @contextlib.contextmanager

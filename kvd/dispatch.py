@@ -20,6 +20,7 @@ from protocol.replies import NO_REPLY, QUEUED, ErrorReply, Reply
 from storage.errors import Aborted, NoSpace, StorageError, Unavailable
 
 if TYPE_CHECKING:
+    from kvd.server import Server
     from kvd.session import Session
 
 log = structlog.get_logger()
@@ -165,6 +166,12 @@ def storage_refusal(error: StorageError) -> ErrorReply:
     return ErrorReply(f"{code} {error}")
 
 
+def write_refusal(server: Server) -> ErrorReply | None:
+    """Return why nobody may write at this moment, for the store's or the cluster's sake; None if they may."""
+    error = server.store.writable
+    return server.refusal if error is None else storage_refusal(error)
+
+
 def stands_on_commit(session: Session, request: Request, encoded: bytes) -> bool:
     """Tell whether a reply given this tick may say something about data that did not get to disk.
 
@@ -211,11 +218,17 @@ def _check_busy_script(session: Session, spec: CommandSpec, request: Request) ->
     return session.server.scripts.busy_error()
 
 
-def _check_writable(session: Session, spec: CommandSpec, request: Request) -> ErrorReply | None:
-    error = session.server.store.writable
-    if error is None or not (spec.is_write or (spec.name == "EXEC" and _queued_writes(session))):
+def _check_cluster_reads(session: Session, spec: CommandSpec, request: Request) -> ErrorReply | None:
+    if not session.server.refuses_reads or Flag.LOADING in spec.flags:
         return None
-    return storage_refusal(error)
+    return session.server.refusal
+
+
+def _check_writable(session: Session, spec: CommandSpec, request: Request) -> ErrorReply | None:
+    refusal = write_refusal(session.server)
+    if refusal is None or not (spec.is_write or (spec.name == "EXEC" and _queued_writes(session))):
+        return None
+    return refusal
 
 
 def _check_subscriber(session: Session, spec: CommandSpec, request: Request) -> ErrorReply | None:
@@ -233,6 +246,7 @@ CHECKS: Final[tuple[Callable[[Session, CommandSpec, Request], ErrorReply | None]
     _check_transaction_may_hold,
     _check_permission,
     _check_busy_script,
+    _check_cluster_reads,
     _check_writable,
     _check_subscriber,
 )

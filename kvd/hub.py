@@ -75,6 +75,7 @@ class Hub:
         self._delivered: deque[tuple[StreamConnection, bytes]] = deque()
         self._leftover: list[tuple[int, int]] = []
         self._in_tick = False
+        self._failure: StorageError | None = None  # of the last commit, for `transact`
         self._waker, self._woken = socket.socketpair()
         self._waker.setblocking(False)
         self._woken.setblocking(False)
@@ -328,9 +329,12 @@ class Hub:
             server.latency.record("commit", elapsed)
         if changes:
             server.tracking.invalidate(changes)
+        if server.peers is not None:
+            server.peers.committed()
 
     def _commit_failed(self, error: StorageError) -> None:
         server = self.server
+        self._failure = error
         server.stats.ticks_failed += 1
         log.error("commit failed, the tick's writes are undone", error=str(error))
         server.notifications.discard()
@@ -381,6 +385,14 @@ class Hub:
             self._in_tick = False
             if self._has_work():
                 self.wake()  # a session goes on that was suspended until now
+
+    def transact(self, work: Callable[[], Result]) -> Result:
+        """Run `work()` as `exclusively` does. Raise the StorageError of its commit, if that failed."""
+        self._failure = None
+        result = self.exclusively(work)
+        if self._failure is not None:
+            raise self._failure
+        return result
 
     def pump(self, caller: Session, *, was_clean: bool) -> None:
         """Look at the other clients, and who comes, from inside a script of `caller` that takes long.

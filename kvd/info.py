@@ -20,11 +20,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+import trio
+
 import kvd
 from kvd import process
 from kvd.commands.spec import CommandSpec, CommandStats
+from kvd.peering.metrics import metrics
+from kvd.peering.report import MemberReport, report
 
 if TYPE_CHECKING:
+    from kvd.peering.peers import Peers
     from kvd.server import Server
 
 Fields = dict[str, Any]
@@ -40,6 +45,8 @@ def render(server: Server, wanted: Iterable[str]) -> str:
     """
     parts = []
     for name in _chosen(wanted):
+        if name == "peers" and server.peers is None:
+            continue
         title, fields = _SECTIONS[name]
         lines = [f"# {title}", *(f"{field}:{value}" for field, value in fields(server).items())]
         parts.append("\r\n".join(lines) + "\r\n")
@@ -233,19 +240,78 @@ def _stats(server: Server) -> Fields:
 
 
 def _replication(server: Server) -> Fields:
+    peers = server.peers
+    own: Fields = {} if peers is None else _peer_fields(peers)
     return {
         "role": "master",
-        "connected_slaves": 0,
+        "connected_slaves": 0 if peers is None else len(peers.replicator.core.links),
+        **own,
         "master_failover_state": "no-failover",
         "master_replid": server.run_id,
         "master_replid2": _NO_ID,
-        "master_repl_offset": 0,
+        "master_repl_offset": 0 if peers is None else peers.offset(),
         "second_repl_offset": -1,
         "repl_backlog_active": 0,
         "repl_backlog_size": 0,
         "repl_backlog_first_byte_offset": 0,
         "repl_backlog_histlen": 0,
     }
+
+
+def _peer_fields(peers: Peers) -> Fields:
+    """Return what is known of this node in its cluster, and one line for each other member.
+
+    Not called slave0, slave1 ...: clients that find replicas by such lines would read from the peers' ports.
+    """
+    found = report(peers, trio.current_time())
+    fields: Fields = {
+        "cluster_id": found.cluster.hex(),
+        "node_id": found.node.hex(),
+        "node_standing": found.standing,
+        "node_clock_ok": int(found.clock_ok),
+        "members": len(found.members),
+        "members_linked": sum(member.is_linked for member in found.members),
+    }
+    if found.bootstrap is not None:
+        fields["bootstrap_percent"] = f"{100 * found.bootstrap.fraction:.1f}"
+        fields["bootstrap_bytes"] = found.bootstrap.bytes
+    others = [member for member in found.members if not member.is_self]
+    return fields | {f"member{number}": _member_line(member) for number, member in enumerate(others)}
+
+
+def _member_line(member: MemberReport) -> str:
+    fields = {
+        "id": member.node.hex(),
+        "address": member.addresses[0] if member.addresses else "",
+        "state": member.state,
+        "linked": int(member.is_linked),
+        "zone": member.zone,
+        "rtt_us": _or_nothing(member.rtt_seconds, 1e6),
+        "offset_ms": _or_nothing(member.offset_seconds, 1e3),
+        "lag_dots": member.lag_dots,
+        "lag_seconds": f"{member.lag_seconds:.3f}",
+        "queue_bytes": member.queue_bytes,
+        "behind": int(member.is_behind),
+        "synced_seconds": _or_nothing(member.synced_seconds, 1),
+        "blocks_gc": int(member.blocks_gc),
+    }
+    return ",".join(f"{name}={value}" for name, value in fields.items())
+
+
+def _or_nothing(seconds: float | None, factor: float) -> str:
+    return "" if seconds is None else f"{seconds * factor:.0f}"
+
+
+def _peers(server: Server) -> Fields:
+    assert server.peers is not None
+    return {
+        f"{name}{_labels(labels)}": f"{value:.6f}".rstrip("0").rstrip(".")
+        for name, labels, value in metrics(server.peers)
+    }
+
+
+def _labels(labels: tuple[tuple[str, str], ...]) -> str:
+    return "{" + ",".join(f"{name}={value}" for name, value in labels) + "}" if labels else ""
 
 
 def _cpu(server: Server) -> Fields:
@@ -343,6 +409,7 @@ _SECTIONS: Final[dict[str, tuple[str, Callable[[Server], Fields]]]] = {
     "persistence": ("Persistence", _persistence),
     "stats": ("Stats", _stats),
     "replication": ("Replication", _replication),
+    "peers": ("Peers", _peers),
     "cpu": ("CPU", _cpu),
     "modules": ("Modules", _modules),
     "commandstats": ("Commandstats", _commandstats),
@@ -357,7 +424,7 @@ _SECTIONS: Final[dict[str, tuple[str, Callable[[Server], Fields]]]] = {
 _GROUPS: Final = {
     "everything": frozenset(_SECTIONS),
     "all": frozenset(_SECTIONS) - {"modules"},
-    "default": frozenset(_SECTIONS) - {"commandstats", "latencystats"},
+    "default": frozenset(_SECTIONS) - {"commandstats", "latencystats", "peers"},
 }
 
 

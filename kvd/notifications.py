@@ -28,7 +28,7 @@ class Notifications:
         self.pending = False  # whether `deliver` has anything to do
         self._messages: list[tuple[bytes, bytes]] = []
         self._expired: list[bytes] = []
-        server.store.on_event = self._on_event
+        server.store.on_event = self.report
         server.store.on_expired = self._on_expired
         self.configure()
 
@@ -37,7 +37,8 @@ class Notifications:
         self._kinds = parse_kinds(self._server.settings.events.notify_keyspace_events)
         self._server.store.notifying = self._kinds != 0
 
-    def _on_event(self, keyspace: Keyspace, event: bytes, key: bytes, kind: int) -> None:
+    def report(self, keyspace: Keyspace, event: bytes, key: bytes, kind: int) -> None:
+        """Take an event of the running tick."""
         pubsub = self._server.pubsub
         if pubsub.channels or pubsub.patterns:
             self._messages.extend(messages(self._kinds, kind, event, key, _database(keyspace)))
@@ -46,7 +47,7 @@ class Notifications:
     def _on_expired(self, keyspace: Keyspace, key: bytes) -> None:
         self._server.stats.expired_keys += 1
         if self._kinds & EXPIRED:
-            self._on_event(keyspace, b"expired", key, EXPIRED)
+            self.report(keyspace, b"expired", key, EXPIRED)
         if self._server.tracking.active:
             self._expired.append(key)
             self.pending = True

@@ -29,10 +29,12 @@ from kvd.stats import ServerStats
 from kvd.sync_queue import SyncQueue
 from kvd.tracking import Tracking
 from protocol.multibulk import Limits
+from protocol.replies import ErrorReply
 
 if TYPE_CHECKING:
     from kvd.hub import Hub
     from kvd.pause import Pause
+    from kvd.peering.peers import Peers
     from kvd.session import Session
     from kvd.settings import Settings
     from storage.store import Store
@@ -68,6 +70,9 @@ class Server:
         self.pause: Pause | None = None
         self.config_file: Path | None = None  # what CONFIG REWRITE writes
         self.changed_settings: set[str] = set()  # by CONFIG SET, so what it has to write
+        self.peers: Peers | None = None  # other nodes; None on a single node
+        self.refusal: ErrorReply | None = None  # why clients may not write, for the sake of the cluster
+        self.refuses_reads = False  # whether that holds for reads, too
         self.hub: Hub | None = None  # set while the daemon runs; a test drives sessions without one
         self.spawned = 0  # how many of the tasks that `spawn` started are running
         self.spawn: Callable[..., None] = _nowhere_to_run  # start a Trio task that ends with the daemon
@@ -84,16 +89,29 @@ class Server:
 
         To be called whenever something begins or ends that every command has to be checked
         against: a monitor, a pause, a busy script, a slow log that wants all arguments, a store that
-        refuses writes.
+        refuses writes, a cluster that this node is not a sound member of.
         """
         watched = (
             bool(self.monitors)
             or self.pause is not None
             or self.scripts.running is not None
             or self.slowlog.wants_every_command
+            or self.refuses_reads
         )
-        writes = not watched and self.store.writable is None
+        writes = not watched and self.store.writable is None and self.refusal is None
         self.table.allow_plain(reads=not watched, writes=writes)
+
+    def refuse(self, text: str | None, *, reads: bool) -> None:
+        """Let clients write no more, or nothing at all, with this error; None lets them again."""
+        before = None if self.refusal is None else self.refusal.text
+        reads = reads and text is not None
+        if text == before and reads == self.refuses_reads:
+            return
+        if (text is None) != (before is None):
+            log.warning("clients may not write", why=text) if text else log.info("clients may write")
+        self.refusal = None if text is None else ErrorReply(text)
+        self.refuses_reads = reads
+        self.refresh_plain()
 
 
 def _nowhere_to_run(*args: Any) -> None:

@@ -531,8 +531,8 @@ class EventsSettings:
 class PeersSettings:
     """Other nodes of the same cluster. Without a port this node stays alone and none of it costs anything.
 
-    Peers prove to each other that they belong together: by a certificate each (cert_file, key_file,
-    ca_file), or by a secret that all of them hold (secret_file). `kvd cluster init` makes either.
+    Peers prove to each other that they belong together: by a certificate each (cert_file), or by a
+    secret that all of them hold (secret_file). `kvd cluster init` makes either.
     """
 
     port: int = setting(
@@ -572,11 +572,14 @@ class PeersSettings:
     )
     cert_file: str = setting(
         "",
-        """Certificate of this node, PEM, made by `kvd cluster init` or with a join token.""",
+        """Certificate of this node, PEM, made by `kvd cluster init`. The file may hold the private key
+        and the cluster's authority as well, as that command writes it; then the other two stay empty.""",
     )
-    key_file: str = setting("", """Private key of the certificate, PEM.""")
+    key_file: str = setting("", """Private key of the certificate, PEM, if it is in a file of its own.""")
     ca_file: str = setting(
-        "", """The cluster's own authority, PEM: whoever has a certificate of it is a peer."""
+        "",
+        """The cluster's own authorities, PEM, if they are in a file of their own: whoever has a certificate
+        of one of them is a peer.""",
     )
     allow: tuple[str, ...] = setting(
         (),
@@ -752,24 +755,19 @@ def contradictions(settings: Settings) -> list[tuple[str, str]]:
 
 def _peer_contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     peers = settings.peers
-    files = {"cert_file": peers.cert_file, "key_file": peers.key_file, "ca_file": peers.ca_file}
     if peers.port < 0:
         if peers.join:
             yield "peers.join", "needs a port for peers; set peers.port (--peer-port), 0 takes a free one"
         if peers.advertise:
             yield "peers.advertise", "needs a port for peers; set peers.port (--peer-port)"
         return
-    if peers.secret_file and any(files.values()):
+    has_certificate = bool(peers.cert_file or peers.key_file or peers.ca_file)
+    if peers.secret_file and has_certificate:
         yield "peers.secret_file", "cannot stand beside a certificate; a cluster uses one or the other"
-    elif not peers.secret_file and not any(files.values()):
-        yield (
-            "peers.port",
-            "needs a credential: secret_file, or cert_file, key_file and ca_file; `kvd cluster init` makes them",
-        )
-    elif not peers.secret_file:
-        for name, file in files.items():
-            if not file:
-                yield f"peers.{name}", "is needed beside the others of cert_file, key_file and ca_file"
+    elif has_certificate and not peers.cert_file:
+        yield "peers.cert_file", "is needed beside key_file and ca_file"
+    elif not peers.secret_file and not has_certificate:
+        yield "peers.port", "needs a credential, secret_file or cert_file; `kvd cluster init` makes either"
     if peers.port > 0 and peers.port in {settings.server.port, settings.server.tls_port}:
         yield "peers.port", "is a port for clients already; peers need one of their own"
     if not peers.dialable and peers.advertise:

@@ -27,6 +27,7 @@ class ServerStats:
         self.acl_denied_channel = 0
         self.errors = 0
         self.unexpected_errors = 0
+        self.loop_stall_seconds = 0.0  # the longest time that nothing else got a turn
         self.error_codes: dict[str, int] = {}
 
     def count_error(self, text: str) -> None:

@@ -199,6 +199,10 @@ class Tracking:
         """Tell of keys that the sweep has removed."""
         self._tell_changes((key, None) for key in keys)
 
+    def applied(self, keys: Iterable[bytes | None]) -> None:
+        """Tell of keys that other nodes have changed, committed here; None stands for all keys."""
+        self._tell_changes((key, None) for key in keys)
+
     def _tell_changes(self, changes: Iterable[tuple[bytes | None, TrackingState | None]]) -> None:
         """Tell of each (key, who wrote it and does not want to hear of it)."""
         broadcasts: dict[bytes, dict[bytes, TrackingState | None]] = {}

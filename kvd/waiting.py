@@ -31,6 +31,11 @@ class Waiting:
         self._over = trio.Event()
         session.suspend(self._unblock if at_timeout is not None else None)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the command was answered, or its client is gone."""
+        return self._over.is_set() or not self._session.suspended
+
     def answer(self, reply: Reply) -> None:
         """End the wait with `reply`, unless it has ended already."""
         if not self._over.is_set():

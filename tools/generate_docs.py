@@ -73,6 +73,7 @@ _GROUPS: Final = {
     "pubsub": "Publish and subscribe",
     "connection": "Connection",
     "server": "Server",
+    "peers": "Peers",
     "cluster": "Cluster",
 }
 

@@ -17,6 +17,7 @@ from typing import Final, NoReturn
 import click
 
 from kvd.config import ConfigError
+from kvd.peering.errors import CannotJoin
 from storage.errors import StorageError
 
 EXIT_FAILED: Final = 1
@@ -49,7 +50,7 @@ def fail(error: Exception) -> NoReturn:
     Trio wraps what a nursery's task raised into groups; each leaf is one line.
     """
     leaves = list(_leaves(error))
-    if not all(isinstance(leaf, StorageError | OSError) for leaf in leaves):
+    if not all(isinstance(leaf, StorageError | OSError | CannotJoin) for leaf in leaves):
         raise error
     for leaf in leaves:
         click.echo(f"kvd: {describe(leaf)}", err=True)

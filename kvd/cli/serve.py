@@ -13,6 +13,7 @@ from kvd import logs
 from kvd.cli.errors import fail, fail_config
 from kvd.cli.options import Shortcut, load_settings, settings_options
 from kvd.config import ConfigError
+from kvd.peering.errors import CannotJoin
 from kvd.settings import SECTIONS, SETTINGS, Settings
 from storage.errors import StorageError
 
@@ -51,7 +52,7 @@ def serve(
         _run(settings, ports_file, file)
     except ConfigError as error:  # the users in it, which need the command table
         fail_config(error)
-    except (StorageError, OSError, ExceptionGroup) as error:
+    except (StorageError, OSError, CannotJoin, ExceptionGroup) as error:
         log.debug("the daemon ended", exc_info=True)
         fail(error)
 

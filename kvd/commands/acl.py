@@ -9,6 +9,7 @@ Source: Redis 7.2 ACL and its subcommands.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,11 +17,12 @@ import structlog
 
 from kvd.acl import DEFAULT, AclFileError, explain
 from kvd.acl_selectors import RuleError, Selector
-from kvd.acl_users import UnmatchedParenthesis, User, is_valid_name, merge_selectors
+from kvd.acl_users import UnmatchedParenthesis, is_valid_name, merge_selectors
 from kvd.commands.arguments import parse_integer
 from kvd.commands.help import help_command, subcommand_error
 from kvd.commands.spec import ACL_CATEGORIES, Arg, Flag, Request, container, session_command
 from kvd.commands.table import wrong_arity
+from kvd.dispatch import write_refusal
 from protocol.replies import OK, ErrorReply, Reply, Set
 
 if TYPE_CHECKING:
@@ -56,36 +58,22 @@ def _text(raw: bytes) -> str:
 
 
 def _apply_to_sessions(caller: Session) -> None:
-    """Let changes of users take effect on the sessions that there are."""
-    users = caller.server.acl.users
-    for session in list(caller.server.sessions.values()):
-        user = session.user
-        if user is None:
-            continue
-        if users.get(user.name) is not user:
-            _throw_out(session, caller, "user deleted")
-        elif not _may_hear_all(session, user):
-            _throw_out(session, caller, "channel permissions revoked")
-        else:
-            session.refresh()
+    caller.server.acl.apply_to_sessions(caller.server, caller)
 
 
-def _throw_out(session: Session, caller: Session, reason: str) -> None:
-    """Close a session at once; the one that asked for it gets its answer first."""
-    session.become(None)
-    if session is caller:
-        session.close_after_reply(reason)
-    else:
-        session.kill(reason)
+def _share(session: Session, names: Iterable[bytes]) -> None:
+    """Let other nodes know of changed users, if users are shared."""
+    peers = session.server.peers
+    if peers is not None:
+        peers.users.changed(names)
 
 
-def _may_hear_all(session: Session, user: User) -> bool:
-    if not session.subscription_count:
-        return True
-    channels = session.channels | session.shard_channels
-    return all(user.allows_channel(channel, is_pattern=False) for channel in channels) and all(
-        user.allows_channel(pattern, is_pattern=True) for pattern in session.patterns
-    )
+def _check_shareable(session: Session) -> None:
+    """Refuse a change of shared users while this node may not write."""
+    peers = session.server.peers
+    refusal = write_refusal(session.server)
+    if refusal is not None and peers is not None and peers.users.are_shared:
+        raise refusal
 
 
 # --- making users
@@ -107,6 +95,7 @@ def _may_hear_all(session: Session, user: User) -> bool:
 )
 def acl_setuser(session: Session, request: Request) -> Reply:
     name = request[2]
+    _check_shareable(session)
     if not is_valid_name(name):
         raise ErrorReply("ERR Usernames can't contain spaces or null characters")
     try:
@@ -116,6 +105,7 @@ def acl_setuser(session: Session, request: Request) -> Reply:
     except RuleError as error:
         shown = _text(error.rule)
         raise ErrorReply(f"ERR Error in ACL SETUSER modifier '{shown}': {error.text}") from None
+    _share(session, [name])
     _apply_to_sessions(session)
     return OK
 
@@ -133,7 +123,9 @@ def acl_setuser(session: Session, request: Request) -> Reply:
 def acl_deluser(session: Session, request: Request) -> Reply:
     if DEFAULT in request[2:]:
         raise ErrorReply("ERR The 'default' user cannot be removed")
+    _check_shareable(session)
     deleted = [session.server.acl.delete_user(name) for name in request[2:]]
+    _share(session, [user.name for user in deleted if user is not None])
     _apply_to_sessions(session)
     return sum(user is not None for user in deleted)
 

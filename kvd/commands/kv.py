@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Final
 from kvd import notify
 from kvd.commands.arguments import LIFETIME_OPTIONS, SYNTAX_ERROR, Lifetime, parse_integer
 from kvd.commands.lookup import announce, find, string_of
-from kvd.commands.spec import Arg, Flag, KeyRange, Request, data_command
+from kvd.commands.spec import Arg, Flag, KeyRange, Request, data_command, session_command
 from kvd.commands.strings import write_for
 from protocol.replies import OK, ErrorReply, Reply
 from storage.errors import MetadataTooLong
 from storage.record import EXPIRES_AT, METADATA, NEVER, VALUE, VALUE_STAMP, Record
 
 if TYPE_CHECKING:
+    from kvd.session import Session
     from storage.store import Keyspace
+    from storage.version import Version
 
 LIST_LIMIT: Final = 1000
 # As many keys as one page of the Workers KV API may have, and ten times that for our own clients.
@@ -114,27 +116,28 @@ def get(keyspace: Keyspace, request: Request) -> Reply:
     return None if record is None else [string_of(record), record[METADATA]]
 
 
-@data_command(
+@session_command(
     "KV.META",
     arity=2,
     flags=Flag.READONLY | Flag.FAST,
     keys=(KeyRange(1, access=("RO",)),),
     group="kv",
     since="0.1.0",
-    complexity="O(1)",
-    summary="Return what is known of a key's record: its stamp, origin, age, expiry and sizes.",
+    complexity="O(1), and O(N) with N members.",
+    summary="Return what is known of a key's record: its stamp, writer, age, expiry, sizes, and who has it.",
     arguments=(_KEY,),
 )
-def meta(keyspace: Keyspace, request: Request) -> Reply:
-    record = find(keyspace, request[1])
-    return None if record is None else _describe(keyspace, request[1], record)
+def meta(session: Session, request: Request) -> Reply:
+    keyspace, key = session.keyspace, request[1]
+    record = find(keyspace, key)
+    if record is None:
+        return None
+    return {**_describe(keyspace, key, record), **_shared(session, keyspace, key, record)}
 
 
 def _describe(keyspace: Keyspace, key: bytes, record: Record) -> dict[bytes, Reply]:
     """Return the map of KV.META. Times are ms; `stamp` orders writes of all nodes, as text."""
-    register = record[VALUE_STAMP]
-    assert register is not None, "a live record has a value register"
-    version = keyspace.store.describe(register)
+    version = _version(keyspace, record)
     now_ms = keyspace.store.now_ms
     expires_at_ms = expiry_of(record)
     return {
@@ -149,6 +152,26 @@ def _describe(keyspace: Keyspace, key: bytes, record: Record) -> dict[bytes, Rep
         b"value_bytes": len(record[VALUE]),
         b"metadata_bytes": len(record[METADATA] or b""),
         b"metadata": record[METADATA],
+    }
+
+
+def _version(keyspace: Keyspace, record: Record) -> Version:
+    register = record[VALUE_STAMP]
+    assert register is not None, "a live record has a value register"
+    return keyspace.store.describe(register)
+
+
+def _shared(session: Session, keyspace: Keyspace, key: bytes, record: Record) -> dict[bytes, Reply]:
+    """Return the part that is about other nodes. `stable`: every member durably has this write."""
+    peers = session.server.peers
+    version = _version(keyspace, record)
+    if peers is None:
+        return {b"writer": keyspace.store.node_id.hex().encode(), b"stable": 1, b"conflicts": 0}
+    writer = peers.writer_of(version.origin)
+    return {
+        b"writer": None if writer is None else writer.hex().encode(),
+        b"stable": int(peers.is_stable(version.origin, version.seq)),
+        b"conflicts": peers.conflict_count(keyspace.id + key),
     }
 
 

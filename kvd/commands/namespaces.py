@@ -5,11 +5,15 @@ A namespace is known by its id, 32 hex digits given once and for ever, or by its
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import attrs
+
+from kvd.commands.arguments import SYNTAX_ERROR, parse_integer
 from kvd.commands.help import help_command
 from kvd.commands.spec import Arg, Flag, Request, container, data_command, session_command
 from protocol.replies import OK, ErrorReply, Reply
+from storage.policy import Policy
 
 if TYPE_CHECKING:
     from kvd.session import Session
@@ -24,7 +28,7 @@ kv_ns = container(
     group="kv",
     since="0.1.0",
     complexity="Depends on subcommand.",
-    summary="Make, list, rename, delete and use namespaces.",
+    summary="Make, list, rename, change, delete and use namespaces.",
 )
 
 
@@ -42,20 +46,66 @@ def _title(text: bytes) -> str:
         raise ErrorReply("ERR the title of a namespace must be UTF-8 text") from None
 
 
+_POLICY: Final = (
+    Arg(
+        "replicate",
+        "oneof",
+        token="REPLICATE",
+        optional=True,
+        arguments=(Arg("all", "pure-token", "ALL"), Arg("none", "pure-token", "NONE")),
+    ),
+    Arg("bytes", "integer", token="MAXVALUE", optional=True),
+    Arg(
+        "conflictlog",
+        "oneof",
+        token="CONFLICTLOG",
+        optional=True,
+        arguments=(Arg("yes", "pure-token", "YES"), Arg("no", "pure-token", "NO")),
+    ),
+)
+_CHANGEABLE: Final = _POLICY[1:]  # whether a namespace replicates is decided once
+
+
 @data_command(
     "KV.NS|CREATE",
-    arity=3,
+    arity=-3,
     flags=Flag.WRITE | Flag.DENYOOM,
     group="kv",
     since="0.1.0",
     complexity="O(N) where N is the number of namespaces.",
     summary="Make a namespace with a title that no other has, and return its id.",
-    arguments=(Arg("title"),),
+    arguments=(Arg("title"), *_POLICY),
     categories=_KEYSPACE,
 )
 def create(keyspace: Keyspace, request: Request) -> Reply:
-    made = keyspace.store.keyspaces.create(_title(request[2]))
+    policy = _parse_policy(Policy(), request[3:])
+    made = keyspace.store.keyspaces.create(_title(request[2]), policy)
     return made.id.hex().encode()
+
+
+def _parse_policy(policy: Policy, words: Request) -> Policy:
+    """Return `policy` changed by pairs of words. Raise `ErrorReply`."""
+    if len(words) % 2:
+        raise ErrorReply(SYNTAX_ERROR)
+    for option, value in zip(words[::2], words[1::2], strict=True):
+        match option.upper(), value.upper():
+            case b"REPLICATE", (b"ALL" | b"NONE") as word:
+                policy = attrs.evolve(policy, replicate=word.lower().decode())
+            case b"MAXVALUE", _:
+                policy = attrs.evolve(policy, value_bytes_max=_parse_size(value))
+            case b"CONFLICTLOG", (b"YES" | b"NO") as word:
+                policy = attrs.evolve(policy, conflict_log=word == b"YES")
+            case _:
+                raise ErrorReply(SYNTAX_ERROR)
+    return policy
+
+
+def _parse_size(text: bytes) -> int | None:
+    """Return a size in bytes; None for 0, which sets no limit of its own."""
+    size = parse_integer(text)
+    if size < 0:
+        raise ErrorReply("ERR MAXVALUE must be a number of bytes, or 0 for the server's own limit")
+    return size or None
 
 
 @data_command(
@@ -65,14 +115,42 @@ def create(keyspace: Keyspace, request: Request) -> Reply:
     group="kv",
     since="0.1.0",
     complexity="O(N*log(N)) where N is the number of namespaces.",
-    summary="Return id, title and number of keys of every namespace, by title.",
+    summary="Return id, title, number of keys and policy of every namespace, by title.",
     categories=_KEYSPACE,
 )
 def list_(keyspace: Keyspace, request: Request) -> Reply:
     return [
-        {b"id": found.id.hex().encode(), b"title": (found.title or "").encode(), b"keys": found.count}
+        {
+            b"id": found.id.hex().encode(),
+            b"title": (found.title or "").encode(),
+            b"keys": found.count,
+            b"replicate": found.policy.replicate.encode(),
+            b"maxvalue": found.policy.value_bytes_max or 0,
+            b"conflictlog": int(found.policy.conflict_log),
+        }
         for found in keyspace.store.keyspaces.all()
     ]
+
+
+@data_command(
+    "KV.NS|POLICY",
+    arity=-3,
+    flags=Flag.WRITE,
+    group="kv",
+    since="0.1.0",
+    complexity="O(N) where N is the number of namespaces.",
+    summary="Change what a namespace asks for; whether it replicates stays as it was made.",
+    arguments=(_NAMESPACE, *_CHANGEABLE),
+    categories=_KEYSPACE,
+)
+def policy_(keyspace: Keyspace, request: Request) -> Reply:
+    store = keyspace.store
+    found = _find(store, request[2])
+    policy = _parse_policy(found.policy, request[3:])
+    if policy.replicate != found.policy.replicate:
+        raise ErrorReply("ERR whether a namespace replicates is decided when it is made")
+    store.keyspaces.change(found.id, value_bytes_max=policy.value_bytes_max, conflict_log=policy.conflict_log)
+    return OK
 
 
 @data_command(
@@ -131,6 +209,7 @@ COMMANDS = (
     create,
     list_,
     rename,
+    policy_,
     delete,
     use,
     help_command("KV.NS", group="kv", since="0.1.0", categories=_KEYSPACE),

@@ -17,6 +17,7 @@ from kvd.waiting import Waiting
 from protocol.replies import NO_REPLY, OK, ErrorReply, Reply, Simple
 
 if TYPE_CHECKING:
+    from kvd.peering.peers import Peers
     from kvd.session import Session
     from storage.errors import StorageError
 
@@ -105,7 +106,7 @@ def bgrewriteaof(session: Session, request: Request) -> Reply:
     group="generic",
     since="7.2.0",
     complexity="O(1)",
-    summary="Wait until this connection's writes are on the disk itself.",
+    summary="Wait until what was written here is on the disk itself, and on those of so many other members.",
     categories=frozenset({"connection"}),
     tips=("request_policy:all_shards", "response_policy:agg_min"),
     arguments=(Arg("numlocal", "integer"), Arg("numreplicas", "integer"), Arg("timeout", "integer")),
@@ -118,34 +119,47 @@ def waitaof(session: Session, request: Request) -> Reply:
     if wanted_replicas < 0:
         raise ErrorReply("ERR value is out of range, must be positive")
     timeout_ms = parse_timeout_ms(request[3])
-    sync = _LocalSync(is_done=session.server.settings.storage.durability == "always")
-    # kvd has no replicas of this kind, so to wait for one is to wait for the end of the timeout.
-    is_met = wanted_local <= sync.count and wanted_replicas == 0
-    if is_met or not session.may_suspend:
-        return sync.reply()
-    waiting = Waiting(session, sync.reply)
+    state = _OnDisk(session.server.peers, is_done=session.server.settings.storage.durability == "always")
+    if not session.may_suspend or state.is_met(wanted_local, wanted_replicas):
+        return state.reply()
+    waiting = Waiting(session, state.reply)
     waiting.limit(timeout_ms)
+
+    def answer_if_met() -> bool:
+        if state.is_met(wanted_local, wanted_replicas):
+            waiting.answer(state.reply())
+        return waiting.is_over
 
     def synced(error: StorageError | None) -> None:
         if error is not None:
             waiting.answer(ErrorReply(f"ERR {error}"))
             return
-        sync.count = 1
-        if wanted_replicas == 0:
-            waiting.answer(sync.reply())
+        state.local = 1
+        answer_if_met()
 
     session.server.sync_queue.wait(synced)
+    if state.peers is not None and wanted_replicas:
+        state.peers.wait_for(lambda: waiting.is_over, answer_if_met)
+        state.peers.ask_for_claims()
     return NO_REPLY
 
 
-class _LocalSync:
-    """Whether the caller's writes are on this node's disk, as WAITAOF counts it."""
+class _OnDisk:
+    """Whether what was written here is on this node's disk, and on how many others', as WAITAOF counts."""
 
-    def __init__(self, *, is_done: bool) -> None:
-        self.count = int(is_done)
+    def __init__(self, peers: Peers | None, *, is_done: bool) -> None:
+        self.peers = peers
+        self.local = int(is_done)
+        self._needed = {} if peers is None else peers.written()
+
+    def is_met(self, local: int, replicas: int) -> bool:
+        return local <= self.local and replicas <= self._replicas()
+
+    def _replicas(self) -> int:
+        return 0 if self.peers is None else self.peers.covering(self._needed)
 
     def reply(self) -> Reply:
-        return [self.count, 0]
+        return [self.local, self._replicas()]
 
 
 # --- SHUTDOWN

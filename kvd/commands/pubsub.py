@@ -193,6 +193,13 @@ def _charge(session: Session, receivers: int, message: bytes) -> None:
     session.charge(receivers * (len(message) + _MESSAGE_OVERHEAD_BYTES))
 
 
+def _spread(session: Session, request: Request, *, sharded: bool) -> None:
+    """Let subscribers of other nodes hear the message, too."""
+    peers = session.server.peers
+    if peers is not None:
+        peers.spread(request[1], request[2], sharded=sharded)
+
+
 @session_command(
     "PUBLISH",
     arity=3,
@@ -208,6 +215,7 @@ def _charge(session: Session, receivers: int, message: bytes) -> None:
 def publish(session: Session, request: Request) -> Reply:
     receivers = session.server.pubsub.publish(request[1], request[2], session)
     _charge(session, receivers, request[2])
+    _spread(session, request, sharded=False)
     return receivers
 
 
@@ -226,6 +234,7 @@ def publish(session: Session, request: Request) -> Reply:
 def spublish(session: Session, request: Request) -> Reply:
     receivers = session.server.pubsub.publish_shard(request[1], request[2], session)
     _charge(session, receivers, request[2])
+    _spread(session, request, sharded=True)
     return receivers
 
 

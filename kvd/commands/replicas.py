@@ -1,17 +1,21 @@
 """What clients ask about masters, replicas and clusters of Redis's kind, of which kvd has none.
 
-ROLE and WAIT answer as a master without replicas; the commands that would make a replica are refused;
-the cluster's say what an instance without cluster support says, which clients understand.
+ROLE answers as a master without replicas, also where there are peers: clients that find replicas in it read
+from them, at the port that it names. WAIT counts peers as Redis counts replicas. The commands that would make a
+replica are refused; the cluster's say what an instance without cluster support says, which clients
+understand.
 
 Source: Redis 7.2 ROLE, WAIT, REPLICAOF, and the replies of an instance with ``cluster-enabled no``.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from kvd.commands.arguments import parse_integer
 from kvd.commands.client import parse_timeout_ms
+from kvd.commands.peers import answer_when
 from kvd.commands.spec import Arg, CommandSpec, Flag, Request, container, session_command
 from kvd.waiting import Waiting
 from protocol.replies import NO_REPLY, OK, ErrorReply, Reply
@@ -37,7 +41,8 @@ _NO_CLUSTER: Final = "ERR This instance has cluster support disabled"
     categories=frozenset({"admin", "dangerous"}),
 )
 def role(session: Session, request: Request) -> Reply:
-    return [b"master", 0, []]
+    peers = session.server.peers
+    return [b"master", 0 if peers is None else peers.offset(), []]
 
 
 @session_command(
@@ -47,7 +52,7 @@ def role(session: Session, request: Request) -> Reply:
     group="generic",
     since="3.0.0",
     complexity="O(1)",
-    summary="Wait for replicas that do not exist: return 0 when the time is over.",
+    summary="Wait until so many other members durably have what was written here; return how many have.",
     categories=frozenset({"connection"}),
     tips=("request_policy:all_shards", "response_policy:agg_min"),
     arguments=(Arg("numreplicas", "integer"), Arg("timeout", "integer")),
@@ -55,9 +60,21 @@ def role(session: Session, request: Request) -> Reply:
 def wait(session: Session, request: Request) -> Reply:
     wanted = parse_integer(request[1])
     timeout_ms = parse_timeout_ms(request[2])
-    if wanted <= 0 or not session.may_suspend:
-        return 0
-    Waiting(session, lambda: 0).limit(timeout_ms)
+    peers = session.server.peers
+    if peers is None:
+        if wanted <= 0 or not session.may_suspend:
+            return 0
+        Waiting(session, lambda: 0).limit(timeout_ms)
+        return NO_REPLY
+    needed = peers.written()
+    count = partial(peers.covering, needed)
+    covering = count()
+    if covering >= wanted or not session.may_suspend:
+        return covering
+    waiting = Waiting(session, count)
+    waiting.limit(timeout_ms)
+    answer_when(peers, waiting, lambda: count() >= wanted, count)
+    peers.ask_for_claims()
     return NO_REPLY
 
 

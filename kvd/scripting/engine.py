@@ -196,8 +196,9 @@ class ScriptEngine:
             return
         if read_only:
             raise ErrorReply(_FLAGGED_AS_WRITING)
-        if self.server.store.writable is not None:
-            raise dispatch.storage_refusal(self.server.store.writable)
+        refusal = dispatch.write_refusal(self.server)
+        if refusal is not None:
+            raise refusal
 
     def _out_of_memory(self, entry: CachedScript) -> str:
         return (

@@ -137,10 +137,7 @@ class ScriptHost:
                 return ErrorReply(f"ERR ACL failure in script: {denied.text.partition(' ')[2]}")
         if self._read_only and (Flag.WRITE in flags or Flag.MAY_REPLICATE in flags):
             return READ_ONLY
-        error = self._server.store.writable
-        if error is not None and Flag.WRITE in flags:
-            return dispatch.storage_refusal(error)
-        return None
+        return dispatch.write_refusal(self._server) if Flag.WRITE in flags else None
 
     def _refuse(self, error: ErrorReply, spec: CommandSpec | None = None) -> ErrorReply:
         if spec is not None:

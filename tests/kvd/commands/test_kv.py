@@ -188,9 +188,10 @@ def test_namespaces_are_made_listed_renamed_and_deleted(client: Client) -> None:
     first = client.send("KV.NS", "CREATE", "sessions")
     second = client.send("KV.NS", "create", "z\u0142oto".encode())
     assert len(bytes.fromhex(first.decode())) == 16
+    default = {b"keys": 0, b"replicate": b"all", b"maxvalue": 0, b"conflictlog": 1}
     assert client.send("KV.NS", "LIST") == [
-        {b"id": first, b"title": b"sessions", b"keys": 0},
-        {b"id": second, b"title": "z\u0142oto".encode(), b"keys": 0},
+        {b"id": first, b"title": b"sessions", **default},
+        {b"id": second, b"title": "z\u0142oto".encode(), **default},
     ]
     assert "exists already" in error(client.send("KV.NS", "CREATE", "sessions"))
     assert client.send("KV.NS", "RENAME", "sessions", "carts") == b"OK"
@@ -199,6 +200,21 @@ def test_namespaces_are_made_listed_renamed_and_deleted(client: Client) -> None:
     assert client.send("KV.NS", "DELETE", "baskets") == b"OK"
     assert "no namespace has this id or title" in error(client.send("KV.NS", "DELETE", first))
     assert [entry[b"id"] for entry in client.send("KV.NS", "LIST")] == [second]
+
+
+def test_a_namespace_has_a_policy(client: Client) -> None:
+    client.send("HELLO", "3")
+    made = client.send("KV.NS", "CREATE", "cache", "REPLICATE", "none", "maxvalue", "3", "CONFLICTLOG", "NO")
+    [entry] = client.send("KV.NS", "LIST")
+    assert (entry[b"replicate"], entry[b"maxvalue"], entry[b"conflictlog"]) == (b"none", 3, 0)
+    client.send("KV.NS", "USE", made)
+    assert client.send("SET", "key", "abc") == b"OK"
+    assert "exceeds the limit of 3 bytes" in error(client.send("SET", "key", "abcd"))
+    assert client.send("KV.NS", "POLICY", made, "MAXVALUE", "0", "CONFLICTLOG", "YES") == b"OK"
+    assert client.send("SET", "key", "abcd") == b"OK"
+    assert "when it is made" in error(client.send("KV.NS", "POLICY", made, "REPLICATE", "ALL"))
+    for wrong in (("REPLICATE",), ("REPLICATE", "some"), ("MAXVALUE", "-1"), ("COLOUR", "red")):
+        error(client.send("KV.NS", "CREATE", "other", *wrong))
 
 
 def test_a_namespace_has_keys_of_its_own(server: InProcessServer, client: Client) -> None:

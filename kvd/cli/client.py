@@ -1,0 +1,96 @@
+"""A small client for verbs that talk to a running daemon: one connection, one request after the other.
+
+An address is ``redis://[user:password@]host:port``, ``rediss://`` with TLS, or ``unix:///path``. A password
+is better given in the variable KVD_URL than on a command line that others can see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from protocol.client import ReplyReader, encode_request
+from protocol.replies import ErrorReply
+
+DEFAULT_URL: Final = "redis://127.0.0.1:6379"
+_PORT: Final = 6379
+_CONNECT_SECONDS: Final = 5.0
+
+
+class CommandFailed(Exception):
+    """The daemon could not be asked, or answered with an error; the text is for people."""
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._reader = ReplyReader()
+
+    def ask(self, *arguments: str, seconds: float = 30.0) -> Any:
+        """Return the reply to one request. Raise `CommandFailed` for an error, or when it takes longer."""
+        self._socket.settimeout(seconds)
+        try:
+            self._socket.sendall(encode_request(*arguments))
+            return self._receive()
+        except TimeoutError:
+            raise CommandFailed(f"no answer within {seconds:g} seconds") from None
+        except OSError as error:
+            raise CommandFailed(f"the connection was lost: {error.strerror or error}") from error
+
+    def _receive(self) -> Any:
+        while data := self._socket.recv(64 * 1024):
+            try:
+                for reply in self._reader.feed(data):
+                    if isinstance(reply, ErrorReply):
+                        raise CommandFailed(reply.text.removeprefix("ERR "))
+                    return reply
+            except ValueError:
+                raise CommandFailed("what answers there does not speak the Redis protocol") from None
+        raise CommandFailed("the daemon closed the connection")
+
+
+@contextlib.contextmanager
+def connect(url: str) -> Iterator[Client]:
+    """Connect and log in, with RESP3. Raise `CommandFailed`."""
+    parts = urlsplit(url)
+    try:
+        sock = _open(parts.scheme, parts.hostname, parts.port, parts.path)
+    except ValueError as error:
+        raise CommandFailed(f"{_shown(url)}: {error}; write redis://host:port") from None
+    except OSError as error:
+        raise CommandFailed(
+            f"{_shown(url)}: {error.strerror or error}; is the daemon running there?"
+        ) from error
+    with sock:
+        client = Client(sock)
+        login = (
+            ("AUTH", unquote(parts.username or "default"), unquote(parts.password)) if parts.password else ()
+        )
+        client.ask("HELLO", "3", *login)
+        yield client
+
+
+def _open(scheme: str, host: str | None, port: int | None, path: str) -> socket.socket:
+    if scheme == "unix":
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(_CONNECT_SECONDS)
+        sock.connect(path)
+        return sock
+    if scheme not in {"redis", "rediss"}:
+        raise ValueError(f"{scheme or 'nothing'} is no scheme that is known here")
+    plain = socket.create_connection((host or "127.0.0.1", port or _PORT), timeout=_CONNECT_SECONDS)
+    if scheme == "redis":
+        return plain
+    return ssl.create_default_context().wrap_socket(plain, server_hostname=host)
+
+
+def _shown(url: str) -> str:
+    """Return the address without what is secret in it."""
+    parts = urlsplit(url)
+    return url if parts.password is None else url.replace(f":{parts.password}@", ":***@")

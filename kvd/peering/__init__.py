@@ -1,0 +1,1 @@
+"""The daemon among its peers: replication meets the store, the hub and the clients here."""

@@ -1,0 +1,108 @@
+"""The metrics of replication: one table of names, read from one report.
+
+A metric is a name, a label or none, and a number. INFO shows them in its section Peers as
+``name{label}:value``; names and meanings are in docs/replication.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import trio
+
+from kvd.peering.report import ClusterReport, MemberReport, report
+
+if TYPE_CHECKING:
+    from kvd.peering.peers import Peers
+
+# (name, labels in the order in which they are shown, value)
+Metric: TypeAlias = "tuple[str, tuple[tuple[str, str], ...], float]"
+
+# Counters that are there from the start, so that an alarm on them can be written before they first move.
+COUNTERS: Final = (
+    "push_sent_total",
+    "push_received_total",
+    "push_duplicate_total",
+    "push_parked_total",
+    "link_behind_total",
+    "pull_total",
+    "pull_served_total",
+    "changes_applied_total",
+    "sync_started_total",
+    "sync_ended_total",
+    "sync_failed_total",
+    "sync_bytes_total",
+    "gc_purged_total",
+    "origins_held_total",
+    "clock_jumps_total",
+    "stale_writes_total",
+    "divergence_total",
+    "rollbacks_total",
+    "protocol_errors_total",
+    "loop_late_total",
+)
+# Of the store's figures, those that are about replication, and what they are called here.
+STORE: Final = {
+    "conflicts": "conflicts_total",
+    "forks": "dot_fork_total",
+    "undecodable": "undecodable_cells",
+    "bodyless": "bodyless_cells",
+    "tombstones": "tombstones",
+    "expired_headers": "expired_headers",
+}
+
+
+def metrics(peers: Peers) -> Iterator[Metric]:
+    """Yield every metric of this moment."""
+    found = report(peers, trio.current_time())
+    yield from _of_node(found)
+    for member in found.members:
+        if not member.is_self:
+            yield from _of_member(member)
+    yield from _propagation(peers)
+    expires_at = peers.credentials.expires_at()
+    if expires_at is not None:
+        yield "cert_expiry_seconds", (), expires_at - time.time()
+    yield "loop_stall_seconds", (), peers.server.stats.loop_stall_seconds
+    yield "duplicate_node", (), float(peers.replicator.membership.duplicate_node)
+    yield "blob_inflight", (), float(peers.replicator.bodies.in_flight)
+
+
+def _of_node(found: ClusterReport) -> Iterator[Metric]:
+    yield "clock_ok", (), float(found.clock_ok)
+    yield "vector_entries", (("state", "open"),), float(found.open_origins)
+    yield "vector_entries", (("state", "sealed"),), float(found.sealed_origins)
+    yield "origins_held", (), float(found.held_origins)
+    yield "bootstrap_fraction", (), 1.0 if found.bootstrap is None else found.bootstrap.fraction
+    yield "gc_blocked_by", (), float(sum(member.blocks_gc for member in found.members))
+    for name in dict.fromkeys((*COUNTERS, *found.counters)):
+        yield name, (), found.counters.get(name, 0.0)
+    for field, name in STORE.items():
+        yield name, (), float(found.store.get(field, 0))
+
+
+def _of_member(member: MemberReport) -> Iterator[Metric]:
+    label = (("peer", member.node.hex()[:8]),)
+    yield "peer_state", (*label, ("state", member.state)), 1.0
+    if member.rtt_seconds is not None:
+        yield "peer_rtt_seconds", label, member.rtt_seconds
+    if member.offset_seconds is not None:
+        yield "peer_clock_offset_seconds", label, member.offset_seconds
+    yield "lag_dots", label, float(member.lag_dots)
+    yield "lag_seconds", label, member.lag_seconds
+    yield "queue_bytes", label, float(member.queue_bytes)
+    yield "link_behind", label, float(member.is_behind)
+    yield "gc_blocked_by", label, float(member.blocks_gc)
+
+
+def _propagation(peers: Peers) -> Iterator[Metric]:
+    """Yield the histogram in Prometheus's way: each bucket counts what is not above its bound."""
+    histogram = peers.replicator.core.propagation
+    total = 0
+    for bound, count in histogram.buckets():
+        total += count
+        yield "propagation_seconds_bucket", (("le", f"{bound:g}"),), float(total)
+    yield "propagation_seconds_sum", (), histogram.sum
+    yield "propagation_seconds_count", (), float(total)

@@ -1,0 +1,202 @@
+"""What this node knows of its cluster at one moment: for INFO, KV.MEMBERS, KV.CLUSTER STATUS and the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from replication.messages import State
+from replication.rejoin import Standing
+from replication.replicator import Replicator
+from storage.changes import VersionVector
+
+if TYPE_CHECKING:
+    from kvd.peering.peers import Peers
+
+_STATES: Final = {state: state.name.lower() for state in State}
+
+
+@attrs.frozen
+class MemberReport:
+    """One member as this node sees it. Times in seconds; None where nothing was measured."""
+
+    node: bytes
+    is_self: bool
+    state: str  # alive, suspect, unreachable, left, removed; the standing where it is this node; unknown
+    addresses: tuple[str, ...] = ()
+    zone: str = ""
+    software: str = ""
+    is_dialable: bool = True
+    is_linked: bool = False
+    rtt_seconds: float | None = None
+    offset_seconds: float | None = None  # its clock minus ours
+    heard_seconds: float | None = None  # since its last sign of life
+    lag_dots: int = 0  # of what this node has, as far as the member told
+    lag_seconds: float = 0.0
+    queue_bytes: int = 0
+    is_behind: bool = False
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    synced_seconds: float | None = None  # since the last sync from it ended well
+    blocks_gc: bool = False
+
+
+@attrs.frozen
+class Bootstrap:
+    """How far a full sync has come."""
+
+    fraction: float
+    changes: int
+    bytes: int
+    seconds: float
+    eta_seconds: float | None
+
+
+@attrs.frozen
+class ClusterReport:
+    """The whole."""
+
+    cluster: bytes
+    node: bytes
+    standing: str
+    refusal: str | None
+    is_partial_view: bool
+    members: tuple[MemberReport, ...]
+    bootstrap: Bootstrap | None
+    open_origins: int
+    sealed_origins: int
+    applied_dots: int
+    durable_dots: int
+    is_partial: bool
+    clock_ok: bool
+    clock_offset_seconds: float | None
+    held_origins: int
+    counters: Mapping[str, float]
+    store: Mapping[str, int]
+
+
+def report(peers: Peers, now: float) -> ClusterReport:
+    """Look at everything once. `now` is Trio's time."""
+    replicator = peers.replicator
+    replica = peers.replica
+    clock = replicator.clock
+    vector = replica.vector()
+    refusal = peers.server.refusal
+    return ClusterReport(
+        cluster=replicator.core.identity.cluster,
+        node=replicator.core.identity.node,
+        standing=str(replicator.rejoin.standing),
+        refusal=None if refusal is None else refusal.text,
+        is_partial_view=replicator.topology.is_partial,
+        members=tuple(member_reports(peers, now)),
+        bootstrap=_bootstrap(replicator, now),
+        open_origins=len(vector) - len(replicator.vectors.sealed),
+        sealed_origins=len(replicator.vectors.sealed),
+        applied_dots=sum(vector.values()),
+        durable_dots=sum(replica.durable().values()),
+        is_partial=replica.is_partial(),
+        clock_ok=clock.clock_ok,
+        clock_offset_seconds=None if clock.median is None else clock.median.offset,
+        held_origins=len(replicator.dissemination.held),
+        counters=dict(replicator.core.counters),
+        store=dict(replica.stats()),
+    )
+
+
+def _bootstrap(replicator: Replicator, now: float) -> Bootstrap | None:
+    walk = replicator.syncs.walk
+    if walk is None:
+        return None
+    seconds = max(0.0, now - walk.started_at) if walk.started_at else 0.0
+    fraction = walk.fraction
+    eta = seconds / fraction - seconds if fraction > 0.01 else None
+    return Bootstrap(fraction, walk.changes, walk.bytes, seconds, eta)
+
+
+def member_reports(peers: Peers, now: float) -> list[MemberReport]:
+    """Return this node first, then the others by id; those that left or were removed last."""
+    replicator = peers.replicator
+    core = replicator.core
+    own = replicator.membership.own
+    known = {record.node: record for record in replicator.membership.records()}
+    nodes = sorted({*replicator.roster.remaining(), *known, *replicator.roster.departed()})
+    others = [_member(peers, node, now) for node in nodes if node != core.identity.node]
+    others.sort(key=lambda member: member.state in {"left", "removed"})
+    me = MemberReport(
+        node=own.node,
+        is_self=True,
+        state=_own_state(replicator),
+        addresses=own.addresses,
+        zone=own.zone,
+        software=own.software,
+        is_dialable=own.dialable,
+    )
+    return [me, *others]
+
+
+def _own_state(replicator: Replicator) -> str:
+    standing = replicator.rejoin.standing
+    return "alive" if standing is Standing.READY else str(standing)
+
+
+def _member(peers: Peers, node: bytes, now: float) -> MemberReport:
+    replicator = peers.replicator
+    core = replicator.core
+    link = core.links.get(node)
+    flow = replicator.dissemination.flows.get(node)
+    is_gone = replicator.roster.is_gone(node)
+    dots, seconds = (0, 0.0) if is_gone else lag(peers, node)
+    synced_at = replicator.syncs.ended_at.get(node)
+    found = replicator.membership.get(node)
+    return MemberReport(
+        node=node,
+        is_self=False,
+        state=_state(replicator, node),
+        addresses=found.addresses if found else replicator.membership.hints().get(node, ()),
+        zone=found.zone if found else "",
+        software=found.software if found else "",
+        is_dialable=found.dialable if found else True,
+        is_linked=link is not None,
+        rtt_seconds=replicator.membership.rtt(node),
+        offset_seconds=replicator.clock.offset(node),
+        heard_seconds=0.0 if link is not None else replicator.membership.heard_seconds(node, now),
+        lag_dots=dots,
+        lag_seconds=seconds,
+        queue_bytes=0 if link is None else link.control_bytes + link.data_bytes + link.bulk_bytes,
+        is_behind=flow is not None and flow.behind,
+        sent_bytes=0 if link is None else link.sent_bytes,
+        received_bytes=0 if link is None else link.received_bytes,
+        synced_seconds=None if synced_at is None else now - synced_at,
+        blocks_gc=node in replicator.stability.blocked_by,
+    )
+
+
+def _state(replicator: Replicator, node: bytes) -> str:
+    departure = replicator.roster.departure(node)
+    if departure is not None:
+        return departure.state
+    if node in replicator.core.links:
+        link = replicator.core.links[node]
+        known = replicator.vectors.known.get(node)
+        if known is not None and known.boot == link.boot and not known.ready:
+            return "joining"
+    state = replicator.membership.state(node)
+    return "unknown" if state is None else _STATES[state]
+
+
+def lag(peers: Peers, node: bytes) -> tuple[int, float]:
+    """Return how many dots of this node's vector a member lacks, and how old the oldest of them may be."""
+    replicator = peers.replicator
+    known = replicator.vectors.known.get(node)
+    flow = replicator.dissemination.flows.get(node)
+    claimed: Mapping[bytes, int] = VersionVector() if known is None else known.vector
+    has = {} if flow is None else flow.have
+    dots = sum(
+        max(0, seq - max(claimed.get(origin, 0), has.get(origin, 0)))
+        for origin, seq in peers.replica.vector().items()
+    )
+    if not dots or known is None or not known.head_hlc:
+        return dots, 0.0
+    return dots, max(0.0, (peers.wall_ms() - (known.head_hlc >> 16)) / 1000)

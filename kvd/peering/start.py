@@ -1,0 +1,46 @@
+"""From settings to a node among peers: credentials, network, and what becomes of their mistakes."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kvd.peering.errors import CannotJoin
+from kvd.peering.options import peer_options
+from kvd.peering.peers import Peers
+from kvd.settings import PeersSettings, Settings
+from replication.errors import CredentialError
+from replication.node import StoreFailed
+from replication.rejoin import HasOwnData, WrongCluster
+from replication.security import BundleCredentials, Credentials, SecretCredentials
+from replication.tcp import TcpNetwork
+from replication.transport import format_address
+
+if TYPE_CHECKING:
+    from kvd.hub import Hub
+    from kvd.server import Server
+
+
+def open_peers(settings: Settings, server: Server, hub: Hub) -> Peers | None:
+    """Return this node among its peers, not yet listening; None for a single node. Raise `CannotJoin`."""
+    wanted = settings.peers
+    if wanted.port < 0:
+        return None
+    allowed = tuple(ipaddress.ip_network(network) for network in wanted.allow)
+    try:
+        credentials = _credentials(wanted)
+        network = TcpNetwork(credentials, listen=format_address(wanted.bind, wanted.port), allow=allowed)
+        peers = Peers(server, hub, network, credentials, peer_options(settings, wanted.port), allowed)
+        server.peers = peers
+        peers.open(founds=not wanted.join)
+    except (CredentialError, WrongCluster, HasOwnData, StoreFailed) as error:
+        raise CannotJoin(str(error)) from error
+    return peers
+
+
+def _credentials(wanted: PeersSettings) -> Credentials:
+    if wanted.secret_file:
+        return SecretCredentials(Path(wanted.secret_file))
+    further = [Path(file) for file in (wanted.key_file, wanted.ca_file) if file]
+    return BundleCredentials(Path(wanted.cert_file), *further)
