@@ -260,4 +260,7 @@ def reseed(data_dir: Path) -> None:
     click.echo(f"{records} records about the old cluster's members deleted; start this node without --join")
 
 
-COMMANDS: Final = (members, status, leave, remove, verify, reseed)
+def add_to(group: click.Group) -> None:
+    """Give the group `kvd cluster` the verbs of this module."""
+    for command in (members, status, leave, remove, verify, reseed):
+        group.add_command(command)

@@ -8,6 +8,7 @@ from importlib.metadata import version as version_of
 import click
 
 import kvd
+from kvd.cli.cluster import cluster
 from kvd.cli.data import verify
 from kvd.cli.serve import check_config, serve
 
@@ -38,4 +39,5 @@ def version() -> None:
 main.add_command(serve)
 main.add_command(check_config)
 main.add_command(verify)
+main.add_command(cluster)
 main.add_command(version)

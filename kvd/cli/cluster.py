@@ -1,0 +1,15 @@
+"""`kvd cluster`: the verbs about the other nodes."""
+
+from __future__ import annotations
+
+import click
+
+from kvd.cli import cluster_online
+
+
+@click.group()
+def cluster() -> None:
+    """Make a cluster of nodes, and look after it."""
+
+
+cluster_online.add_to(cluster)
