@@ -472,7 +472,9 @@ class Dissemination:
             flow = self.flows.get(link.node)
             if flow is None or flow.have.get(origin, 0) <= self._core.replica.covered(origin):
                 del self._wanted[origin]
-            elif now - since < timeout:
+            elif (
+                now < since + timeout
+            ):  # the same sum as the due time, so that it is never due and too early at once
                 due = min(due, since + timeout)
             elif pulled:
                 del self._wanted[origin]
