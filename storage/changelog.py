@@ -5,9 +5,11 @@ One row for each commit, a *chunk* of consecutive dots of one origin:
     key    origin# (4) ‖ first seq (8)
     value  CBOR [last hlc, [place, place ...], [[index, count], ...]]
 
-A place is a row key; null for "the same row as the dot before"; ``[namespace]`` for a flush; the
-empty byte string for a dot that compaction found dead. The dot of place i is (origin, first seq +
-i). The pairs name groups of dots that one transaction wrote and that must be applied together.
+A place is a row key; null for "the same row as the dot before"; ``[namespace]`` for a flush; ``[row key,
+kind (2) ‖ sub]`` for a member; the empty byte string for a dot that is dead: compaction found it so, or
+it was when another node handed on its neighbours. The dot of place i is (origin, first seq + i). The
+pairs name groups of dots that one transaction wrote and that must be applied together. No dot of the
+chunk or of an earlier chunk of its origin has a clock value greater than the last one named.
 
 The log names keys and holds no values: whoever reads it reads the live row and looks whether a
 register still carries the dot. Hence overwriting removes nothing here; what is dead stays until
@@ -22,15 +24,15 @@ from typing import Final
 import attrs
 
 from storage.errors import RecordError
+from storage.incoming import Place
 from storage.layout import NAMESPACE_BYTES
 from storage.record import SHORT_HEADS, array_head, bytes_head, loads, unsigned
-from storage.transaction import Place
 
 DEAD: Final = b""
 
+_SUFFIX_BYTES_MIN: Final = 2
 _HEADS: Final = SHORT_HEADS
 _NULL: Final = b"\xf6"
-_ARRAY_1: Final = b"\x81"
 _ARRAY_2: Final = b"\x82"
 _ARRAY_3: Final = b"\x83"
 _join: Final = b"".join
@@ -96,7 +98,7 @@ def _encode_place(place: Place) -> bytes:
     if place is None:
         return _NULL
     if isinstance(place, list):
-        return _ARRAY_1 + bytes_head(len(place[0])) + place[0]
+        return array_head(len(place)) + _join(bytes_head(len(part)) + part for part in place)
     return bytes_head(len(place)) + place
 
 
@@ -113,9 +115,13 @@ def resolve(places: list[Place]) -> list[Place]:
 
 
 def _is_place(place: object) -> bool:
-    if isinstance(place, list):
-        return len(place) == 1 and isinstance(place[0], bytes) and len(place[0]) == NAMESPACE_BYTES
-    return isinstance(place, bytes) and (not place or len(place) >= NAMESPACE_BYTES)
+    if not isinstance(place, list):
+        return isinstance(place, bytes) and (not place or len(place) >= NAMESPACE_BYTES)
+    if not place or not all(isinstance(part, bytes) for part in place):
+        return False
+    if len(place) == 1:
+        return len(place[0]) == NAMESPACE_BYTES
+    return len(place) == 2 and len(place[0]) >= NAMESPACE_BYTES and len(place[1]) >= _SUFFIX_BYTES_MIN
 
 
 def _fits(index: object, count: object, places_count: int) -> bool:

@@ -2,10 +2,10 @@
 
 Overwriting a key leaves its old dot in the log. When the log holds more than `_GROWTH` times the dots that
 can be live (and `_SLACK` more, so that a small hot store does not do it all the time), a pass walks it
-from its beginning. It stops before the latest dots, as many as are live: most of those still are,
-and they are cheaper to judge in a later pass. A chunk without live dots is removed, in others the dead
-places are blanked. The last chunk of each origin stays: it holds the origin's last sequence and clock
-value.
+from its beginning. It leaves out the latest dots of this node's own origin, as many as are live: most of
+those still are, and they are cheaper to judge in a later pass. A chunk without live dots is removed, in
+others the dead places are blanked. The last chunk of each origin stays: it holds the origin's last
+sequence and clock value.
 
 Cost: each dot is read about once, some of them again. For the dots of this run `deaddots` tells which are
 dead. For older ones their rows are looked at: a dict look-up for a cached key, a read of the engine for
@@ -19,6 +19,7 @@ writes.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Final
 
@@ -26,13 +27,13 @@ from storage.changelog import DEAD, encode_chunk, read_chunk, resolve
 from storage.deaddots import DeadDots
 from storage.engine import Family
 from storage.errors import RecordError, StorageError
-from storage.layout import META_LOG, NAMESPACE_BYTES, change_key, parse_change_key
+from storage.incoming import Place
+from storage.layout import META_LOG, NAMESPACE_BYTES, change_key, members_prefix, parse_change_key
 from storage.opening import read_floor
 from storage.record import EXPIRY, FLOOR, VALUE_STAMP, Record, dumps, loads
 from storage.registry import Keyspaces
 from storage.state import State
-from storage.transaction import Place
-from storage.version import dot_bytes, register_dot
+from storage.version import dot_bytes, register_dot, register_hlc
 
 _SLACK: Final = 100_000
 _GROWTH: Final = 3
@@ -56,12 +57,12 @@ class Compaction:
         self._dead.born(state.txn.origin)
         self._position: bytes | None = None  # where the pass goes on; None: no pass is under way
         self._following: bytes | None = None  # what `_position` will be after the commit
-        self._end = b""
+        self._latest_start = (0, 0)  # (origin number, seq) from which on that origin's dots are the latest
         self._kept = 0  # dots that the pass has left in the log
         self._slice_kept = 0  # those of the pending slice
         self._latest = 0  # dots that the pass leaves alone because they are the latest
         self._passed_by = 0  # these, and those written since the pass started
-        self._floors: dict[bytes, tuple[int, int]] | None = None  # dots of flushes, for one slice
+        self._floors: dict[bytes, bytes] | None = None  # registers of flushes, for one slice
         self._run: list[bytes] = []  # dead chunks of the slice without another one between them
         self._commits = 0
         self.dots, self._live = self._stored_size()
@@ -101,6 +102,10 @@ class Compaction:
         self._slice_kept = 0
         self._following = self._position
 
+    def revive(self, number: int, seqs: Iterable[int]) -> None:
+        """Take note that registers carry these dots of an origin again."""
+        self._dead.revive(number, seqs)
+
     def store_size(self) -> None:
         """Add the size of the log to the transaction."""
         self._commits = 0
@@ -125,7 +130,7 @@ class Compaction:
         txn = self._state.txn
         last_seq = txn.seq - len(txn.places)
         self._passed_by = self._latest = min(live, last_seq)
-        self._end = change_key(txn.origin, last_seq - self._latest)
+        self._latest_start = (txn.origin, last_seq - self._latest)
         self._position = self._following = b""
         self._kept = 0
         return True
@@ -139,10 +144,13 @@ class Compaction:
         seen = 0
         following: bytes | None = None
         for (key, value), (next_key, _) in pairwise(rows):
-            if seen >= dots or key >= self._end:
-                following = key if key < self._end else None
-                break
             origin, first_seq = parse_change_key(key)
+            if origin == self._latest_start[0] and first_seq >= self._latest_start[1]:
+                following = change_key(origin + 1, 0)
+                break
+            if seen >= dots:
+                following = key
+                break
             next_origin, next_seq = parse_change_key(next_key)
             is_last = origin != next_origin
             if not is_last and self._dead.all_dead(origin, first_seq, next_seq - first_seq):
@@ -157,7 +165,7 @@ class Compaction:
         """Remove the chunk, write it again or leave it; return how many dots it had."""
         chunk = read_chunk(value)
         before = len(chunk.places) - chunk.places.count(DEAD)
-        places = self._blanked(key, resolve(chunk.places))
+        places = self._blanked(key, resolve(chunk.places), chunk.last_hlc)
         live = len(places) - places.count(DEAD)
         if live == 0 and not is_last:
             self._run.append(key)
@@ -180,58 +188,75 @@ class Compaction:
         else:
             txn.removed.extend((Family.CHANGES, key) for key in run)
 
-    def _blanked(self, key: bytes, places: list[Place]) -> list[Place]:
+    def _blanked(self, key: bytes, named: list[Place], last_hlc: int) -> list[Place]:
         """Return the places of a chunk with the dead ones blanked."""
         origin, first_seq = parse_change_key(key)
-        if self._dead.knows(origin, first_seq):
-            marks = self._dead.marks(origin, first_seq, len(places))
-            places = [DEAD if mark else place for place, mark in zip(places, marks, strict=True)]
-            self._blank_flushed(origin, first_seq, places)
-        else:
-            places = list(places)
-            self._blank_by_rows(origin, first_seq, places)
+        if not self._dead.knows(origin, first_seq):
+            places = list(named)
+            self._blank_by_rows(origin, first_seq, places, range(len(places)))
+            return places
+        marks = self._dead.marks(origin, first_seq, len(named))
+        places = [DEAD if mark else place for place, mark in zip(named, marks, strict=True)]
+        self._blank_flushed(origin, first_seq, places, last_hlc)
         return places
 
-    def _blank_flushed(self, origin: int, first_seq: int, places: list[Place]) -> None:
+    def _blank_flushed(self, origin: int, first_seq: int, places: list[Place], last_hlc: int) -> None:
         """Blank what a flush has killed: it marks no dots, it raises its keyspace's floor."""
         if self._floors is None:
-            self._floors = {
-                keyspace.id: register_dot(keyspace.floor) for keyspace in self._keyspaces if keyspace.floor
-            }
+            self._floors = {keyspace.id: keyspace.floor for keyspace in self._keyspaces if keyspace.floor}
         if not self._floors:
             return
+        doubtful: list[int] = []
         for index, place in enumerate(places):
-            if isinstance(place, bytes):
-                floor = self._floors.get(place[:NAMESPACE_BYTES])
-                if floor is not None and (origin, first_seq + index) < floor:
+            row_key = place if isinstance(place, bytes) else place[0] if place and len(place) == 2 else b""
+            floor = self._floors.get(row_key[:NAMESPACE_BYTES])
+            if floor is None:
+                continue
+            floor_origin, floor_seq = register_dot(floor)
+            if floor_origin == origin:
+                if first_seq + index < floor_seq:
                     places[index] = DEAD
+            elif last_hlc < register_hlc(floor):
+                places[index] = DEAD
+            else:
+                doubtful.append(index)
+        self._blank_by_rows(origin, first_seq, places, doubtful)
 
-    def _blank_by_rows(self, origin: int, first_seq: int, places: list[Place]) -> None:
-        """Blank those places whose row does not carry their dot."""
+    def _blank_by_rows(
+        self, origin: int, first_seq: int, places: list[Place], indices: Iterable[int]
+    ) -> None:
+        """Blank those of the places with these indices whose row does not carry their dot."""
         uncached: list[tuple[int, bytes]] = []
-        for index, place in enumerate(places):
+        for index in indices:
+            place = places[index]
+            dot = dot_bytes(origin, first_seq + index)
             if isinstance(place, list):
-                if not self._is_floor(place[0], dot_bytes(origin, first_seq + index)):
+                if not (self._is_floor(place[0], dot) if len(place) == 1 else self._is_member(place, dot)):
                     places[index] = DEAD
             elif place:
                 record = self._cached(place)
                 if record is None:
                     uncached.append((index, place))
-                elif not _carries(record, dot_bytes(origin, first_seq + index)):
+                elif not _carries(record, dot):
                     places[index] = DEAD
         rows = self._state.engine.multi_get(Family.RECORDS, [place for _, place in uncached])
         for (index, _), row in zip(uncached, rows, strict=True):
             if row is None or not _row_carries(row, dot_bytes(origin, first_seq + index)):
                 places[index] = DEAD
 
+    def _is_member(self, place: list[bytes], dot: bytes) -> bool:
+        """Tell whether the member at `place` carries `dot`."""
+        row = self._state.engine.get(Family.MEMBERS, members_prefix(place[0]) + place[1])
+        return row is not None and _row_carries(row, dot)
+
     def _is_floor(self, namespace: bytes, dot: bytes) -> bool:
         """Tell whether `dot` is the one of the namespace's last flush."""
-        keyspace = self._keyspaces.by_id(namespace)
+        keyspace = self._keyspaces.opened(namespace)
         floor = read_floor(self._state.engine, namespace) if keyspace is None else keyspace.floor
         return floor is not None and floor[8:20] == dot
 
     def _cached(self, row_key: bytes) -> Record | None:
-        keyspace = self._keyspaces.by_id(row_key[:NAMESPACE_BYTES])
+        keyspace = self._keyspaces.opened(row_key[:NAMESPACE_BYTES])
         return None if keyspace is None else keyspace.cached(row_key[NAMESPACE_BYTES:])
 
 

@@ -3,12 +3,13 @@
 Compaction of the change log must know which dots are still some register's. Looking at the row of
 each dot costs more than writing it did, while the write that kills a dot has its register at hand. So
 every commit marks the registers it replaced here: one byte a dot, in segments, for the origins that were
-born in this process (of earlier ones not every death is known). The oldest segments are given up
+born or first met in this process (of earlier ones not every death is known). The oldest segments are given up
 when there are too many; compaction looks at rows for those, as for earlier origins.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from struct import Struct
 from typing import Final
 
@@ -43,6 +44,13 @@ class DeadDots:
                 segments[origin, seq >> _SEGMENT_BITS][seq & _SEGMENT_DOTS - 1] = 1
             except KeyError:
                 self._open(origin, seq >> _SEGMENT_BITS)[seq & _SEGMENT_DOTS - 1] = 1
+
+    def revive(self, origin: int, seqs: Iterable[int]) -> None:
+        """Take back what was noted about these dots: a register carries them again."""
+        for seq in seqs:
+            segment = self._segments.get((origin, seq >> _SEGMENT_BITS))
+            if segment is not None:
+                segment[seq & _SEGMENT_DOTS - 1] = 0
 
     def knows(self, origin: int, first_seq: int) -> bool:
         """Tell whether every death among the dots from this one on is marked."""

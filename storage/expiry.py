@@ -8,23 +8,35 @@ decides what happens (see `layout` for why an entry may be early or stale):
   stay as a header, as a tombstone does; a node that is alone removes the row at once;
 * a floor (tombstone) or header that is older than `gc_min_age_ms`, and that every member holds, is
   purged. What was purged is remembered as the greatest sequence per origin and the greatest clock
-  value, in the same batch: a stamp at or below that can only come from a disk that was rolled back.
+  value, in the same batch: a stamp at or below that can only come from a disk that was rolled back;
+* a header whose expiry was extended by a node that did not see it expire (a *bodyless* record) is kept
+  as long as there are members: one may have its value, and it is wanted back (`Sweeper.wanted`);
+* deletions in the reserved namespaces are kept as long as there are members: they are few, and a
+  member must not come back.
+
+What is not replicated is nobody else's: it is treated as on a node that is alone, and not remembered.
 
 Expiring is not a write: it takes no dot, and other nodes come to the same by themselves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from storage.changes import Purging
 from storage.engine import Family
 from storage.errors import RecordError
+from storage.keyspace import purgeable_ms
 from storage.layout import (
+    BODYLESS_PREFIX,
+    CLUSTER,
     EXPIRY_KIND,
     META_PURGED_HLC,
     NAMESPACE_BYTES,
     PURGE_KIND,
+    SYSTEM,
     deadline_prefix,
     due_before,
     parse_deadline,
@@ -43,7 +55,7 @@ from storage.record import (
     registers,
 )
 from storage.state import State
-from storage.version import register_dot, register_hlc, register_ms
+from storage.version import STAMP_BYTES, is_newer, register_dot, register_hlc
 
 if TYPE_CHECKING:
     from storage.keyspace import Keyspace
@@ -53,25 +65,12 @@ if TYPE_CHECKING:
 _RANGE_ENTRIES = 64
 
 
-class Stability(Protocol):
-    """What replication knows about other members, as far as purging needs it."""
-
-    @property
-    def alone(self) -> bool:
-        """Whether no other member can hold anything that this node does not."""
-        ...
-
-    def covers(self, register: bytes) -> bool:
-        """Tell whether every member durably holds this register or a newer one."""
-        ...
-
-
 class Alone:
-    """The stability of a node without members."""
+    """What a node without members knows about them."""
 
     alone = True
 
-    def covers(self, register: bytes) -> bool:
+    def covers(self, origin: bytes, seq: int) -> bool:
         return True
 
 
@@ -82,22 +81,28 @@ class Horizon:
         self.seqs = seqs
         self.hlc = hlc
 
-    def raise_to(self, register: bytes) -> None:
-        origin, seq = register_dot(register)
-        self.seqs[origin] = max(self.seqs.get(origin, 0), seq)
-        self.hlc = max(self.hlc, register_hlc(register))
+    def raise_to(self, number: int, seq: int, hlc: int) -> None:
+        self.seqs[number] = max(self.seqs.get(number, 0), seq)
+        self.hlc = max(self.hlc, hlc)
+
+    def copy(self) -> Horizon:
+        return Horizon(dict(self.seqs), self.hlc)
 
 
 class Sweeper:
     """Turns due deadlines into pending changes, a slice at a time. The store commits them."""
 
-    def __init__(self, state: State, keyspaces: Keyspaces, horizon: Horizon, stability: Stability) -> None:
+    def __init__(
+        self, state: State, keyspaces: Keyspaces, horizon: Horizon, bodyless: dict[bytes, bytes]
+    ) -> None:
         self._state = state
         self._keyspaces = keyspaces
         self._position = b""  # no deadline lies before it, so the range of those removed is not walked again
         self._swept_to = b""
         self.horizon = horizon
-        self.stability = stability
+        self._horizon_before: Horizon | None = None  # if the tick has raised it
+        self.wanted = bodyless  # the stamp of each value that is wanted back, by row key
+        self.purging: Purging = Alone()
         self.expired: list[tuple[Keyspace, bytes]] = []
 
     def collect(self, budget_rows: int) -> int:
@@ -122,10 +127,13 @@ class Sweeper:
         if self._swept_to:
             self._position = self._swept_to
             self._swept_to = b""
+        self._horizon_before = None
         if added:
             self._position = min(self._position, *added)
 
     def reverted(self) -> None:
+        if self._horizon_before is not None:
+            self.horizon, self._horizon_before = self._horizon_before, None
         self._swept_to = b""
         self.expired = []
 
@@ -136,15 +144,11 @@ class Sweeper:
             row_key = parse_deadline(entry)[2]
             wanted.setdefault(row_key[:NAMESPACE_BYTES], []).append(row_key[NAMESPACE_BYTES:])
         for namespace, keys in wanted.items():
-            keyspace = self._keyspaces.by_id(namespace)
-            if keyspace is not None:
-                keyspace.prefetch(keys)
+            self._keyspaces.obtain(namespace).prefetch(keys)
 
     def _handle(self, entry: bytes, purged: list[bytes]) -> None:
         _, kind, row_key = parse_deadline(entry)
-        keyspace = self._keyspaces.by_id(row_key[:NAMESPACE_BYTES])
-        if keyspace is None:
-            return  # the namespace was deleted, its rows with it
+        keyspace = self._keyspaces.obtain(row_key[:NAMESPACE_BYTES])
         key = row_key[NAMESPACE_BYTES:]
         try:
             record = keyspace.peek(key)
@@ -163,7 +167,7 @@ class Sweeper:
             return
         self.expired.append((keyspace, key))
         floor = record[FLOOR]
-        if self.stability.alone:
+        if self._is_alone(keyspace):
             purged.extend(register for register in registers(record) if register is not floor)
             keyspace.rewrite(key, _only_floor(floor))
         else:
@@ -174,27 +178,62 @@ class Sweeper:
         collectable = _collectable(record)
         if not collectable:
             return  # written back and purged since
-        due_ms = self._state.purge_due(_settled_ms(record, collectable))
-        if due_ms > self._state.txn.now_ms:
+        now_ms = self._state.txn.now_ms
+        if not self._is_alone(keyspace) and is_bodyless(record, now_ms, self._state.origins):
+            self.want(keyspace.id + key, record)
+            self._postpone(self._state.purge_due(now_ms), PURGE_KIND, keyspace, key)
+            return
+        due_ms = self._state.purge_due(purgeable_ms(record))
+        if due_ms > now_ms:
             self._postpone(due_ms, PURGE_KIND, keyspace, key)
-        elif not all(self.stability.covers(register) for register in collectable):
-            self._postpone(self._state.purge_due(self._state.txn.now_ms), PURGE_KIND, keyspace, key)
+        elif not self._is_collectable(keyspace, collectable):
+            self._postpone(self._state.purge_due(now_ms), PURGE_KIND, keyspace, key)
         else:
             purged.extend(collectable)
             keyspace.rewrite(key, MISSING if record[VALUE] is None else _without_floor(record))
+
+    def _is_alone(self, keyspace: Keyspace) -> bool:
+        return self.purging.alone or keyspace.is_local
+
+    def _is_collectable(self, keyspace: Keyspace, collectable: list[bytes]) -> bool:
+        if self._is_alone(keyspace):
+            return True
+        if keyspace.id in {SYSTEM, CLUSTER}:
+            return False
+        origins, covers = self._state.origins, self.purging.covers
+        dots = [register_dot(register) for register in collectable]
+        return all(covers(origins[number], seq) for number, seq in dots)
 
     def _postpone(self, due_ms: int, kind: int, keyspace: Keyspace, key: bytes) -> None:
         self._state.txn.deadlines.append(deadline_prefix(due_ms, kind) + keyspace.id + key)
 
     def _remember(self, purged: list[bytes]) -> None:
-        if not purged:
+        dots = [(*register_dot(register), register_hlc(register)) for register in purged]
+        self.raise_horizon([dot for dot in dots if not self._state.ledger.is_local(dot[0])])
+
+    def raise_horizon(self, dots: list[tuple[int, int, int]], hlc: int = 0) -> None:
+        """Take note in the tick that (origin number, seq, hlc) were purged, here or elsewhere, and clocks to `hlc`."""
+        if not dots and hlc <= self.horizon.hlc:
             return
-        for register in purged:
-            self.horizon.raise_to(register)
+        if self._horizon_before is None:
+            self._horizon_before = self.horizon.copy()
+        horizon = self.horizon
+        for dot in dots:
+            horizon.raise_to(*dot)
+        horizon.hlc = max(horizon.hlc, hlc)
         puts = self._state.txn.puts
-        puts.append((Family.META, META_PURGED_HLC, dumps(self.horizon.hlc)))
-        for origin in {register_dot(register)[0] for register in purged}:
-            puts.append((Family.META, purged_key(origin), dumps(self.horizon.seqs[origin])))
+        puts.append((Family.META, META_PURGED_HLC, dumps(horizon.hlc)))
+        for number in dict.fromkeys(dot[0] for dot in dots):
+            puts.append((Family.META, purged_key(number), dumps(horizon.seqs[number])))
+
+    def want(self, row_key: bytes, record: Record) -> None:
+        """Take note in the tick that the value of a record is wanted back."""
+        register = record[VALUE_STAMP]
+        assert register is not None
+        stamp = register[:STAMP_BYTES]
+        if self.wanted.get(row_key) != stamp:
+            self.wanted[row_key] = stamp
+            self._state.txn.puts.append((Family.META, BODYLESS_PREFIX + row_key, stamp))
 
     def _remove(self, entries: list[bytes]) -> None:
         txn = self._state.txn
@@ -213,13 +252,14 @@ def _collectable(record: Record) -> list[bytes]:
     return [] if floor is None else [floor]
 
 
-def _settled_ms(record: Record, collectable: list[bytes]) -> int:
-    """Return the time from which on nothing about `collectable` changes by itself any more."""
-    latest_ms = max(register_ms(register) for register in collectable)
-    expiry = record[EXPIRY]
-    if record[VALUE] is None and expiry is not None and expiry[1] is not None:
-        return max(latest_ms, expiry[1])
-    return latest_ms
+def is_bodyless(record: Record, now_ms: int, origins: Sequence[bytes]) -> bool:
+    """Tell whether the record would be live if its value had not been dropped."""
+    stamp, expiry = record[VALUE_STAMP], record[EXPIRY]
+    if record[VALUE] is not None or stamp is None:
+        return False
+    if expiry is None or expiry[1] is None or is_newer(stamp, expiry[0], origins):
+        return True
+    return expiry[1] > now_ms
 
 
 def _only_floor(floor: bytes | None) -> Record:

@@ -1,131 +1,268 @@
 """The change feed over a snapshot of the engine: change log first, then the rows that it names.
 
 The log and the rows come from the same moment, so a dot that no row carries any more was
-superseded before that moment, and what superseded it is in the feed itself.
+superseded before that moment, and what superseded it is in the feed itself. What the local lane wrote is
+not shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Final
 
+import attrs
+
+from storage.cells import (
+    Numbered,
+    change_with,
+    changes_of,
+    floor_change,
+    member_change,
+    runs_of,
+)
 from storage.changelog import Chunk, decode_chunk
-from storage.changes import Change, Kind, Stamp, VersionVector
+from storage.changes import END_OF_PLACES, Change, Run, VersionVector
 from storage.engine import Family, Snapshot
 from storage.errors import RecordError
-from storage.layout import FLOOR_PREFIX, NAMESPACE_BYTES, change_key, parse_change_key
-from storage.record import EXPIRY, FLOOR, METADATA, VALUE, VALUE_STAMP, Record, decode
-from storage.version import dot_bytes, register_hlc, unpack_register
+from storage.layout import (
+    FLOOR_PREFIX,
+    after_prefix,
+    change_key,
+    members_prefix,
+    members_start,
+    parse_change_key,
+    parse_member,
+)
+from storage.ledger import Ledger
+from storage.members import Member, decode_member
+from storage.record import VALUE, VALUE_STAMP, Record, decode
+from storage.version import dot_bytes
 
-_NO_GROUP = (0, 1)
+RUN_CHANGES_MAX: Final = 512
+RUN_BYTES_MAX: Final = 256 * 1024
+_SLICE_ROWS: Final = 256
+_SEQ_MAX: Final = 2**63
+_CHANGE_BYTES: Final = 64  # of a change beside its place and content, roughly
 
 
-class LogFeed:
+def size_of(change: Change) -> int:
+    """Estimate the bytes that a change takes on its way."""
+    content = change.content
+    return _CHANGE_BYTES + len(change.place) + (len(content) if type(content) is bytes else 0)
+
+
+@attrs.frozen
+class Moment:
+    """What a snapshot's moment covers and has purged."""
+
+    vector: VersionVector
+    floors: VersionVector
+    horizon: int
+
+
+class SnapshotFeed:
     """Implements `changes.ChangeFeed`. It holds a snapshot until `close`."""
 
-    def __init__(self, snapshot: Snapshot, origins: Sequence[bytes]) -> None:
+    def __init__(self, snapshot: Snapshot, ledger: Ledger, moment: Moment) -> None:
         self._snapshot = snapshot
-        self._origins = origins
-        self._ends = {number: self._end_of(number) for number in range(1, len(origins))}
+        self._ledger = ledger
+        self._origins = ledger.origins
+        self._count = len(ledger.origins)
+        self._moment = moment
 
     def vector(self) -> VersionVector:
-        return VersionVector({self._origins[number]: seq for number, seq in self._ends.items()})
+        return self._moment.vector
 
-    def changes_after(self, vector: VersionVector) -> Iterator[Change]:
-        for number in self._ends:
-            yield from self._changes_of(number, vector[self._origins[number]])
+    def floors(self) -> VersionVector:
+        return self._moment.floors
+
+    def horizon(self) -> int:
+        return self._moment.horizon
 
     def close(self) -> None:
         self._snapshot.close()
 
-    def _end_of(self, number: int) -> int:
-        """Return the last sequence of an origin; 0 if it has no chunk."""
-        rows = self._snapshot.iterate(
-            Family.CHANGES, change_key(number, 0), change_key(number + 1, 0), reverse=True
-        )
-        last = next(rows, None)
-        if last is None:
-            return 0
-        return parse_change_key(last[0])[1] + len(decode_chunk(last[1]).places) - 1
+    # By dot.
+
+    def runs_after(self, vector: Mapping[bytes, int]) -> Iterator[Run]:
+        for number in range(1, self._count):
+            if not self._ledger.is_local(number):
+                origin = self._origins[number]
+                yield from self._runs_of(number, vector.get(origin, 0))
+
+    def _runs_of(self, number: int, after: int) -> Iterator[Run]:
+        """Yield the runs of one origin. A group of dots stays in one run."""
+        origin = self._origins[number]
+        changes: list[Change] = []
+        size = 0
+        for change in self._changes_of(number, after):
+            full = size > RUN_BYTES_MAX or len(changes) >= RUN_CHANGES_MAX
+            if full and change.seq > changes[-1].group_end:
+                upto = changes[-1].seq
+                yield Run(origin, after, upto, changes)
+                changes, size, after = [], 0, upto
+            changes.append(change)
+            size += size_of(change)
+        if changes:
+            yield Run(origin, after, changes[-1].seq, changes)
 
     def _changes_of(self, number: int, after: int) -> Iterator[Change]:
-        for first_seq, chunk in self._chunks_after(number, after):
-            groups = _groups_by_place(chunk)
-            for index, place in enumerate(chunk.places):
-                seq = first_seq + index
-                if seq <= after or not place:
+        after = min(after, _SEQ_MAX)
+        start: bytes | None = self._holder(number, after + 1)
+        while start is not None:
+            # In slices: whoever takes them may walk something else in between.
+            end = change_key(number + 1, 0)
+            rows = list(islice(self._snapshot.iterate(Family.CHANGES, start, end), _SLICE_ROWS))
+            for key, value in rows:
+                try:
+                    chunk = decode_chunk(value)
+                except RecordError:
                     continue
-                change = self._read(number, seq, place, groups.get(index, _NO_GROUP))
-                if change is not None:
-                    yield change
+                yield from self._alive(number, parse_change_key(key)[1], chunk, after)
+            start = rows[-1][0] + b"\x00" if len(rows) == _SLICE_ROWS else None
 
-    def _chunks_after(self, number: int, after: int) -> Iterator[tuple[int, Chunk]]:
-        """Yield (first seq, chunk) from the chunk on that holds the sequence `after` + 1."""
+    def _holder(self, number: int, seq: int) -> bytes:
+        """Return the key of the chunk that holds a sequence, or where it would be."""
         before = self._snapshot.iterate(
-            Family.CHANGES, change_key(number, 0), change_key(number, after + 2), reverse=True
+            Family.CHANGES, change_key(number, 0), change_key(number, seq + 1), reverse=True
         )
         holder = next(before, None)
-        start = change_key(number, 0) if holder is None else holder[0]
-        for key, value in self._snapshot.iterate(Family.CHANGES, start, change_key(number + 1, 0)):
-            yield parse_change_key(key)[1], decode_chunk(value)
+        return change_key(number, 0) if holder is None else holder[0]
 
-    def _read(
-        self, number: int, seq: int, place: bytes | list[bytes], group: tuple[int, int]
-    ) -> Change | None:
-        dot = dot_bytes(number, seq)
-        if isinstance(place, list):
+    def _alive(self, number: int, first_seq: int, chunk: Chunk, after: int) -> Iterator[Change]:
+        ends = {
+            index: first_seq + first + count - 1
+            for first, count in chunk.groups
+            for index in range(first, first + count)
+        }
+        last: bytes | None = None
+        record: Record | None = None
+        for index, place in enumerate(chunk.places):
+            seq = first_seq + index
+            if seq <= after or not place:
+                continue
+            dot, end = dot_bytes(number, seq), ends.get(index, 0)
+            found: Numbered | None = None
+            if isinstance(place, list):
+                found = self._other(dot, place, end)
+            else:
+                if place != last:
+                    last, record = place, self._record(place)
+                if record is not None:
+                    found = change_with(dot, place, record, self._origins, end)
+            if found is not None:
+                yield found[1]
+
+    def _other(self, dot: bytes, place: list[bytes], group_end: int) -> Numbered | None:
+        """Return the change of a flush or a member, if `dot` is still its."""
+        if len(place) == 1:
             register = self._snapshot.get(Family.META, FLOOR_PREFIX + place[0])
             if register is None or register[8:20] != dot:
                 return None
-            return self._change(register, Kind.NAMESPACE_FLOOR, place[0], group)
-        row = self._snapshot.get(Family.RECORDS, place)
-        if row is None:
+            return floor_change(place[0], register, self._origins, group_end)
+        row_key = members_prefix(place[0]) + place[1]
+        member = self._member(row_key)
+        if member is None or member[0][8:20] != dot:
             return None
+        _, kind, sub = parse_member(row_key)
+        return member_change(place[0], kind, sub, member, self._origins, group_end)
+
+    def _record(self, place: bytes) -> Record | None:
+        row = self._snapshot.get(Family.RECORDS, place)
+        try:
+            return None if row is None else decode(row, self._origins)
+        except RecordError:
+            return None
+
+    def _member(self, row_key: bytes) -> Member | None:
+        row = self._snapshot.get(Family.MEMBERS, row_key)
+        try:
+            return None if row is None else decode_member(row)
+        except RecordError:
+            return None
+
+    # By place.
+
+    def runs_by_place(self, start: bytes) -> Iterator[tuple[bytes, list[Run]]]:
+        changes = self._namespace_floors() if not start else []
+        for following, found in self.slices(start):
+            yield following, runs_of(changes + found, self._origins)
+            changes = []
+
+    def slices(self, start: bytes) -> Iterator[tuple[bytes, list[Numbered]]]:
+        """Yield (the place where the next slice starts, changes) in the order of places, without flushes."""
+        while start != END_OF_PLACES:
+            rows: list[tuple[bytes, bytes]] = []
+            size, following = 0, END_OF_PLACES
+            for key, value in self._snapshot.iterate(Family.RECORDS, start):
+                if len(rows) >= _SLICE_ROWS or size > RUN_BYTES_MAX:
+                    following = key
+                    break
+                rows.append((key, value))
+                size += len(key) + min(len(value), RUN_BYTES_MAX)
+            changes = [found for key, row in rows for found in self._changes_in(key, row)]
+            limit, members = self._members_between(start, following)
+            if limit != following:
+                changes = [found for found in changes if found[1].place < limit]
+            yield limit, changes + members
+            start = limit
+
+    def _changes_in(self, place: bytes, row: bytes) -> list[Numbered]:
         try:
             record = decode(row, self._origins)
         except RecordError:
-            return None
-        return self._change_of(record, dot, place, group)
+            return []
+        is_local = self._ledger.is_local
+        return [found for found in changes_of(place, record, self._origins) if not is_local(found[0])]
 
-    def _change_of(self, record: Record, dot: bytes, place: bytes, group: tuple[int, int]) -> Change | None:
-        """Return the change of the register of `record` that carries `dot`; None if none does."""
-        value_stamp, expiry, floor = record[VALUE_STAMP], record[EXPIRY], record[FLOOR]
-        if value_stamp is not None and value_stamp[8:20] == dot:
-            return self._change(
-                value_stamp, Kind.VALUE, place, group, value=record[VALUE], metadata=record[METADATA]
-            )
-        if expiry is not None and expiry[0][8:20] == dot:
-            return self._change(expiry[0], Kind.EXPIRY, place, group, expires_at_ms=expiry[1])
-        if floor is not None and floor[8:20] == dot:
-            return self._change(floor, Kind.FLOOR, place, group)
-        return None
+    def _members_between(self, start: bytes, end: bytes) -> tuple[bytes, list[Numbered]]:
+        """Return the members of start <= place < end and `end`; if they are many, of fewer places and the first left out."""
+        found: list[Numbered] = []
+        size, last = 0, b""
+        stop = None if end == END_OF_PLACES else members_start(end)
+        for row_key, row in self._snapshot.iterate(Family.MEMBERS, members_start(start), stop):
+            try:
+                place, kind, sub = parse_member(row_key)
+                member = decode_member(row)
+            except (RecordError, ValueError):
+                continue
+            if place != last and (len(found) >= _SLICE_ROWS or size > RUN_BYTES_MAX):
+                return place, found
+            last = place
+            numbered = member_change(place, kind, sub, member, self._origins)
+            found.append(numbered)
+            size += size_of(numbered[1])
+        return end, found
 
-    def _change(
-        self,
-        register: bytes,
-        kind: Kind,
-        place: bytes,
-        group: tuple[int, int],
-        *,
-        value: bytes | None = None,
-        metadata: bytes | None = None,
-        expires_at_ms: int | None = None,
-    ) -> Change:
-        hlc, origin, seq, prev = unpack_register(register)
-        prev_origin = int.from_bytes(prev[8:], "big")
-        return Change(
-            stamp=Stamp(hlc, self._origins[origin], seq),
-            prev_hlc=register_hlc(prev),
-            prev_origin=self._origins[prev_origin] if prev_origin else None,
-            kind=kind,
-            namespace=place[:NAMESPACE_BYTES],
-            key=place[NAMESPACE_BYTES:],
-            value=value,
-            metadata=metadata,
-            expires_at_ms=expires_at_ms,
-            group=group,
+    def _namespace_floors(self) -> list[Numbered]:
+        rows = self._snapshot.iterate(Family.META, FLOOR_PREFIX, after_prefix(FLOOR_PREFIX))
+        floors = [floor_change(key[len(FLOOR_PREFIX) :], register, self._origins) for key, register in rows]
+        return [found for found in floors if not self._ledger.is_local(found[0])]
+
+    # By name.
+
+    def body(self, origin: bytes, seq: int, place: bytes) -> bytes | None:
+        return find_body(
+            dot_bytes(self._ledger.find(origin), seq), self._record(place), self._members_of(place)
         )
 
+    def _members_of(self, place: bytes) -> Iterator[Member]:
+        prefix = members_prefix(place)
+        for _, row in self._snapshot.iterate(Family.MEMBERS, prefix, after_prefix(prefix)):
+            try:
+                yield decode_member(row)
+            except RecordError:
+                continue
 
-def _groups_by_place(chunk: Chunk) -> dict[int, tuple[int, int]]:
-    """Return (index in the group, size of the group) by the place's index in the chunk."""
-    return {first + index: (index, count) for first, count in chunk.groups for index in range(count)}
+
+def find_body(dot: bytes, record: Record | None, members: Iterator[Member]) -> bytes | None:
+    """Return the value that carries `dot` (12 bytes), in the row of a key or among its members."""
+    if record is not None:
+        stamp, value = record[VALUE_STAMP], record[VALUE]
+        if stamp is not None and stamp[8:20] == dot:
+            return value if type(value) is bytes else None
+    for register, payload, _ in members:
+        if register[8:20] == dot:
+            return payload if type(payload) is bytes else None
+    return None

@@ -11,14 +11,16 @@ three containers. Figures: tests/bench/bench_store.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from storage.cache import Hot, cost, weight
+from storage.changes import INLINE_BYTES_MAX
 from storage.engine import Family
 from storage.errors import KeyspaceGone, KeyTooLong, MetadataTooLong, RecordError, ValueTooLong
 from storage.layout import EXPIRY_KIND, PURGE_KIND, after_prefix, deadline_prefix
+from storage.policy import DEFAULT_POLICY, Policy
 from storage.record import (
     EXPIRES_AT,
     EXPIRY,
@@ -32,10 +34,12 @@ from storage.record import (
     build,
     decode,
     erase_below,
+    registers,
 )
 from storage.sampling import draw_keys
-from storage.state import State
-from storage.version import NO_PREV, PREV_BYTES, hlc_ms, pack_register, register_ms
+from storage.state import Limits, NarrowedLimits, State
+from storage.transaction import LaneLog
+from storage.version import NO_PREV, PREV_BYTES, hlc_ms, is_newer, pack_register, register_ms
 
 if TYPE_CHECKING:
     from storage.store import Store
@@ -53,6 +57,7 @@ class Keyspace:
         "_engine",
         "_flushed",
         "_hot",
+        "_lane",
         "_limits",
         "_recounted",
         "_state",
@@ -60,12 +65,15 @@ class Keyspace:
         "count",
         "expires",
         "floor",
+        "floors",
         "gone",
+        "headers",
         "hits",
         "id",
         "index",
         "misses",
         "notifying",
+        "policy",
         "store",
         "title",
     )
@@ -79,19 +87,23 @@ class Keyspace:
         self.title = title
         self.count = 0  # keys with a value, expired ones too until they are swept
         self.expires = 0  # how many of them have an expiry
+        self.floors = 0  # rows that hold a deletion
+        self.headers = 0  # rows that hold the stamp of a value that is gone
         self.floor: bytes | None = None  # the register of the last flush
+        self.policy = DEFAULT_POLICY
         self.notifying = False  # whether handlers should call `notify`
         self.hits = 0  # look-ups of commands that read, counted by them
         self.misses = 0
         self.gone = False  # a named namespace that was deleted
-        self._committed = (0, 0)
+        self._committed = (0, 0, 0, 0)
         self._empty = False  # whether it is known that there is no row, not even a dead one
         self._flushed = False  # whether the tick has flushed it, so that all rows of the engine are dead
         self._recounted = False
         self._state = state
         self._txn = state.txn
         self._engine = state.engine
-        self._limits = state.limits
+        self._limits: Limits | NarrowedLimits = state.limits
+        self._lane: LaneLog = state.txn  # of small values, and of everything if this is not replicated
         self._hot: Hot = state.cache.open()
 
     def __repr__(self) -> str:
@@ -170,8 +182,9 @@ class Keyspace:
         except KeyError:
             old = self._find_for_write(key)
         size = len(value)
-        if size > self._limits.value_bytes_max:
-            raise ValueTooLong(size, self._limits.value_bytes_max)
+        if size > self._limits.plain_bytes_max:
+            self._put_special(key, old, value, expires_at_ms, metadata)
+            return
         old_value, _, old_metadata, old_stamp, old_expiry, old_floor = old
         if (
             expires_at_ms != NEVER
@@ -205,9 +218,7 @@ class Keyspace:
         elif old[EXPIRES_AT] == NEVER:
             self.put(key, value, NEVER, old[METADATA])
         else:
-            if len(value) > self._limits.value_bytes_max:
-                raise ValueTooLong(len(value), self._limits.value_bytes_max)
-            self._replace(key, old, value, old[EXPIRES_AT], old[METADATA])
+            self._put_special(key, old, value, old[EXPIRES_AT], old[METADATA])
 
     def expire(self, key: bytes, expires_at_ms: int) -> None:
         """Set when a live key expires; `NEVER` takes its expiry away. A missing key stays missing."""
@@ -215,10 +226,11 @@ class Keyspace:
         old = self._find(key)
         if old[EXPIRES_AT] <= self._txn.now_ms or (expires_at_ms == NEVER and old[EXPIRES_AT] == NEVER):
             return
-        hlc, seq = self._next_dot()
-        register = pack_register(hlc, self._txn.origin, seq, _prev_of(old[EXPIRY]))
+        lane = self._lane
+        hlc, seq = self._next_dot(lane)
+        register = pack_register(hlc, lane.origin, seq, _prev_of(old[EXPIRY]))
         expiry = (register, None if expires_at_ms == NEVER else expires_at_ms)
-        self._txn.places.append(self.id + key)
+        self._txn.note(lane, self.id + key)
         record = (old[VALUE], expires_at_ms, old[METADATA], old[VALUE_STAMP], expiry, old[FLOOR])
         self._set(key, old, record)
 
@@ -230,41 +242,47 @@ class Keyspace:
             old = self._unreadable(key)
         if old[EXPIRES_AT] <= self._txn.now_ms:
             return False
-        hlc, seq = self._next_dot()
+        lane = self._lane
+        hlc, seq = self._next_dot(lane)
         old_floor = old[FLOOR]
         prev = NO_PREV if old_floor is None else old_floor[:PREV_BYTES]
-        floor = pack_register(hlc, self._txn.origin, seq, prev)
-        self._txn.places.append(self.id + key)
+        floor = pack_register(hlc, lane.origin, seq, prev)
+        row_key = self.id + key
+        self._txn.note(lane, row_key)
         self._add_purge_deadline(key, old_floor, hlc)
         self._set(key, old, (None, 0, None, None, None, floor))
+        if self._state.members.may_have(self.id):
+            self._state.members.erase_below(row_key, floor)
         return True
 
     def flush(self) -> int:
         """Delete all records and return how many there were. Constant time, whatever is stored."""
         self._check_gone()
-        txn = self._txn
-        hlc, seq = self._next_dot()
-        old_floor = self.floor
-        prev = NO_PREV
-        if old_floor is not None:
-            prev = old_floor[:PREV_BYTES]
-            txn.replaced.append(old_floor)
-        self.floor = pack_register(hlc, txn.origin, seq, prev)
-        txn.places.append([self.id])
-        txn.flushed.append((self, old_floor))
-        txn.drop_rows(self.id)
+        lane = self._lane
+        hlc, seq = self._next_dot(lane)
+        prev = NO_PREV if self.floor is None else self.floor[:PREV_BYTES]
+        self._txn.note(lane, [self.id])
         count = self.count
-        if not self._empty:
-            # Only then: flushing empty keyspaces again and again must not pile up range deletions.
-            end = after_prefix(self.id)
-            assert end is not None
-            txn.ranges.append((Family.RECORDS, self.id, end))
-        self._state.cache.drop(self._hot)
-        if count:
-            self._recount(-self.count, -self.expires)
-        self._empty = True
-        self._flushed = True
+        self._drop_all(pack_register(hlc, lane.origin, seq, prev))
         return count
+
+    def flush_below(self, floor: bytes, newer: Iterable[bytes]) -> None:
+        """Take over another node's flush: delete what is older than `floor`.
+
+        `newer` are keys, each of which may have something newer; no other key has.
+        """
+        kept: list[tuple[bytes, Record]] = []
+        for key in newer:
+            try:
+                old = self._find(key)
+            except RecordError:
+                continue
+            record = erase_below(old, floor, self._state.origins)
+            if record is not MISSING:
+                kept.append((key, record))
+        self._drop_all(floor)
+        for key, record in kept:
+            self.install(key, MISSING, record)
 
     def notify(self, event: bytes, key: bytes, kind: int) -> None:
         """Report a keyspace event to the daemon. Call it only if `notifying`."""
@@ -275,7 +293,7 @@ class Keyspace:
         """Load those of `keys` that are not cached with one look-up in the engine, for reads that follow."""
         self._check_gone()
         hot = self._hot
-        missing = list({key for key in keys if key not in hot.young and key not in hot.old})
+        missing = list(dict.fromkeys(key for key in keys if key not in hot.young and key not in hot.old))
         if self._flushed:
             return
         rows = self._engine.multi_get(Family.RECORDS, [self.id + key for key in missing])
@@ -289,11 +307,38 @@ class Keyspace:
             hot.young[key] = record
             cache.young_bytes += cost(key, record)
 
-    # For the store and the sweeper.
+    # For the store, the sweeper and what comes from other nodes.
+
+    @property
+    def is_local(self) -> bool:
+        """Whether what is written here stays here."""
+        return self._lane is self._txn.local
+
+    @property
+    def hot(self) -> Hot:
+        """The decoded records, for `applying`, which is as hot as `put`."""
+        return self._hot
+
+    def follow(self, policy: Policy) -> None:
+        """Do from now on what `policy` asks for."""
+        self.policy = policy
+        is_local = policy.replicate == "none"
+        self._lane = self._txn.local if is_local else self._txn
+        if policy.value_bytes_max is None and not is_local:
+            self._limits = self._state.limits
+        else:
+            self._limits = NarrowedLimits(self._state.limits, policy.value_bytes_max, plain=not is_local)
 
     def peek(self, key: bytes) -> Record:
         """Return what is stored under `key`, live or not: `MISSING` if nothing. May raise `RecordError`."""
         return self._find(key)
+
+    def peek_readable(self, key: bytes) -> Record:
+        """Do the same; if it cannot be read, return a stand-in that can be replaced."""
+        try:
+            return self._find(key)
+        except RecordError:
+            return build(b"", None, (None, None, None), self._state.origins)
 
     def cached(self, key: bytes) -> Record | None:
         """Return what is stored under `key` if the cache has it. Does not count as a use."""
@@ -303,21 +348,43 @@ class Keyspace:
         """Replace what is stored under `key` without a dot: for expiry and purging, which are not writes."""
         self._set(key, self._find(key), record)
 
-    def load_counts(self, counts: tuple[int, int] | None) -> None:
+    def install(self, key: bytes, old: Record, record: Record) -> None:
+        """Replace `old`, which is stored under `key`, by a record whose registers have their dots already."""
+        if needs_purge(record) and not needs_purge(old):
+            due = self._state.purge_due(purgeable_ms(record))
+            self._txn.deadlines.append(deadline_prefix(due, PURGE_KIND) + self.id + key)
+        if key not in self._hot.young:
+            self._state.cache.young_bytes += cost(key, old)
+        self._set(key, old, record)
+
+    def write_anew(self, key: bytes, value: bytes, expires_at_ms: int, metadata: bytes | None) -> None:
+        """Put, whatever the limits say: for what was accepted once."""
+        old = self.peek_readable(key)
+        if key not in self._hot.young:
+            self._state.cache.young_bytes += cost(key, old)
+        self._replace(key, old, value, expires_at_ms, metadata, limited=False)
+
+    def load_counts(self, counts: tuple[int, int, int, int] | None) -> None:
         """Set the counts as they are on disk; None: the keyspace was never written to."""
-        self.count, self.expires = self._committed = counts or (0, 0)
+        self._committed = counts or (0, 0, 0, 0)
+        self.count, self.expires, self.floors, self.headers = self._committed
         self._empty = counts is None
         self._recounted = False
 
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """The four counts, as they are stored."""
+        return self.count, self.expires, self.floors, self.headers
+
     def committed(self) -> None:
         """Take the counts, and a flush, as being on disk now."""
-        self._committed = (self.count, self.expires)
+        self._committed = self.counts
         self._recounted = False
         self._flushed = False
 
     def revert_counts(self) -> None:
         """Put the counts back to what is on disk."""
-        self.count, self.expires = self._committed
+        self.count, self.expires, self.floors, self.headers = self._committed
         self._empty = False
         self._recounted = False
 
@@ -336,6 +403,13 @@ class Keyspace:
         """Mark the namespace as deleted: whoever still holds this object is told so."""
         self.gone = True
         self._state.cache.close(self._hot)
+
+    def succeed(self, closed: Keyspace) -> None:
+        """Go on where the object of this namespace that the tick has closed left off."""
+        self.floor = closed.floor
+        self._empty = self._flushed = True
+        self.count, self.expires, self.floors, self.headers = closed.counts
+        self._txn.flushed.append((self, closed.floor))
 
     def reopen(self) -> None:
         """Take back a deletion that was not committed."""
@@ -380,35 +454,77 @@ class Keyspace:
         return record
 
     def _replace(
-        self, key: bytes, old: Record, value: bytes, expires_at_ms: int, metadata: bytes | None
+        self,
+        key: bytes,
+        old: Record,
+        value: bytes,
+        expires_at_ms: int,
+        metadata: bytes | None,
+        *,
+        limited: bool = True,
     ) -> None:
         """Put in all its generality: with an expiry register, metadata or a floor, or over no value."""
         _check_time(expires_at_ms)
-        if metadata is not None and len(metadata) > self._limits.metadata_bytes_max:
+        if metadata is not None and limited and len(metadata) > self._limits.metadata_bytes_max:
             raise MetadataTooLong(len(metadata), self._limits.metadata_bytes_max)
         txn = self._txn
-        hlc, seq = self._next_dot()
-        row_key = self.id + key
-        txn.places.append(row_key)
+        lane = self._lane
+        if len(value) > INLINE_BYTES_MAX and lane is txn and txn.hlc_step:
+            lane = txn.bulk
+        hlc, seq = self._next_dot(lane)
+        txn.note(lane, self.id + key)
         prev = NO_PREV if old[VALUE_STAMP] is None else old[VALUE_STAMP][:PREV_BYTES]
-        register = pack_register(hlc, txn.origin, seq, prev)
+        register = pack_register(hlc, lane.origin, seq, prev)
         expiry = old[EXPIRY]
         had_ttl = txn.now_ms < old[EXPIRES_AT] < NEVER
+        if old[VALUE] is None:
+            # What is hidden here was observed when it came, so the clock is beyond it.
+            assert all(is_newer(register, hidden, self._state.origins) for hidden in registers(old))
         if expires_at_ms != NEVER or had_ttl:
             # The expiry register is written with the value, at the same clock value: two dots of one group.
-            expiry_register = pack_register(hlc, txn.origin, seq + 1, _prev_of(expiry))
+            expiry_register = pack_register(hlc, lane.origin, seq + 1, _prev_of(expiry))
             expiry = (expiry_register, None if expires_at_ms == NEVER else expires_at_ms)
-            txn.seq = seq + 1
-            txn.places.append(None)
+            lane.seq = seq + 1
+            txn.note(lane, None)
             if txn.hlc_step:
-                txn.groups.append((len(txn.places) - 2, 2))
+                lane.groups.append((len(lane.places) - 2, 2))
         self._set(key, old, (value, expires_at_ms, metadata, register, expiry, old[FLOOR]))
 
-    def _next_dot(self) -> tuple[int, int]:
+    def _put_special(
+        self, key: bytes, old: Record, value: bytes, expires_at_ms: int, metadata: bytes | None
+    ) -> None:
+        """Put what `put` does not do itself: a large value, or any in a keyspace with limits of its own."""
+        if len(value) > self._limits.value_bytes_max:
+            raise ValueTooLong(len(value), self._limits.value_bytes_max)
+        self._replace(key, old, value, expires_at_ms, metadata)
+
+    def _next_dot(self, lane: LaneLog) -> tuple[int, int]:
+        if not lane.origin:
+            self._state.ledger.draw(lane)
         txn = self._txn
         txn.hlc += txn.hlc_step
-        txn.seq += 1
-        return txn.hlc, txn.seq
+        lane.seq += 1
+        return txn.hlc, lane.seq
+
+    def _drop_all(self, floor: bytes) -> None:
+        """Delete all rows and take `floor` as the last flush."""
+        txn = self._txn
+        if self.floor is not None:
+            txn.replaced.append(self.floor)
+        txn.flushed.append((self, self.floor))
+        self.floor = floor
+        txn.drop_rows(self.id)
+        if not self._empty:
+            # Only then: flushing empty keyspaces again and again must not pile up range deletions.
+            end = after_prefix(self.id)
+            assert end is not None
+            txn.ranges.append((Family.RECORDS, self.id, end))
+        self._state.members.erase_all(self.id)
+        self._state.cache.drop(self._hot)
+        if any(self.counts):
+            self._recount(-self.count, -self.expires, -self.floors, -self.headers)
+        self._empty = True
+        self._flushed = True
 
     def _set(self, key: bytes, old: Record, record: Record) -> None:
         """Make `record` what is stored under `key`: pending row, deadline, cache, counts."""
@@ -425,15 +541,19 @@ class Keyspace:
             txn.purges_rows = True
         self._hot.young[key] = record
         self._state.cache.young_bytes += weight(record) - weight(old)
+        self._empty = False
         keys = (record[VALUE] is not None) - (old[VALUE] is not None)
         expires = _has_expiry(record) - _has_expiry(old)
-        if keys or expires:
-            self._recount(keys, expires)
+        floors = (record[FLOOR] is not None) - (old[FLOOR] is not None)
+        headers = _is_header(record) - _is_header(old)
+        if keys or expires or floors or headers:
+            self._recount(keys, expires, floors, headers)
 
-    def _recount(self, keys: int, expires: int) -> None:
+    def _recount(self, keys: int, expires: int, floors: int, headers: int) -> None:
         self.count += keys
         self.expires += expires
-        self._empty = False
+        self.floors += floors
+        self.headers += headers
         if not self._recounted:
             self._recounted = True
             self._txn.recounted.append(self)
@@ -529,3 +649,21 @@ def _replaced(old: Record, record: Record) -> list[bytes]:
 
 def _has_expiry(record: Record) -> bool:
     return record[VALUE] is not None and record[EXPIRES_AT] != NEVER
+
+
+def _is_header(record: Record) -> bool:
+    return record[VALUE] is None and record[VALUE_STAMP] is not None
+
+
+def needs_purge(record: Record) -> bool:
+    """Tell whether the row must have a purge deadline: it holds something that only hides older writes."""
+    return record[FLOOR] is not None or (record[VALUE] is None and record is not MISSING)
+
+
+def purgeable_ms(record: Record) -> int:
+    """Return the time from which on nothing about what is to be purged changes by itself any more."""
+    latest_ms = max(register_ms(register) for register in registers(record))
+    expiry = record[EXPIRY]
+    if record[VALUE] is None and expiry is not None and expiry[1] is not None:
+        return max(latest_ms, expiry[1])
+    return latest_ms

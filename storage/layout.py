@@ -5,8 +5,8 @@ All integers are big-endian, so that byte order is number order.
     family     key                                     value
     ---------  --------------------------------------  --------------------------------------------
     records    ns (16) ‖ user key                      the row (`record`)
-    members    ns (16) ‖ len(key) (4) ‖ key ‖          reserved for rows of collection members
-               kind (1) ‖ sub
+    members    ns (16) ‖ escaped key ‖ 00 01 ‖         CBOR [register, payload(, metadata)] (`members`)
+               kind (2) ‖ sub
     changes    origin# (4) ‖ first seq (8)             a chunk of consecutive dots (`changelog`)
     deadlines  due_ms (8) ‖ kind (1) ‖ ns ‖ user key   empty; kind 0: expiry, 1: purge (`expiry`)
     meta       see below                               CBOR, unless told otherwise
@@ -15,22 +15,30 @@ All integers are big-endian, so that byte order is number order.
     -----------------------  -----------------------------------------------------------
     "format"                 unsigned: `FORMAT`; written first, checked before anything is read
     "node"                   16 random bytes, the data directory's own id
-    "origin:" origin# (4)    [origin id (16), first hlc]
+    "origin:" origin# (4)    [origin id (16), first hlc, lane]; lane 255: another node's origin
+    "covered:" origin# (4)   the seq up to which everything of that origin is covered; for origins of other
+                             nodes, and own ones from the first commit of a later run on
     "purged:" origin# (4)    the greatest seq of that origin that was ever purged
     "purged_hlc"             the greatest hlc that was ever purged
-    "count:" ns (16)         [keys, keys with an expiry]
+    "count:" ns (16)         [keys, keys with an expiry, rows with a floor, rows with a stamp and no value]
     "floor:" ns (16)         the register (32 bytes, plain) of the namespace's last flush
+    "bodyless:" ns ‖ key     the stamp (20 bytes, plain) of a value that was dropped and is wanted back
+    "local:" name            settings of the data directory that do not replicate, plain
     "log"                    [dots in the change log, live ones after the last compaction], now and then
     "probe"                  empty; written by `Store.probe`
 
-A namespace is 16 bytes. `SELECT 0..15` are fixed ids, `SYSTEM` holds the registry of the named
-ones as ordinary records (key: namespace id, value: title), so that it will replicate like all
-records. A namespace's rows are one range: ns .. ns + 1, and a prefix of user keys is a range in it.
+A namespace is 16 bytes. `SELECT 0..15` are fixed ids. `SYSTEM` holds the registry of the named ones as
+ordinary records (key: namespace id, value: title, metadata: its policy), so that it replicates like
+all records; `CLUSTER` holds the cluster's own records, about members and the like. A namespace's rows are
+one range: ns .. ns + 1, and a prefix of user keys is a range in it.
+
+In the members family a zero byte of the key is written as 00 FF and 00 01 ends it, so that rows come in
+the order of their keys there too, and one walk of both families goes through the places in order.
 
 A deadline may come earlier than what it stands for: extending an expiry writes no new entry. When
 one comes due the row decides, and a row that is not due yet gets an entry at its true time. Hence:
-every row with an effective expiry T has an expiry entry at or before T, and every row with a floor
-has a purge entry. An entry without such a row is stale and vanishes when it comes due.
+every row with an effective expiry T has an expiry entry at or before T, and every row with a floor or
+without a value has a purge entry. An entry without such a row is stale and vanishes when it comes due.
 """
 
 from __future__ import annotations
@@ -43,6 +51,7 @@ FORMAT: Final = 1
 NAMESPACE_BYTES: Final = 16
 DATABASES: Final = 16
 SYSTEM: Final = b"\x00" * 14 + b"\x01\x00"
+CLUSTER: Final = b"\x00" * 14 + b"\x01\x01"
 
 EXPIRY_KIND: Final = 0
 PURGE_KIND: Final = 1
@@ -53,6 +62,9 @@ META_LOG: Final = b"log"
 META_PROBE: Final = b"probe"
 META_PURGED_HLC: Final = b"purged_hlc"
 ORIGIN_PREFIX: Final = b"origin:"
+COVERED_PREFIX: Final = b"covered:"
+BODYLESS_PREFIX: Final = b"bodyless:"
+LOCAL_PREFIX: Final = b"local:"
 PURGED_PREFIX: Final = b"purged:"
 COUNT_PREFIX: Final = b"count:"
 FLOOR_PREFIX: Final = b"floor:"
@@ -60,6 +72,8 @@ FLOOR_PREFIX: Final = b"floor:"
 _CHANGE: Final = Struct(">IQ")
 _DEADLINE: Final = Struct(">QB")
 _NUMBER: Final = Struct(">I")
+_KIND: Final = Struct(">H")
+_KEY_END: Final = b"\x00\x01"
 _DUE_MAX: Final = 2**64 - 1
 
 change_key = _CHANGE.pack  # (origin number, first seq) -> key in `changes`
@@ -92,6 +106,10 @@ def origin_key(number: int) -> bytes:
     return ORIGIN_PREFIX + _NUMBER.pack(number)
 
 
+def covered_key(number: int) -> bytes:
+    return COVERED_PREFIX + _NUMBER.pack(number)
+
+
 def purged_key(number: int) -> bytes:
     return PURGED_PREFIX + _NUMBER.pack(number)
 
@@ -100,6 +118,32 @@ def number_of(meta_key: bytes) -> int:
     """Return the origin number at the end of a meta key."""
     number: int = _NUMBER.unpack(meta_key[-_NUMBER.size :])[0]
     return number
+
+
+def members_start(place: bytes) -> bytes:
+    """Return where the members of the place `place` (a namespace ‖ key, or less) and of all later ones start."""
+    return place[:NAMESPACE_BYTES] + place[NAMESPACE_BYTES:].replace(b"\x00", b"\x00\xff")
+
+
+def members_prefix(place: bytes) -> bytes:
+    """Return what the rows of all members of `place` start with, and no others."""
+    return members_start(place) + _KEY_END
+
+
+def parse_member(row_key: bytes) -> tuple[bytes, int, bytes]:
+    """Return (place, kind, sub) of a row in `members`. Raise `ValueError` if it is none."""
+    end = row_key.index(_KEY_END, NAMESPACE_BYTES)
+    key = row_key[NAMESPACE_BYTES:end].replace(b"\x00\xff", b"\x00")
+    rest = row_key[end + len(_KEY_END) :]
+    if len(rest) < _KIND.size:
+        raise ValueError("a member without a kind")
+    kind: int = _KIND.unpack_from(rest)[0]
+    return row_key[:NAMESPACE_BYTES] + key, kind, rest[_KIND.size :]
+
+
+def member_suffix(kind: int, sub: bytes) -> bytes:
+    """Return what follows `members_prefix` in the key of a member's row."""
+    return _KIND.pack(kind) + sub
 
 
 def after_prefix(prefix: bytes) -> bytes | None:

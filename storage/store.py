@@ -2,9 +2,9 @@
 
 A tick of the daemon is: `begin(now_ms)`, any number of reads and writes on keyspaces, `commit()`.
 Nothing is awaited in between and everything but `sync` and `checkpoint` runs in one thread, so a
-tick is atomic without locks. The batch of a commit holds the rows written, one chunk of the change
-log that names them in the order of their dots, deadlines for new expiries and deletions, and the
-counts of keyspaces that changed.
+tick is atomic without locks. The batch of a commit holds the rows written, a chunk of the change log for
+each lane that names them in the order of their dots, deadlines for new expiries and deletions, and
+the counts of keyspaces that changed. What other nodes wrote goes the same way (`replica`, `applying`).
 
 A failed commit leaves no trace: pending writes are dropped, touched records leave the cache, counts,
 flushes and namespaces are what they were on disk. The origin is rotated, because the engine may
@@ -21,29 +21,37 @@ import contextlib
 import gc
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import attrs
 
+from storage.applying import Applier
 from storage.cache import Cache
 from storage.changelog import encode_chunk
+from storage.changes import Kind, VersionVector
 from storage.compaction import Compaction
 from storage.engine import Batch, Engine, Family
 from storage.engine_rocksdb import RocksEngine
 from storage.errors import Aborted, StorageError
-from storage.expiry import Alone, Stability, Sweeper
-from storage.feed import LogFeed
+from storage.expiry import Sweeper
+from storage.feed import Moment, SnapshotFeed
+from storage.fresh import Fresh
+from storage.incoming import Incoming, Place
+from storage.indexing import add_chunks, overlaps
 from storage.keyspace import Keyspace
-from storage.layout import COUNT_PREFIX, FLOOR_PREFIX, NAMESPACE_BYTES, change_key, origin_key
-from storage.opening import prepare, read_count, read_floor, read_found
+from storage.layout import COUNT_PREFIX, FLOOR_PREFIX, META_NODE, NAMESPACE_BYTES, change_key
+from storage.ledger import Ledger
+from storage.members import Members
+from storage.opening import NODE_BYTES, prepare, read_bodyless, read_count, read_floor, read_found
+from storage.policy import Policy
 from storage.record import MISSING, dumps, encode
 from storage.registry import Keyspaces
 from storage.state import Limits, State
 from storage.transaction import Atomic, EventCallback, ExpiredCallback, Transaction
-from storage.version import ORIGIN_BYTES, Version, describe
+from storage.version import Version, describe
 
-__all__ = ["Keyspace", "Keyspaces", "Limits", "Store", "StoreOptions"]
+__all__ = ["Keyspace", "Keyspaces", "Limits", "Policy", "Store", "StoreOptions"]
 
 
 @attrs.frozen
@@ -79,25 +87,43 @@ class Store:
         self.writable: StorageError | None = None
         self.on_expired: ExpiredCallback | None = None
         self.on_event: EventCallback | None = None
+        self.on_incoming: Callable[[Incoming], None] | None = (
+            None  # after commits of what came from other nodes
+        )
+        self.fresh: Fresh | None = None  # collects what is committed, if replication is attached
+        # What the last commit has taken over from other nodes that clients can see: (keyspace, key, kind). A FLOOR
+        # stands for any end of a live key, a NAMESPACE_FLOOR, whose key is None, for the end of all.
+        self.applied: list[tuple[Keyspace, bytes | None, Kind]] = []
         self._notifying = False
         self._entropy = entropy
         self._txn = Transaction()
         self._atomic = Atomic(self._txn)
-        self._origin_stored = False  # whether the origin in use has its meta row
         self._poisoned: str | None = None
         self.commits = 0
+        self._forks = self._lost = self._undecodable = 0
         prepare(engine, entropy)
         found = read_found(engine)
         self.node_id = found.node_id
         self._cache = Cache(options.cache_bytes)
-        self._state = State(engine, self._txn, self._cache, self.limits, options.gc_min_age_ms, found.origins)
+        self._ledger = Ledger(found, self._txn, entropy)
+        self.state = State(
+            engine,
+            self._txn,
+            self._cache,
+            self.limits,
+            options.gc_min_age_ms,
+            self._ledger,
+            Members(engine, self._txn, found.origins),
+            found.origins,
+        )
         self._txn.hlc = found.hlc
-        self._rotate_origin()
+        self._ledger.rotate()
         self.keyspaces = Keyspaces(self._open_keyspace, self.limits, entropy)
-        self._sweeper = Sweeper(self._state, self.keyspaces, found.horizon, Alone())
+        self.sweeper = Sweeper(self.state, self.keyspaces, found.horizon, read_bodyless(engine))
+        self.applier = Applier(self.state, self.keyspaces, self.sweeper)
         self.begin(_wall_ms() if now_ms is None else now_ms)
         self.keyspaces.load()
-        self._compaction = Compaction(self._state, self.keyspaces)
+        self._compaction = Compaction(self.state, self.keyspaces)
 
     @classmethod
     def open(cls, data_dir: Path | str, options: StoreOptions | None = None) -> Store:
@@ -135,35 +161,53 @@ class Store:
     def changed(self) -> list[tuple[Keyspace, bytes]]:
         """The keys written since the last commit, in order. A flush is in `flushed`, not here."""
         found: list[tuple[Keyspace, bytes]] = []
-        for place in self._txn.places:
-            if isinstance(place, bytes):
-                keyspace = self.keyspaces.by_id(place[:NAMESPACE_BYTES])
-                if keyspace is not None:
-                    found.append((keyspace, place[NAMESPACE_BYTES:]))
+        for _, place in self._places():
+            row_key = place if isinstance(place, bytes) else place[0] if place and len(place) == 2 else b""
+            keyspace = self.keyspaces.by_id(row_key[:NAMESPACE_BYTES])
+            if keyspace is not None:
+                found.append((keyspace, row_key[NAMESPACE_BYTES:]))
         return found
 
     @property
     def change_count(self) -> int:
         """How many changes there are since the last commit; `changes` numbers them from 0."""
-        return len(self._txn.places)
+        return self._txn.change_count
 
     @property
     def changes(self) -> list[tuple[int, Keyspace, bytes | None]]:
-        """The changes since the last commit, in order: (number, keyspace, key).
+        """The changes since the last commit, in order: (number, keyspace, key). Those of other nodes too.
 
         A key of None means that all keys of the keyspace may have changed: it was flushed. A change of the
         registry of namespaces is shown as one of the keyspace that holds it.
         """
         found: list[tuple[int, Keyspace, bytes | None]] = []
-        for number, place in enumerate(self._txn.places):
+        for number, place in self._places():
             if place is None:
                 continue  # the same key as the change before
             row_key = place if isinstance(place, bytes) else place[0]
             keyspace = self.keyspaces.by_id(row_key[:NAMESPACE_BYTES])
-            if keyspace is not None:
-                whole = keyspace is self.keyspaces.system or not isinstance(place, bytes)
+            if keyspace is not None and keyspace is not self.keyspaces.cluster:
+                whole = keyspace is self.keyspaces.system or (isinstance(place, list) and len(place) == 1)
                 found.append((number, keyspace, None if whole else row_key[NAMESPACE_BYTES:]))
         return found
+
+    def _places(self) -> Iterator[tuple[int, Place]]:
+        """Yield the places of all changes since the last commit with their number, in order."""
+        txn = self._txn
+        if not txn.others:
+            yield from enumerate(txn.places)
+            return
+        number = own = 0
+        for before, place in txn.others:
+            for own_place in txn.places[own:before]:
+                yield number, own_place
+                number += 1
+            own = before
+            yield number, place
+            number += 1
+        for own_place in txn.places[own:]:
+            yield number, own_place
+            number += 1
 
     @property
     def flushed(self) -> list[Keyspace]:
@@ -187,25 +231,42 @@ class Store:
             self._revert()
             raise Aborted(reason)
         written = len(txn.places)
+        if txn.others:
+            written += len(txn.bulk.places) + len(txn.local.places)
+        incoming = txn.incoming
+        mends = False
+        if incoming is not None:
+            written += incoming.dot_count
+            mends = overlaps(incoming, self._ledger)
+        synced = self.durability == "always"
         try:
-            self._compaction.collect(written)
-            self.engine.write(self._build_batch(), sync=self.durability == "always")
+            if not mends:  # else the batch moves chunks that compaction might change
+                self._compaction.collect(written)
+            self.engine.write(self._build_batch(), sync=synced)
         except BaseException as error:
             self._revert()
             if isinstance(error, StorageError):
                 self.writable = error
             raise
+        self._ledger.committed(synced=synced)
+        if self.fresh is not None:
+            self.fresh.committed(txn)
         self.keyspaces.committed()
         for keyspace in txn.recounted:
             keyspace.committed()
         for keyspace, _ in txn.flushed:
             keyspace.committed()
-        self._sweeper.committed(txn.deadlines)
+        self.sweeper.committed(txn.deadlines)
         self._compaction.committed(written)
-        self._origin_stored = self._origin_stored or bool(txn.places)
+        self.applied = []
+        after = txn.after
         txn.clear()
         self.commits += 1
         self.writable = None
+        if incoming is not None:
+            self._accepted(incoming)
+        for action in after:
+            action()
 
     def poison(self, reason: str) -> None:
         """Have the coming commit fail: what is pending may be half of something. Reads go on."""
@@ -213,7 +274,9 @@ class Store:
 
     def sync(self) -> None:
         """Make all commits so far safe from a power cut: one fsync. May be called from any thread."""
+        mark = self._ledger.mark()
         self.engine.sync()
+        self._ledger.settle(mark)
 
     # Keyspaces.
 
@@ -224,9 +287,9 @@ class Store:
         return self.keyspaces.databases[index]
 
     def flush_all(self) -> None:
-        """Flush every keyspace, named ones too; the named namespaces themselves stay."""
+        """Flush every keyspace, named ones too; the named namespaces themselves stay, and the cluster's records."""
         for keyspace in self.keyspaces:
-            if keyspace is not self.keyspaces.system:
+            if keyspace not in {self.keyspaces.system, self.keyspaces.cluster}:
                 keyspace.flush()
 
     @property
@@ -242,25 +305,16 @@ class Store:
 
     # Upkeep.
 
-    @property
-    def stability(self) -> Stability:
-        """What may be purged. Replication puts its own knowledge here; a node is alone until then."""
-        return self._sweeper.stability
-
-    @stability.setter
-    def stability(self, stability: Stability) -> None:
-        self._sweeper.stability = stability
-
     def sweep(self, budget_rows: int) -> int:
         """Handle up to `budget_rows` due expiries and purges, commit, and return how many were due.
 
         Call it again soon if it returns `budget_rows`.
         """
-        handled = self._sweeper.collect(budget_rows)
+        handled = self.sweeper.collect(budget_rows)
         if handled:
             self.commit()
             if self.on_expired is not None:
-                for keyspace, key in self._sweeper.expired:
+                for keyspace, key in self.sweeper.expired:
                     self.on_expired(keyspace, key)
         return handled
 
@@ -277,15 +331,28 @@ class Store:
     def rotate_origin(self) -> None:
         """Stamp later writes with a fresh origin. Nothing may be pending."""
         assert not self.dirty
-        self._rotate_origin()
+        self._ledger.rotate()
+
+    def renew_node(self) -> None:
+        """Draw a new node id, in the tick under way."""
+        node_id = self._entropy(NODE_BYTES)
+        self._txn.puts.append((Family.META, META_NODE, node_id))
+        self._txn.after.append(lambda: setattr(self, "node_id", node_id))
 
     def describe(self, register: bytes) -> Version:
         """Unpack a register (a record's VALUE_STAMP, FLOOR ...) for people."""
-        return describe(register, self._state.origins)
+        return describe(register, self.state.origins)
 
-    def feed(self) -> LogFeed:
+    def feed(self) -> SnapshotFeed:
         """Return the changes of this moment, as replication sees them. Close it after use."""
-        return LogFeed(self.engine.snapshot(), self._state.origins)
+        origins, horizon = self.state.origins, self.sweeper.horizon
+        floors = {origins[number]: seq for number, seq in sorted(horizon.seqs.items())}
+        moment = Moment(self._ledger.vector(), VersionVector(floors), horizon.hlc)
+        return SnapshotFeed(self.engine.snapshot(), self._ledger, moment)
+
+    def revive(self, number: int, seqs: Iterable[int]) -> None:
+        """Take note that registers carry these dots of an origin again."""
+        self._compaction.revive(number, seqs)
 
     def checkpoint(self, target: Path | str) -> None:
         """Write a consistent copy to the new directory `target`. May be called from any thread."""
@@ -304,7 +371,7 @@ class Store:
         """Take over what may change in an open store: all of the options but the block cache."""
         self.durability = options.durability
         self._cache.bytes_max = options.cache_bytes
-        self._state.gc_min_age_ms = options.gc_min_age_ms
+        self.state.gc_min_age_ms = options.gc_min_age_ms
         for name, limit in attrs.asdict(options.limits).items():
             setattr(self.limits, name, limit)
 
@@ -318,7 +385,18 @@ class Store:
             "changelog_compaction_failed": int(self._compaction.failure is not None),
             "keys": sum(keyspace.count for keyspace in self.keyspaces),
             "namespaces": len(self.keyspaces.all()),
-            "origins": len(self._state.origins) - 1,
+            "origins": len(self.state.origins) - 1,
+        }
+
+    def replication_stats(self) -> dict[str, int]:
+        """Return what `changes.Replica.stats` tells."""
+        return {
+            "conflicts": self._lost,
+            "forks": self._forks,
+            "undecodable": self._undecodable,
+            "bodyless": len(self.sweeper.wanted),
+            "tombstones": sum(keyspace.floors for keyspace in self.keyspaces),
+            "expired_headers": sum(keyspace.headers for keyspace in self.keyspaces),
         }
 
     def close(self) -> None:
@@ -344,54 +422,67 @@ class Store:
                 batch.delete(Family.RECORDS, key)
             rows = {key: record for key, record in rows.items() if record is not MISSING}
         batch.put_all(Family.RECORDS, [(key, encode(record)) for key, record in rows.items()])
-        if txn.places:
-            self._add_chunk(batch)
+        if txn.members:
+            self._add_members(batch)
+        for lane in txn.lanes:
+            if lane.places:
+                key = change_key(lane.origin, lane.seq - len(lane.places) + 1)
+                batch.put(Family.CHANGES, key, encode_chunk(txn.hlc, lane.places, lane.groups))
+        if txn.incoming is not None:
+            add_chunks(batch, self.engine, txn.incoming, self._ledger, txn.hlc)
+        self._ledger.add_rows(batch)
         for family, key in txn.removed:
             batch.delete(family, key)
         for key in txn.deadlines:
             batch.put(Family.DEADLINES, key, b"")
         for keyspace in txn.recounted:
-            batch.put(Family.META, COUNT_PREFIX + keyspace.id, dumps([keyspace.count, keyspace.expires]))
+            batch.put(Family.META, COUNT_PREFIX + keyspace.id, dumps(keyspace.counts))
         for keyspace, _ in txn.flushed:
             batch.put(Family.META, FLOOR_PREFIX + keyspace.id, keyspace.floor or b"")
         for family, key, value in txn.puts:
             batch.put(family, key, value)
+        for key, stored in txn.local_values.items():
+            if stored is None:
+                batch.delete(Family.META, key)
+            else:
+                batch.put(Family.META, key, stored)
         return batch
 
-    def _add_chunk(self, batch: Batch) -> None:
-        txn = self._txn
-        if not self._origin_stored:
-            origin_id = self._state.origins[txn.origin]
-            batch.put(Family.META, origin_key(txn.origin), dumps([origin_id, txn.hlc]))
-        key = change_key(txn.origin, txn.seq - len(txn.places) + 1)
-        batch.put(Family.CHANGES, key, encode_chunk(txn.hlc, txn.places, txn.groups))
+    def _add_members(self, batch: Batch) -> None:
+        for key, row in self._txn.members.items():
+            if row is None:
+                batch.delete(Family.MEMBERS, key)
+            else:
+                batch.put(Family.MEMBERS, key, row)
+
+    def _accepted(self, incoming: Incoming) -> None:
+        """Take note that what came from other nodes was committed."""
+        self.applied = incoming.applied
+        self._forks += incoming.forks
+        self._lost += incoming.lost
+        self._undecodable += incoming.undecodable
+        if self.on_incoming is not None:
+            self.on_incoming(incoming)
 
     def _revert(self) -> None:
         """Make memory what it was before the tick. Only the clock and the origin go on."""
         txn = self._txn
         for row_key in txn.rows:
-            keyspace = self.keyspaces.by_id(row_key[:NAMESPACE_BYTES])
+            keyspace = self.keyspaces.opened(row_key[:NAMESPACE_BYTES])
             if keyspace is not None:
                 keyspace.forget(row_key[NAMESPACE_BYTES:])
         for keyspace in txn.recounted:
             keyspace.revert_counts()
         for keyspace, floor in reversed(txn.flushed):
             keyspace.revert_flush(floor)
-        self._sweeper.reverted()
+        self.sweeper.reverted()
         self._compaction.reverted()
         self.keyspaces.reverted()
         txn.clear()
-        self._rotate_origin()
-
-    def _rotate_origin(self) -> None:
-        origins = self._state.origins
-        origins.append(self._entropy(ORIGIN_BYTES))
-        self._txn.origin = len(origins) - 1
-        self._txn.seq = 0
-        self._origin_stored = False
+        self._ledger.rotate()
 
     def _open_keyspace(self, namespace: bytes, index: int | None, title: str | None) -> Keyspace:
-        keyspace = Keyspace(self, self._state, namespace, index=index, title=title)
+        keyspace = Keyspace(self, self.state, namespace, index=index, title=title)
         keyspace.floor = read_floor(self.engine, namespace)
         keyspace.load_counts(read_count(self.engine, namespace))
         keyspace.notifying = self._notifying

@@ -3,6 +3,11 @@
 There is one for each store, used again tick after tick. Keyspaces write into it, the store turns
 it into one batch. A key that is written several times in a tick is one row in the batch, while
 each write has its own dot; the change log names the keys in the order of their dots.
+
+Writes take their dots in *lanes*, each with an origin of its own, because replication hands on the dots
+of an origin in order: what is slow must not delay the rest. The transaction itself is the lane of nearly all
+writes. Values that do not travel in their change go into the bulk lane, what is not replicated at all
+into the local one. All lanes share one clock.
 """
 
 from __future__ import annotations
@@ -11,33 +16,62 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
 
+from storage.changes import Lane
 from storage.engine import Family
+from storage.incoming import Incoming, Place
 from storage.record import Record
 from storage.version import hlc_at
 
 if TYPE_CHECKING:
     from storage.keyspace import Keyspace
 
-# A dot's place: a row key, None for "the same row as the dot before", [namespace] for a flush.
-Place: TypeAlias = bytes | list[bytes] | None
+__all__ = ["Atomic", "EventCallback", "ExpiredCallback", "LaneLog", "Place", "Transaction"]
 
 
-class Transaction:
+class LaneLog:
+    """The dots of one lane: its origin (0: not drawn yet), the last `seq` given, and what the tick has written.
+
+    `places` has one place for each dot, the last belonging to `seq`. `groups` are pairs (index of the first
+    place, count) of dots to be seen together.
+    """
+
+    __slots__ = ("groups", "lane", "origin", "places", "seq")
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.origin = 0
+        self.seq = 0
+        self.places: list[Place] = []
+        self.groups: list[tuple[int, int]] = []
+
+    def forget(self) -> None:
+        """Forget what the tick has written."""
+        if self.places:
+            self.places = []
+            self.groups = []
+
+
+class Transaction(LaneLog):
     """Pending writes, and the clock and the dot that the next write takes.
 
     `hlc` is the clock value given last, `hlc_step` what the next write adds to it: 1, or 0 inside
-    `Atomic`, where all writes share one clock value. `seq` is the last sequence number given.
+    `Atomic`, where all writes share one clock value.
     """
 
     __slots__ = (
+        "after",
+        "bulk",
         "deadlines",
         "flushed",
-        "groups",
         "hlc",
         "hlc_step",
+        "incoming",
+        "lanes",
+        "local",
+        "local_values",
+        "members",
         "now_ms",
-        "origin",
-        "places",
+        "others",
         "purges_rows",
         "puts",
         "ranges",
@@ -45,30 +79,40 @@ class Transaction:
         "removed",
         "replaced",
         "rows",
-        "seq",
     )
 
     def __init__(self) -> None:
+        super().__init__(Lane.SMALL)
         self.now_ms = 0
         self.hlc = 0
         self.hlc_step = 1
-        self.origin = 0
-        self.seq = 0
+        self.bulk = LaneLog(Lane.BULK)
+        self.local = LaneLog(Lane.LOCAL)
+        self.lanes: tuple[LaneLog, ...] = (self, self.bulk, self.local)
         self.clear()
 
     def clear(self) -> None:
         """Forget all pending writes."""
         self.rows: dict[bytes, Record] = {}  # by row key; `MISSING` removes the row for good
         self.purges_rows = False  # whether there is such a removal
-        self.places: list[Place] = []  # one for each dot, the last belonging to `seq`
+        self.places = []
+        self.groups = []
+        self.others: list[
+            tuple[int, Place]
+        ] = []  # what is not in `places`, with how many were there before it
         self.replaced: list[bytes] = []  # registers that are no longer any record's
-        self.groups: list[tuple[int, int]] = []  # (index of the first place, count) to be seen together
         self.deadlines: list[bytes] = []  # keys to be put
         self.removed: list[tuple[Family, bytes]] = []  # keys to be deleted
         self.ranges: list[tuple[Family, bytes, bytes]] = []  # applied before everything else
         self.puts: list[tuple[Family, bytes, bytes]] = []  # anything else
+        self.members: dict[bytes, bytes | None] = {}  # rows of that family; None removes one
+        self.local_values: dict[bytes, bytes | None] = {}  # meta rows of `Store.put_local`; None removes one
         self.recounted: list[Keyspace] = []  # whose counts have changed
         self.flushed: list[tuple[Keyspace, bytes | None]] = []  # with the floor before
+        self.after: list[Callable[[], None]] = []  # to be done once it is committed
+        self.incoming: Incoming | None = None  # what was taken over from other nodes
+        self.bulk.forget()
+        self.local.forget()
 
     def begin(self, now_ms: int) -> None:
         """Start a tick: raise the clock to `now_ms`. A wall clock that went back does not lower it."""
@@ -76,11 +120,39 @@ class Transaction:
         self.hlc = max(self.hlc, hlc_at(now_ms) - 1)  # the first write adds one
 
     def is_empty(self) -> bool:
-        return not (self.rows or self.places or self.removed or self.puts)
+        return not (
+            self.rows
+            or self.places
+            or self.others
+            or self.removed
+            or self.puts
+            or self.members
+            or self.local_values
+            or self.incoming is not None
+        )
+
+    @property
+    def change_count(self) -> int:
+        """How many changes there are; see `Store.changes`."""
+        return len(self.places) + len(self.others)
+
+    def note(self, lane: LaneLog, place: Place) -> None:
+        """Name the place of the dot that `lane` has just given."""
+        lane.places.append(place)
+        if lane is not self and place is not None:
+            self.others.append((len(self.places), place))
+
+    def accept(self) -> Incoming:
+        """Return what was taken over from other nodes, to be added to."""
+        if self.incoming is None:
+            self.incoming = Incoming()
+        return self.incoming
 
     def drop_rows(self, namespace: bytes) -> None:
         """Forget the pending rows of `namespace`: a flush has overtaken them."""
         self.rows = {key: row for key, row in self.rows.items() if not key.startswith(namespace)}
+        if self.members:
+            self.members = {key: row for key, row in self.members.items() if not key.startswith(namespace)}
 
 
 class Atomic:

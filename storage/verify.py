@@ -2,14 +2,16 @@
 
 The promises, each checked against the whole of the data:
 
-* every row, chunk and meta row decodes, and a row is written in its one canonical form;
+* every row, member, chunk and meta row decodes, and a row is written in its one canonical form;
 * the counts of each keyspace are those of its rows;
 * every row with an effective expiry has an expiry deadline at or before it, every row with a floor or
   without a value has a purge deadline;
 * every dot that a register carries is named by the change log, for the row that carries it, and no
   dot is carried twice; the chunks of an origin do not overlap;
-* no row is older than its keyspace's floor, no stamp has an unknown origin or a clock ahead of the
-  log's last one, and the wall clock is not behind that.
+* no row is older than its keyspace's floor, no member older than its key's or its keyspace's, no stamp has
+  an unknown origin or a clock ahead of the log's last one, and the wall clock is not behind that;
+* what was written here lies in namespaces that exist, unless other nodes write here too: then a namespace
+  may have been deleted by one while another wrote.
 
 The engine has checksums of its own and reports damaged blocks while it is read. Memory is bounded:
 what has to be matched is split by hash into passes of at most `_PASS_ROWS` rows each.
@@ -29,7 +31,10 @@ from storage.changelog import Chunk, decode_chunk
 from storage.engine import Engine, Family
 from storage.engine_rocksdb import RocksEngine
 from storage.errors import DamagedFiles, RecordError, StorageError
+from storage.incoming import Place
 from storage.layout import (
+    BODYLESS_PREFIX,
+    CLUSTER,
     COUNT_PREFIX,
     DATABASES,
     EXPIRY_KIND,
@@ -39,16 +44,38 @@ from storage.layout import (
     SYSTEM,
     after_prefix,
     database_id,
+    members_prefix,
     parse_change_key,
     parse_deadline,
 )
-from storage.opening import NOBODY, check_format, read_count, read_found
-from storage.record import EXPIRES_AT, FLOOR, NEVER, VALUE, Record, decode, encode, erase_below, registers
-from storage.transaction import Place
-from storage.version import REGISTER_BYTES, dot_bytes, hlc_ms, register_dot, register_hlc
+from storage.members import decode_member, parse_place
+from storage.opening import FOREIGN, NOBODY, check_format, read_count, read_found
+from storage.record import (
+    EXPIRES_AT,
+    FLOOR,
+    NEVER,
+    VALUE,
+    VALUE_STAMP,
+    Record,
+    decode,
+    encode,
+    erase_below,
+    registers,
+)
+from storage.version import (
+    REGISTER_BYTES,
+    STAMP_BYTES,
+    dot_bytes,
+    hlc_ms,
+    is_newer,
+    register_dot,
+    register_hlc,
+)
 
 _PASS_ROWS = 1_000_000
 _CLOCK_SLACK_MS = 60_000
+_RESERVED = 2  # namespaces
+_NO_COUNTS = (0, 0, 0, 0)
 
 
 @attrs.frozen
@@ -68,6 +95,7 @@ class Summary:
 
     keys: int = 0
     dead_rows: int = 0
+    members: int = 0
     namespaces: int = 0
     deadlines: int = 0
     chunks: int = 0
@@ -106,9 +134,11 @@ class Verifier:
         self._pass_rows = pass_rows
         self._origins: list[bytes] = []
         self._hlc = 0
-        self._namespaces: set[bytes] = {SYSTEM, *(database_id(index) for index in range(DATABASES))}
+        self._lanes: list[int] = []
+        self._shared = False  # whether other nodes write here too
+        self._namespaces: set[bytes] = {SYSTEM, CLUSTER, *(database_id(index) for index in range(DATABASES))}
         self._floors: dict[bytes, bytes] = {}
-        self._counts: dict[bytes, tuple[int, int]] = {}
+        self._counts: dict[bytes, tuple[int, int, int, int]] = {}
         self.summary = Summary()
 
     def run(self) -> Iterator[Finding]:
@@ -131,11 +161,16 @@ class Verifier:
         except DamagedFiles as error:
             yield Finding("meta", str(error))
             return
-        self._origins, self._hlc = found.origins, found.hlc
+        self._origins, self._lanes, self._hlc = found.origins, found.lanes, found.hlc
+        self._shared = any(
+            lane == FOREIGN and origin != NOBODY
+            for lane, origin in zip(self._lanes, self._origins, strict=True)
+        )
         for name, check in (
             ("meta", self._check_meta),
             ("change log", self._check_chunks),
             ("records", self._check_rows),
+            ("members", self._check_members),
             ("counts", self._check_counts),
             ("deadlines and change log", self._check_matches),
         ):
@@ -151,7 +186,7 @@ class Verifier:
         if ahead_ms > _CLOCK_SLACK_MS:
             yield Finding("clock", f"the newest stamp is {ahead_ms} ms ahead of the wall clock")
         self._namespaces.update(self._named_namespaces())
-        self.summary.namespaces = len(self._namespaces) - DATABASES - 1
+        self.summary.namespaces = len(self._namespaces) - DATABASES - _RESERVED
         for key, register in self._engine.iterate(Family.META, FLOOR_PREFIX, after_prefix(FLOOR_PREFIX)):
             namespace = key[len(FLOOR_PREFIX) :]
             where = f"floor of namespace {namespace.hex()}"
@@ -160,6 +195,10 @@ class Verifier:
                 continue
             self._floors[namespace] = register
             yield from self._check_register(where, register)
+        for key, stamp in self._engine.iterate(Family.META, BODYLESS_PREFIX, after_prefix(BODYLESS_PREFIX)):
+            if len(stamp) != STAMP_BYTES:
+                where = _row_name(key[len(BODYLESS_PREFIX) :])
+                yield Finding(where, f"the stamp of its dropped value has {len(stamp)} bytes")
 
     def _named_namespaces(self) -> Iterator[bytes]:
         for key, row in self._engine.iterate(Family.RECORDS, SYSTEM, after_prefix(SYSTEM)):
@@ -196,7 +235,8 @@ class Verifier:
             self.summary.dots += len(chunk.places)
             if not self._knows(number):
                 yield Finding(where, "its origin is unknown")
-            if number == last[0] and (first_seq <= last[1] or chunk.last_hlc < last[2]):
+            is_own = self._knows(number) and self._lanes[number] != FOREIGN
+            if number == last[0] and (first_seq <= last[1] or (is_own and chunk.last_hlc < last[2])):
                 yield Finding(where, "it does not follow the chunk before it")
             last = (number, first_seq + len(chunk.places) - 1, chunk.last_hlc)
 
@@ -205,7 +245,7 @@ class Verifier:
     def _check_rows(self) -> Iterator[Finding]:
         for key, row in self._engine.iterate(Family.RECORDS):
             where = _row_name(key)
-            if key[:NAMESPACE_BYTES] not in self._namespaces:
+            if key[:NAMESPACE_BYTES] not in self._namespaces and not self._shared:
                 yield Finding(where, "its namespace does not exist")
                 continue
             try:
@@ -217,12 +257,18 @@ class Verifier:
             yield from self._check_row(where, key, row, record)
 
     def _count(self, key: bytes, record: Record) -> None:
-        if record[VALUE] is None:
-            self.summary.dead_rows += 1
-            return
-        self.summary.keys += 1
-        count, expires = self._counts.get(key[:NAMESPACE_BYTES], (0, 0))
-        self._counts[key[:NAMESPACE_BYTES]] = (count + 1, expires + (record[EXPIRES_AT] != NEVER))
+        is_dead = record[VALUE] is None
+        self.summary.dead_rows += is_dead
+        self.summary.keys += not is_dead
+        counts = self._counts.get(key[:NAMESPACE_BYTES], _NO_COUNTS)
+        found = (
+            not is_dead,
+            not is_dead and record[EXPIRES_AT] != NEVER,
+            record[FLOOR] is not None,
+            is_dead and record[VALUE_STAMP] is not None,
+        )
+        one, two, three, four = (told + one for told, one in zip(counts, found, strict=True))
+        self._counts[key[:NAMESPACE_BYTES]] = (one, two, three, four)
 
     def _check_row(self, where: str, key: bytes, row: bytes, record: Record) -> Iterator[Finding]:
         unknown = False
@@ -241,24 +287,53 @@ class Verifier:
         if floor is not None and erase_below(record, floor, self._origins) != record:
             yield Finding(where, "it is older than the last flush of its namespace")
 
+    # Members.
+
+    def _check_members(self) -> Iterator[Finding]:
+        for row_key, row in self._engine.iterate(Family.MEMBERS):
+            self.summary.members += 1
+            try:
+                place, _, _ = parse_place(row_key)
+                member = decode_member(row)
+            except RecordError as error:
+                yield Finding(f"member {row_key!r}", str(error))
+                continue
+            where = f"member of {_row_name(place)}"
+            unknown = False
+            for finding in self._check_register(where, member[0]):
+                unknown = True
+                yield finding
+            if unknown:
+                continue
+            for floor in (self._floors.get(place[:NAMESPACE_BYTES]), self._floor_of(place)):
+                if floor is not None and is_newer(floor, member[0], self._origins):
+                    yield Finding(where, "it is older than what deleted it")
+
+    def _floor_of(self, place: bytes) -> bytes | None:
+        row = self._engine.get(Family.RECORDS, place)
+        try:
+            return None if row is None else decode(row, self._origins)[FLOOR]
+        except RecordError:
+            return None  # told by `_check_rows`
+
     # Counts.
 
     def _check_counts(self) -> Iterator[Finding]:
         rows = self._engine.iterate(Family.META, COUNT_PREFIX, after_prefix(COUNT_PREFIX))
         stored = {key[len(COUNT_PREFIX) :] for key, _ in rows}
         for namespace in sorted(stored | set(self._counts)):
-            told, true = read_count(self._engine, namespace) or (0, 0), self._counts.get(namespace, (0, 0))
+            told = read_count(self._engine, namespace) or _NO_COUNTS
+            true = self._counts.get(namespace, _NO_COUNTS)
             if told != true:
                 yield Finding(
                     f"counts of namespace {namespace.hex()}",
-                    f"stored are {told[0]} keys, {told[1]} with an expiry; "
-                    f"there are {true[0]}, {true[1]} with an expiry",
+                    f"stored are {_describe(told)}; there are {_describe(true)}",
                 )
 
     # Rows against deadlines and change log, pass by pass.
 
     def _check_matches(self) -> Iterator[Finding]:
-        rows = self.summary.keys + self.summary.dead_rows
+        rows = self.summary.keys + self.summary.dead_rows + self.summary.members
         passes = rows // self._pass_rows + 1
         for part in range(passes):
             needs = self._collect_needs(part, passes)
@@ -277,8 +352,10 @@ class Verifier:
     def _collect_needs(self, part: int, passes: int) -> _Needs:
         needs = _Needs()
         for key, row in self._engine.iterate(Family.RECORDS):
-            if crc32(key) % passes != part or key[:NAMESPACE_BYTES] not in self._namespaces:
+            if crc32(key) % passes != part:
                 continue
+            if key[:NAMESPACE_BYTES] not in self._namespaces and not self._shared:
+                continue  # told by `_check_rows`
             try:
                 record = decode(row, self._origins)
             except RecordError:
@@ -288,6 +365,10 @@ class Verifier:
             if record[VALUE] is None or record[FLOOR] is not None:
                 needs.purge.add(key)
             needs.dots.update((register[8:20], key) for register in registers(record))
+        for row_key, row in self._engine.iterate(Family.MEMBERS):
+            if crc32(row_key) % passes == part:
+                with contextlib.suppress(RecordError):
+                    needs.dots[decode_member(row)[0][8:20]] = row_key
         if part == 0:
             needs.dots.update((floor[8:20], namespace) for namespace, floor in self._floors.items())
         return needs
@@ -306,7 +387,7 @@ class Verifier:
             number, first_seq = parse_change_key(key)
             for index, place in enumerate(_places(value)):
                 dot = dot_bytes(number, first_seq + index)
-                if needs.dots.get(dot) == (place[0] if isinstance(place, list) else place):
+                if dot in needs.dots and needs.dots[dot] == _row_key(place):
                     del needs.dots[dot]
 
 
@@ -317,6 +398,19 @@ def _places(value: bytes) -> list[Place]:
     except RecordError:
         return []
     return chunk.places
+
+
+def _row_key(place: Place) -> bytes | None:
+    """Return the key of the row that a place names; of a flush, its namespace."""
+    if not isinstance(place, list):
+        return place
+    return place[0] if len(place) == 1 else members_prefix(place[0]) + place[1]
+
+
+def _describe(counts: tuple[int, int, int, int]) -> str:
+    return (
+        f"{counts[0]} keys, {counts[1]} with an expiry, {counts[2]} deletions and {counts[3]} dropped values"
+    )
 
 
 def _row_name(key: bytes) -> str:

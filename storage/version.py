@@ -36,10 +36,15 @@ NO_PREV: Final = bytes(PREV_BYTES)
 
 _COUNTER_BITS: Final = 16
 _REGISTER: Final = Struct(">QIQ12s")
+_FULL_REGISTER: Final = Struct(">QIQQI")
 _HLC: Final = Struct(">Q")
 _DOT: Final = Struct(">IQ")
 
 pack_register = _REGISTER.pack  # (hlc, origin number, seq, prev) -> 32 bytes
+pack_full_register = (
+    _FULL_REGISTER.pack
+)  # (hlc, origin number, seq, prev's hlc, prev's origin number) -> 32 bytes
+unpack_full_register = _FULL_REGISTER.unpack  # 32 bytes -> the same five
 
 
 @attrs.frozen

@@ -221,5 +221,5 @@ def test_the_books_balance_after_any_kind_of_write() -> None:
     store.commit()
     store.begin(NOW_MS + 10)
     store.sweep(10)
-    state = store._state
+    state = store.state
     assert state.cache.young_bytes == true_bytes(state.cache, [keyspace._hot])

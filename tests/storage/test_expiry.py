@@ -35,10 +35,10 @@ class Members:
     alone = False
 
     def __init__(self) -> None:
-        self.covered: set[bytes] = set()
+        self.covered: set[bytes] = set()  # registers
 
-    def covers(self, register: bytes) -> bool:
-        return register in self.covered
+    def covers(self, origin: bytes, seq: int) -> bool:
+        return seq in {register_dot(register)[1] for register in self.covered}
 
 
 def rows(store: Store) -> list[bytes]:
@@ -256,7 +256,7 @@ def test_an_unreadable_row_does_not_stop_the_sweep(store: Store) -> None:
 @pytest.fixture
 def members(store: Store) -> Members:
     found = Members()
-    store.stability = found
+    store.sweeper.purging = found
     return found
 
 
@@ -307,4 +307,4 @@ def test_with_members_a_tombstone_waits_until_all_have_it(store: Store, members:
 
 def test_a_node_alone_covers_everything() -> None:
     assert Alone().alone
-    assert Alone().covers(b"anything")
+    assert Alone().covers(b"anything", 7)

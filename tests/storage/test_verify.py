@@ -139,11 +139,15 @@ FAULTS: dict[str, tuple[Callable[[Engine], None], list[str]]] = {
         ["record b'k'", "its namespace does not exist"],
     ),
     "wrong count": (
-        lambda engine: raw_put(engine, Family.META, b"count:" + DB, dumps([35, 2])),
-        ["counts of namespace", "stored are 35 keys, 2 with an expiry; there are 33, 2 with"],
+        lambda engine: raw_put(engine, Family.META, b"count:" + DB, dumps([35, 2, 1, 0])),
+        [
+            "counts of namespace",
+            "stored are 35 keys, 2 with an expiry, 1 deletions",
+            "there are 33 keys, 2 with",
+        ],
     ),
     "wrong count of expiries": (
-        lambda engine: raw_put(engine, Family.META, b"count:" + DB, dumps([33, 0])),
+        lambda engine: raw_put(engine, Family.META, b"count:" + DB, dumps([33, 0, 1, 0])),
         ["counts of namespace", "33 keys, 0 with"],
     ),
     "damaged count": (
@@ -151,7 +155,7 @@ FAULTS: dict[str, tuple[Callable[[Engine], None], list[str]]] = {
         ["counts", "damaged"],
     ),
     "count of nothing": (
-        lambda engine: raw_put(engine, Family.META, b"count:" + database_id(9), dumps([1, 0])),
+        lambda engine: raw_put(engine, Family.META, b"count:" + database_id(9), dumps([1, 0, 0, 0])),
         [f"counts of namespace {database_id(9).hex()}", "stored are 1 keys"],
     ),
     "expiry without deadline": (

@@ -1,0 +1,147 @@
+"""Other nodes' dots in the change log: chunks with holes, written with the rows that carry the dots.
+
+Own dots are consecutive, one chunk a tick. What comes from elsewhere has holes, because what is dead is not
+sent and what has lost is not stored; a hole is a blank place, a wide one ends the chunk. The chunks of an
+origin never overlap, so that one seek finds where to go on.
+
+Nearly always a dot lies beyond all that the log holds of its origin, because dots are applied in order. It
+may not after an unfinished sync, which merges dots without covering what is before them, and when a
+damaged record is mended. Then the older chunks that the new ones would overlap are read, and what they
+name is written again together with the new dots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from storage.changelog import DEAD, Chunk, decode_chunk, encode_chunk
+from storage.engine import Batch, Engine, Family
+from storage.errors import RecordError
+from storage.incoming import Incoming, Place, Taken
+from storage.layout import NAMESPACE_BYTES, change_key, parse_change_key
+from storage.ledger import Ledger
+from storage.version import hlc_at
+
+_HOLE_MAX: Final = 32
+_CHUNK_DOTS_MAX: Final = 1024
+
+# How far the clocks of two nodes may differ, generously; see `places_since`.
+_DISORDER: Final = hlc_at(5_000)
+
+
+def overlaps(incoming: Incoming, ledger: Ledger) -> bool:
+    """Tell whether a dot may not lie beyond all that the log holds of its origin."""
+    if incoming.mends:
+        return True
+    return any(
+        min(taken.places) <= ledger.uncovered(number)
+        for number, taken in incoming.taken.items()
+        if taken.places and ledger.uncovered(number)
+    )
+
+
+def add_chunks(batch: Batch, engine: Engine, incoming: Incoming, ledger: Ledger, hlc: int) -> None:
+    """Add to the batch chunks that name the tick's dots; `hlc` is the clock."""
+    for number, taken in incoming.taken.items():
+        if not taken.places:
+            continue
+        last_hlc = hlc
+        if incoming.mends or ledger.uncovered(number) >= min(taken.places):
+            # Later chunks are there already: the clock may be beyond what they tell, the dots are not.
+            last_hlc = max(taken.hlc, _take_older(batch, engine, number, taken))
+        _add_taken(batch, number, taken, last_hlc)
+
+
+def _take_older(batch: Batch, engine: Engine, number: int, taken: Taken) -> int:
+    """Move the dots of chunks that overlap those of `taken` there, and remove the chunks.
+
+    Return the greatest clock value that they told.
+    """
+    hlc = 0
+    for key, first_seq, chunk in _overlapped(engine, number, min(taken.places), max(taken.places)):
+        batch.delete(Family.CHANGES, key)
+        hlc = max(hlc, chunk.last_hlc)
+        for seq, place in enumerate(chunk.places, first_seq):
+            if place:
+                taken.places.setdefault(seq, place)
+        for index, count in chunk.groups:
+            for seq in range(first_seq + index, first_seq + index + count):
+                taken.groups.setdefault(seq, first_seq + index + count - 1)
+    return hlc
+
+
+def _overlapped(engine: Engine, number: int, first: int, last: int) -> Iterator[tuple[bytes, int, Chunk]]:
+    before = engine.iterate(
+        Family.CHANGES, change_key(number, 0), change_key(number, first + 1), reverse=True
+    )
+    holder = next(before, None)
+    start = change_key(number, first) if holder is None else holder[0]
+    for key, value in engine.iterate(Family.CHANGES, start, change_key(number, last + 1)):
+        first_seq = parse_change_key(key)[1]
+        chunk = decode_chunk(value)
+        if first_seq + len(chunk.places) > first:
+            yield key, first_seq, chunk
+
+
+def _add_taken(batch: Batch, number: int, taken: Taken, last_hlc: int) -> None:
+    places = taken.places
+    seqs = list(places)
+    if seqs != sorted(seqs):
+        seqs.sort()
+    start = 0
+    for index in range(1, len(seqs) + 1):
+        if (
+            index == len(seqs)
+            or seqs[index] - seqs[index - 1] > _HOLE_MAX
+            or (index - start >= _CHUNK_DOTS_MAX and seqs[index - 1] not in taken.groups)
+        ):
+            _add_chunk(batch, number, seqs[start:index], taken, last_hlc)
+            start = index
+
+
+def _add_chunk(batch: Batch, number: int, seqs: list[int], taken: Taken, last_hlc: int) -> None:
+    first, last = seqs[0], seqs[-1]
+    places: list[Place] = list(map(taken.places.__getitem__, seqs))
+    if last - first >= len(seqs):
+        named = places
+        places = [DEAD] * (last - first + 1)
+        for seq, place in zip(seqs, named, strict=True):
+            places[seq - first] = place
+    groups = _groups(seqs, taken.groups, last) if taken.groups else []
+    batch.put(Family.CHANGES, change_key(number, first), encode_chunk(last_hlc, places, groups))
+
+
+def _groups(seqs: list[int], ends: dict[int, int], last: int) -> list[tuple[int, int]]:
+    """Return (index of the first place, count) of the groups that have two dots or more in the chunk."""
+    firsts: dict[int, int] = {}
+    for seq in seqs:
+        if seq in ends:
+            firsts.setdefault(ends[seq], seq)
+    pairs = [(first - seqs[0], min(end, last) - first + 1) for end, first in firsts.items()]
+    return [(index, count) for index, count in pairs if count > 1]
+
+
+def places_since(engine: Engine, ledger: Ledger, namespace: bytes, hlc: int) -> list[Place]:
+    """Return the committed places in a namespace of all dots with a clock value of `hlc` or more, and of others.
+
+    The log of each origin is read from its end back to the first chunk that is older. In an own origin the clock
+    values that chunks tell never fall. In another one they may, by as much as two nodes' clocks differ, if
+    its dots were merged out of order.
+    """
+    found: dict[bytes, Place] = {}
+    for number, lane in enumerate(ledger.lanes):
+        oldest = hlc if lane in {0, 1, 2} else hlc - _DISORDER
+        rows = engine.iterate(Family.CHANGES, change_key(number, 0), change_key(number + 1, 0), reverse=True)
+        for _, value in rows:
+            try:
+                chunk = decode_chunk(value)
+            except RecordError:
+                continue
+            if chunk.last_hlc < oldest:
+                break
+            for place in chunk.places:
+                row_key = place[0] if isinstance(place, list) else place or b""
+                if row_key[:NAMESPACE_BYTES] == namespace and place != [namespace]:
+                    found[row_key + (b"\x00" + place[1] if isinstance(place, list) else b"")] = place
+    return list(found.values())

@@ -1,0 +1,42 @@
+"""What a named namespace may ask for. It is the metadata of the namespace's record in the registry, a JSON text."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+import attrs
+
+
+@attrs.frozen
+class Policy:
+    """One namespace's wishes."""
+
+    replicate: str = "all"  # all | none; chosen once, when the namespace is made
+    value_bytes_max: int | None = None  # beside the store's own limit
+    conflict_log: bool = True  # whether lost writes are remembered
+
+    def encode(self) -> bytes | None:
+        """Return the policy as a text; None for the default."""
+        if self == DEFAULT_POLICY:
+            return None
+        return json.dumps(attrs.asdict(self), separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, text: bytes | None) -> Policy:
+        """Return the policy that a text asks for; what makes no sense asks for the default."""
+        try:
+            found = json.loads(text or b"{}")
+        except ValueError:
+            return cls()
+        if not isinstance(found, dict):
+            return cls()
+        size = found.get("value_bytes_max")
+        return cls(
+            replicate="none" if found.get("replicate") == "none" else "all",
+            value_bytes_max=size if type(size) is int and size > 0 else None,
+            conflict_log=found.get("conflict_log") is not False,
+        )
+
+
+DEFAULT_POLICY: Final = Policy()

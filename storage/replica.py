@@ -1,0 +1,454 @@
+"""One store as replication sees it: implements `storage.changes.Replica`.
+
+Nothing here decides who wins (`applying`, `merge`) or what is covered (`ledger`). It keeps the contract's
+order: what is covered is dropped unseen, what is applied is covered in the same batch, what was only merged is
+still found.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Final
+
+from storage.cells import Numbered, changes_of, member_change, runs_of
+from storage.changes import (
+    END_OF_PLACES,
+    Change,
+    ChangeFeed,
+    Conflict,
+    Kind,
+    Lane,
+    Purging,
+    Run,
+    Stamp,
+    VersionVector,
+)
+from storage.digests import bucket, digest
+from storage.engine import Family
+from storage.errors import RecordError, StorageError
+from storage.expiry import is_bodyless
+from storage.feed import SnapshotFeed, find_body
+from storage.fresh import Fresh
+from storage.incoming import Incoming
+from storage.keyspace import Keyspace
+from storage.layout import (
+    BODYLESS_PREFIX,
+    CLUSTER,
+    LOCAL_PREFIX,
+    NAMESPACE_BYTES,
+    members_start,
+)
+from storage.members import parse_place
+from storage.record import (
+    EXPIRES_AT,
+    EXPIRY,
+    FLOOR,
+    METADATA,
+    NEVER,
+    VALUE,
+    VALUE_STAMP,
+    Record,
+    build,
+    decode,
+    erase_below,
+)
+from storage.store import Store
+from storage.version import NO_PREV, ORIGIN_BYTES, PREV_BYTES, STAMP_BYTES, dot_bytes, is_newer, pack_register
+
+_CONFLICTS_MAX: Final = 1024
+_BODYLESS_MAX: Final = 256
+_SCAN_ROWS: Final = 1024
+
+
+class StoreReplica:
+    """See `storage.changes.Replica` for what each method promises."""
+
+    def __init__(self, store: Store) -> None:
+        """Attach replication to the store: from now on its commits are collected for `take_fresh`.
+
+        Syncs the store, so that what it holds may be claimed; a store that cannot be synced claims nothing yet.
+        """
+        self._store = store
+        self._state = store.state
+        self._txn = store.state.txn
+        self._ledger = store.state.ledger
+        self._origins = store.state.origins
+        self._applier = store.applier
+        self._sweeper = store.sweeper
+        self._conflicts: deque[Conflict] = deque(maxlen=_CONFLICTS_MAX)
+        self._on_conflict: list[Callable[[Conflict], None]] = []
+        self._system_version = 0
+        self._fresh = store.fresh = Fresh(self._ledger)
+        store.on_incoming = self._committed
+        try:
+            store.sync()
+        except StorageError as error:
+            store.writable = error
+
+    # Who this is, and what it covers.
+
+    @property
+    def node_id(self) -> bytes:
+        return self._store.node_id
+
+    def origin(self, lane: Lane) -> bytes | None:
+        log = self._txn.lanes[lane]
+        return self._origins[log.origin] if log.seq else None
+
+    def own_origins(self) -> dict[bytes, int]:
+        return self._ledger.own()
+
+    def vector(self) -> VersionVector:
+        return self._ledger.vector()
+
+    def covered(self, origin: bytes) -> int:
+        return self._ledger.covered(self._ledger.find(origin))
+
+    def durable(self) -> VersionVector:
+        return self._ledger.durable()
+
+    def floors(self) -> VersionVector:
+        horizon = self._sweeper.horizon
+        return VersionVector({self._origins[number]: seq for number, seq in sorted(horizon.seqs.items())})
+
+    def horizon(self) -> int:
+        return self._sweeper.horizon.hlc
+
+    @property
+    def hlc(self) -> int:
+        return self._txn.hlc
+
+    def observe(self, hlc: int) -> None:
+        self._txn.hlc = max(self._txn.hlc, hlc)
+
+    def is_partial(self) -> bool:
+        return self._ledger.is_partial()
+
+    def uncovered(self) -> VersionVector:
+        """Return the greatest sequence of each origin that was merged without being covered yet."""
+        return self._ledger.uncovered_vector()
+
+    @property
+    def has_fresh(self) -> bool:
+        return self._fresh.has_any
+
+    def take_fresh(self) -> list[Run]:
+        return self._fresh.take()
+
+    # What comes from others.
+
+    def apply(self, run: Run) -> int:
+        number = self._number_for(run)
+        covered = self._ledger.covered(number)
+        if run.upto <= covered:
+            return 0
+        if run.after > covered:
+            raise ValueError(
+                f"a run from {run.after} on cannot be applied to what is covered up to {covered}"
+            )
+        if run.changes and not (run.after < run.changes[0].seq and run.changes[-1].seq <= run.upto):
+            raise ValueError("a run holds a change that lies outside of it")
+        self._check_bodies(run, covered)
+        won = self._applier.merge(run, number, covered)
+        self._applier.finish()
+        self._txn.accept().covered[number] = run.upto
+        return won
+
+    def merge(self, run: Run) -> int:
+        number = self._number_for(run)
+        covered = self._ledger.covered(number)
+        self._check_bodies(run, covered)
+        won = self._applier.merge(run, number, covered)
+        self._applier.finish()
+        incoming = self._txn.accept()
+        seqs = incoming.take(number).places
+        if seqs:
+            incoming.uncovered[number] = max(*seqs, incoming.uncovered.get(number, 0), 0)
+        return won
+
+    def cover(self, vector: Mapping[bytes, int], floors: Mapping[bytes, int], horizon: int) -> None:
+        hlc = self._txn.hlc
+        for origin, seq in vector.items():
+            if len(origin) != ORIGIN_BYTES or seq <= 0:
+                continue
+            number = self._ledger.number_of(origin, hlc)
+            if self._ledger.lane_of(number) is None and seq > self._ledger.covered(number):
+                self._txn.accept().covered[number] = seq
+        known = self._sweeper.horizon.seqs
+        dots = [
+            (number, seq, 0)
+            for number, seq in (
+                (self._ledger.number_of(origin, hlc), seq)
+                for origin, seq in floors.items()
+                if len(origin) == ORIGIN_BYTES
+            )
+            if seq > known.get(number, 0)
+        ]
+        self._sweeper.raise_horizon(dots, horizon)
+        self.observe(horizon)
+
+    def needs_body(self, run: Run) -> list[Change]:
+        return self._applier.wants_body(run, self._ledger.covered(self._ledger.find(run.origin)))
+
+    def repair(self, run: Run) -> int:
+        number = self._number_for(run, mends=True)
+        self._check_bodies(run, 0)
+        incoming = self._txn.accept()
+        incoming.mends = True
+        won = self._applier.merge(run, number, 0)
+        self._applier.finish()
+        covered = self._ledger.covered(number)
+        seqs = incoming.take(number).places
+        if seqs and max(seqs) > covered:
+            incoming.uncovered[number] = max(*seqs, incoming.uncovered.get(number, 0), 0)
+        self._store.revive(number, seqs)
+        return won
+
+    def drop(self, runs: Sequence[Run]) -> int:
+        dropped = 0
+        for run in runs:
+            number = self._ledger.find(run.origin)
+            for change in run.changes:
+                if number and len(change.place) >= NAMESPACE_BYTES:
+                    dropped += self._applier.remove(number, change)
+        return dropped
+
+    def unlisted(self, start: bytes, end: bytes, listed: Sequence[Run]) -> list[Run]:
+        dots = {
+            dot_bytes(number, change.seq)
+            for run in listed
+            if (number := self._ledger.find(run.origin))
+            for change in run.changes
+        }
+        found = [
+            (number, change._replace(content=None, metadata=None))
+            for number, change in self._changes_between(start, end)
+            if dot_bytes(number, change.seq) not in dots
+        ]
+        return runs_of(found, self._origins)
+
+    def restore_body(self, place: bytes, stamp: Stamp, value: bytes, metadata: bytes | None) -> bool:
+        number = self._ledger.find(stamp.origin)
+        if not number or len(place) < NAMESPACE_BYTES:
+            return False
+        packed = pack_register(stamp.hlc, number, stamp.seq, NO_PREV)[:STAMP_BYTES]
+        restored = self._applier.restore(place, packed, value, metadata)
+        if self._sweeper.wanted.pop(place, None) is not None:
+            self._txn.removed.append((Family.META, BODYLESS_PREFIX + place))
+        return restored
+
+    def bodyless(self) -> list[tuple[bytes, Stamp]]:
+        return list(islice(self._bodyless(), _BODYLESS_MAX))
+
+    def _bodyless(self) -> Iterator[tuple[bytes, Stamp]]:
+        wanted, now_ms = self._sweeper.wanted, self._txn.now_ms
+        for place, stamp in list(wanted.items()):
+            record = self._read(place)
+            register = record[VALUE_STAMP]
+            if register is None or register[:STAMP_BYTES] != stamp:
+                del wanted[place]  # its meta row is stale and harmless
+            elif is_bodyless(record, now_ms, self._origins):
+                yield place, self._ledger.stamp(register)
+            else:
+                del wanted[place]
+
+    # What this node writes for replication's sake.
+
+    def void(self, place: bytes, stamp: Stamp) -> None:
+        keyspace, key = self._place(place)
+        old = keyspace.peek_readable(key)
+        txn = self._txn
+        own = self._origins[txn.origin]
+        hlc = stamp.hlc if own >= stamp.origin else stamp.hlc + 1
+        old_floor = old[FLOOR]
+        prev = NO_PREV if old_floor is None else old_floor[:PREV_BYTES]
+        floor = pack_register(hlc, txn.origin, txn.seq + 1, prev)
+        for newer in (old_floor, keyspace.floor):
+            if newer is not None and is_newer(newer, floor, self._origins):
+                return
+        txn.seq += 1
+        txn.hlc = max(txn.hlc, hlc)
+        txn.note(txn, place)
+        record = build(old[VALUE], old[METADATA], (old[VALUE_STAMP], old[EXPIRY], floor), self._origins)
+        keyspace.install(key, old, erase_below(record, floor, self._origins))
+        self._state.members.erase_below(place, floor)
+        if keyspace is self._store.keyspaces.system:
+            self._store.keyspaces.accept(key)
+
+    def replay(self, change: Change) -> None:
+        if change.kind != Kind.VALUE or not isinstance(change.content, bytes):
+            return
+        keyspace, key = self._place(change.place)
+        self._rewrite(keyspace, key, change.content, NEVER, change.metadata)
+
+    def touch(self, places: Sequence[bytes]) -> None:
+        now_ms = self._txn.now_ms
+        for place in places:
+            keyspace, key = self._place(place)
+            record = keyspace.peek_readable(key)
+            if record[EXPIRES_AT] > now_ms and record[VALUE_STAMP] is not None and not keyspace.is_local:
+                self._rewrite(keyspace, key, record[VALUE], record[EXPIRES_AT], record[METADATA])
+
+    def _rewrite(
+        self, keyspace: Keyspace, key: bytes, value: bytes, expires_at_ms: int, metadata: bytes | None
+    ) -> None:
+        keyspace.write_anew(key, value, expires_at_ms, metadata)
+        if keyspace is self._store.keyspaces.system:
+            self._store.keyspaces.accept(key)
+
+    @property
+    def system_version(self) -> int:
+        return self._system_version
+
+    def put_system(self, name: bytes, value: bytes) -> None:
+        self._system_version += 1
+        self._store.keyspaces.cluster.write_anew(name, value, NEVER, None)
+
+    def get_system(self, name: bytes) -> tuple[bytes, Stamp] | None:
+        record = self._store.keyspaces.cluster.get(name)
+        if record is None or record[VALUE_STAMP] is None:
+            return None
+        return record[VALUE], self._ledger.stamp(record[VALUE_STAMP])
+
+    def list_system(self, prefix: bytes) -> list[tuple[bytes, bytes, Stamp]]:
+        found: list[tuple[bytes, bytes, Stamp]] = []
+        after: bytes | None = None
+        while True:
+            records, after = self._store.keyspaces.cluster.scan(prefix, after, _SCAN_ROWS)
+            for name, record in records:
+                if record[VALUE_STAMP] is not None:
+                    found.append((name, record[VALUE], self._ledger.stamp(record[VALUE_STAMP])))
+            if after is None:
+                return found
+
+    def get_local(self, name: str) -> bytes | None:
+        key = LOCAL_PREFIX + name.encode()
+        pending = self._txn.local_values
+        return pending[key] if key in pending else self._state.engine.get(Family.META, key)
+
+    def put_local(self, name: str, value: bytes | None) -> None:
+        self._txn.local_values[LOCAL_PREFIX + name.encode()] = value
+
+    def rotate(self) -> None:
+        self._store.rotate_origin()
+
+    def renew_node(self) -> None:
+        self._store.renew_node()
+
+    def set_purging(self, purging: Purging) -> None:
+        self._sweeper.purging = purging
+
+    # What is there.
+
+    def feed(self) -> ChangeFeed:
+        return self._store.feed()
+
+    def body(self, origin: bytes, seq: int, place: bytes) -> bytes | None:
+        if len(place) < NAMESPACE_BYTES:
+            return None
+        dot = dot_bytes(self._ledger.find(origin), seq)
+        members = (member for _, member in self._state.members.of(place))
+        return find_body(dot, self._read(place), members)
+
+    def changes_at(self, places: Sequence[bytes]) -> list[Run]:
+        found: list[Numbered] = []
+        for place in dict.fromkeys(places):
+            if len(place) >= NAMESPACE_BYTES:
+                found.extend(self._changes_of(place, self._read(place)))
+                found.extend(
+                    member_change(*parse_place(row_key), member, self._origins)
+                    for row_key, member in self._state.members.of(place)
+                )
+        return runs_of(found, self._origins)
+
+    def digest(self, feed: ChangeFeed, now_ms: int) -> Iterator[Mapping[int, int] | None]:
+        assert isinstance(feed, SnapshotFeed)
+        return digest(feed, self._origins)
+
+    def bucket(self, feed: ChangeFeed, numbers: Sequence[int], now_ms: int) -> list[Run]:
+        assert isinstance(feed, SnapshotFeed)
+        return bucket(feed, self._origins, numbers)
+
+    # What people ask about.
+
+    def conflicts(self, count: int) -> list[Conflict]:
+        return list(islice(reversed(self._conflicts), max(count, 0)))
+
+    def on_conflict(self, callback: Callable[[Conflict], None]) -> None:
+        self._on_conflict.append(callback)
+
+    def stats(self) -> Mapping[str, int]:
+        return self._store.replication_stats()
+
+    # Below: not for others.
+
+    def _committed(self, incoming: Incoming) -> None:
+        if any(
+            type(place) is bytes and place.startswith(CLUSTER)
+            for taken in incoming.taken.values()
+            for place in taken.places.values()
+        ):
+            self._system_version += 1
+        for conflict in incoming.conflicts:
+            self._conflicts.append(conflict)
+            for callback in self._on_conflict:
+                callback(conflict)
+
+    def _number_for(self, run: Run, *, mends: bool = False) -> int:
+        """Return the number of the run's origin. An origin in use here takes nothing new from elsewhere."""
+        first_hlc = run.changes[0].hlc if run.changes else self._txn.hlc
+        number = self._ledger.number_of(run.origin, first_hlc)
+        lane = self._ledger.lane_of(number)
+        if lane is not None:
+            last = max((change.seq for change in run.changes), default=0)
+            if max(last, run.upto) > lane.seq:
+                # Someone else writes under this name: a copy of this data directory. It is theirs from now on.
+                if lane.places:
+                    raise ValueError("dots of an origin in use came from elsewhere; rotate first")
+                self._ledger.retire(lane)
+        return number
+
+    def _check_bodies(self, run: Run, after: int) -> None:
+        for change in run.changes:
+            if type(change.content) is int and change.kind != Kind.EXPIRY:
+                if self._applier.wants_body(run, after):
+                    raise ValueError("a change was to be applied before its value was fetched")
+                return
+
+    def _place(self, place: bytes) -> tuple[Keyspace, bytes]:
+        return self._store.keyspaces.obtain(place[:NAMESPACE_BYTES]), place[NAMESPACE_BYTES:]
+
+    def _read(self, place: bytes) -> Record:
+        """Return what is stored at a place, without making a keyspace for it."""
+        pending = self._txn.rows.get(place)
+        if pending is not None:
+            return pending
+        row = self._state.engine.get(Family.RECORDS, place)
+        try:
+            return _NOTHING if row is None else decode(row, self._origins)
+        except RecordError:
+            return _NOTHING
+
+    def _changes_of(self, place: bytes, record: Record) -> Iterator[Numbered]:
+        for found in changes_of(place, record, self._origins):
+            if not self._ledger.is_local(found[0]):
+                yield found
+
+    def _changes_between(self, start: bytes, end: bytes) -> Iterator[Numbered]:
+        """Yield the registers in a range of places, as the tick under way sees them, one key after the other."""
+        stop = None if end >= END_OF_PLACES else end
+        stored = dict(self._state.engine.iterate(Family.RECORDS, start, stop))
+        pending = [key for key in self._txn.rows if start <= key < end]
+        for place in sorted({**stored, **dict.fromkeys(pending)}):
+            yield from self._changes_of(place, self._read(place))
+        members_stop = None if stop is None else members_start(stop)
+        for row_key, member in self._state.members.rows(members_start(start), members_stop):
+            try:
+                yield member_change(*parse_place(row_key), member, self._origins)
+            except RecordError:
+                continue
+
+
+_NOTHING: Final[Record] = (None, 0, None, None, None, None)

@@ -1,0 +1,313 @@
+"""The invariants of the specification (section 14), as far as an observer of everything can judge them.
+
+What holds at every moment is looked at by `Watch.look`, which the driver calls at intervals and around every
+crash; what holds only once everything has come to rest by `check_rest`.
+
+    I1   equal vectors, nothing half synced: equal registers, but for marks that one side has purged
+    I2   at rest every register is the merge of all writes that the vector covers
+    I3   whatever a vector covers is held, or something greater is, or it was allowed to be purged
+    I4   a vector never shrinks within a boot, and after a restart is what was safe before
+    I5   one dot, one content                                       (`history`)
+    I6   once every member durably covers a deletion, nobody whole holds anything older again
+    I7   a write is newer than all that its host held of that key   (`history.note`, by `Watch.note`)
+    I8   nobody knows more of a member than what its disk would keep
+    I9   the keys of overlapping transactions belong to one of them (`workloads`)
+    I11  queues and buffers stay within their bounds
+    I12  within a bound after the healing all vectors are equal     (`wait_for_rest`)
+    I15  no cell beneath what was purged of the same key            (follows from I2, I3 and I6)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+import trio
+
+from storage.changes import Kind, VersionVector
+from storage.verify import Verifier
+from tests.cluster.history import Expected, Stamp, Violation
+from tests.cluster.world import Host, Registers, World
+
+NOTHING = Registers(None, (None, None), None, None, None)
+
+
+@attrs.define(eq=False)
+class Watch:
+    """What has to be remembered between two looks."""
+
+    world: World
+    stable_floors: dict[bytes, Stamp] = attrs.field(factory=dict)
+    looks: int = 0
+
+    def look(self) -> None:
+        """Check what holds at every moment."""
+        self.looks += 1
+        up = self.world.up()
+        states = {host.name: host.registers() for host in up}
+        for host in up:
+            check_monotone(host)
+            host.note_claims()
+            check_coverage(self.world, host, states[host.name])
+            check_bounds(host)
+            self._check_stable(host, states[host.name])
+        for index, host in enumerate(up):
+            for other in up[index + 1 :]:
+                if host.vector == other.vector:
+                    check_equal(self.world, host, other, states[host.name], states[other.name])
+                    break  # equal ones beyond it are compared with `other`
+        self._note_stable()
+
+    def _note_stable(self) -> None:
+        """Remember which deletions every disk of the cluster has."""
+        hosts = [host for host in self.world.hosts.values() if host.name not in self.world.gone]
+        if not all(host.is_up for host in hosts) or not hosts:
+            return
+        common = hosts[0].replica.durable()
+        for host in hosts[1:]:
+            common = common.common(host.replica.durable())
+        for place, kinds in self.world.history.places.items():
+            for write in reversed(kinds.get(Kind.FLOOR, ())):
+                if common[write.stamp[1]] >= write.stamp[2]:
+                    self.stable_floors[place] = max(write.stamp, self.stable_floors.get(place, write.stamp))
+                    break
+
+    def _check_stable(self, host: Host, state: Mapping[bytes, Registers]) -> None:
+        if not host.is_whole or host.rolled_back:
+            return
+        for place, floor in self.stable_floors.items():
+            held = state.get(place)
+            if held is not None and held.value is not None and held.value < floor:
+                raise Violation(f"I6: {host.name} holds {place!r} of {held.value}, deleted everywhere at {floor}")
+
+
+def check_monotone(host: Host) -> None:
+    vector = host.vector
+    if not vector.covers(host.seen_vector):
+        raise Violation(f"I4: the vector of {host.name} has shrunk: {host.seen_vector} -> {vector}")
+    host.seen_vector = vector
+
+
+def check_coverage(world: World, host: Host, state: Mapping[bytes, Registers]) -> None:
+    """I3: what the vector covers is held, or dominated, or was purged."""
+    vector = host.vector
+    now_ms = host.wall_ms()
+    for place in world.history.places:
+        expected = world.history.expected(place, vector)
+        held = state.get(place, NOTHING)
+        _check_place(world, host, place, expected, held, now_ms)
+
+
+def _check_place(
+    world: World, host: Host, place: bytes, expected: Expected, held: Registers, now_ms: int
+) -> None:
+    value, expiry, floor = expected
+    top = max((stamp for stamp in held.stamps if stamp is not None), default=None)
+    if value is not None and (held.value is None or held.value < value.stamp):
+        killed = held.floor is not None and held.floor > value.stamp
+        if not killed and not _may_be_gone(world, expected, now_ms, top):
+            raise Violation(f"I3: {host.name} covers {value} and holds {held}")
+    # An expiry beneath its value says nothing, and may have been purged with an earlier value.
+    counts = expiry is not None and (value is None or expiry.stamp > value.stamp)
+    if counts and expiry is not None and (held.expiry is None or held.expiry < expiry.stamp):
+        killed = held.floor is not None and held.floor > expiry.stamp
+        if not killed and not (value is None or _may_be_gone(world, expected, now_ms, top)):
+            raise Violation(f"I3: {host.name} covers {expiry} and holds {held}")
+    if value is None and floor is not None and held.value is not None and held.value < floor.stamp:
+        raise Violation(f"I3: {host.name} covers the deletion {floor} and holds {held}")
+
+
+def _may_be_gone(world: World, expected: Expected, now_ms: int, held: Stamp | None) -> bool:
+    """Tell whether an expired value may have been purged, with its marks."""
+    due = expected.expires_at_ms()
+    return due is not None and due <= now_ms
+
+
+def check_equal(
+    world: World, one: Host, other: Host, left: Mapping[bytes, Registers], right: Mapping[bytes, Registers]
+) -> None:
+    """I1: equal vectors mean equal registers."""
+    if one.replica.is_partial() or other.replica.is_partial():
+        return
+    now_ms = max(one.wall_ms(), other.wall_ms())
+    for place in dict.fromkeys([*left, *right]):
+        mine, theirs = left.get(place, NOTHING), right.get(place, NOTHING)
+        if mine != theirs and not _differ_by_purge(mine, theirs, now_ms):
+            raise Violation(
+                f"I1: {one.name} and {other.name} cover the same and differ in {place!r}: {mine} and {theirs}"
+            )
+
+
+def _differ_by_purge(mine: Registers, theirs: Registers, now_ms: int) -> bool:
+    """Tell whether one side has only dropped what no reader sees."""
+    if _is_dead(mine, now_ms) and _is_dead(theirs, now_ms):
+        return _fits(mine, theirs) or _fits(theirs, mine)
+    live = mine.value == theirs.value and _expiry_of(mine) == _expiry_of(theirs)
+    same = mine.content == theirs.content or None in {mine.content[0], theirs.content[0]}
+    return live and same and (mine.floor == theirs.floor or None in {mine.floor, theirs.floor})
+
+
+def _expiry_of(held: Registers) -> tuple[Stamp, int | None] | None:
+    """Return the expiry of a value; one beneath it says nothing."""
+    if held.expiry is None or held.value is None or held.expiry < held.value:
+        return None
+    return held.expiry, held.expires_at_ms
+
+
+def _is_dead(held: Registers, now_ms: int) -> bool:
+    if held.value is None or held.content[0] is None:
+        return True
+    return (
+        held.expiry is not None
+        and held.expires_at_ms is not None
+        and held.expiry >= held.value
+        and held.expires_at_ms <= now_ms
+    )
+
+
+def _fits(less: Registers, more: Registers) -> bool:
+    """Tell whether what `less` holds is what `more` holds, as far as it holds anything."""
+    return all(own is None or own == other for own, other in zip(less.stamps, more.stamps, strict=True))
+
+
+def check_bounds(host: Host) -> None:
+    """I11."""
+    options = host.options
+    replicator = host.node.replicator
+    slack = 512 * 1024  # one frame more than the bound, of each kind
+    for link in replicator.core.links.values():
+        bound = max(options.queue_bytes_max, 4 * options.sync_credit_bytes) + slack
+        if link.data_bytes > bound:
+            raise Violation(f"I11: {host.name} queues {link.data_bytes} bytes for a peer")
+    dissemination = replicator.dissemination
+    for parked in dissemination._parked.values():
+        if parked.changes > options.parked_changes_max + 2048:
+            raise Violation(f"I11: {host.name} has parked {parked.changes} changes")
+    if len(replicator.syncs.asking) > options.sync_asking_max + 1:
+        raise Violation(f"I11: {host.name} asks for {len(replicator.syncs.asking)} syncs")
+
+
+# --- around crashes
+
+
+async def cut_power(world: World, host: Host) -> None:
+    """Cut a host's power and look at what its disk has kept."""
+    host.note_claims()
+    claimed = host.replica.durable()
+    boot = host.node.replicator.core.identity.boot
+    node = host.node.replicator.core.identity.node
+    await host.stop(silently=world.rng.random() < 0.5)
+    host.disk.cut_power(host.rng)
+    _check_claims(world, host, node, boot, claimed)
+
+
+async def kill(world: World, host: Host) -> None:
+    """End a host's process: all that was committed is still there."""
+    committed = host.vector
+    await host.stop()
+    host.disk.kill_process(host.rng)
+    host.world.tell(f"{host.name} killed")
+    world.kept[host.name] = committed
+
+
+def _check_claims(world: World, host: Host, node: bytes, boot: bytes, claimed: VersionVector) -> None:
+    """I8: what others know of the host, and what it thought safe, has survived."""
+    world.kept[host.name] = claimed
+    for other in world.up():
+        known = other.node.replicator.vectors.known.get(node)
+        if known is not None and known.boot == boot and not claimed.covers(known.vector):
+            raise Violation(f"I8: {other.name} knows {known.vector} of {host.name}, safe was {claimed}")
+
+
+def check_survived(world: World, host: Host) -> None:
+    """I4, I8: after a restart the vector covers what was safe before it."""
+    kept = world.kept.pop(host.name, None)
+    if kept is not None and not host.vector.covers(kept):
+        raise Violation(f"I8: {host.name} has come back with {host.vector}, safe was {kept}")
+
+
+# --- at rest
+
+
+async def wait_for_rest(world: World, seconds: float) -> None:
+    """I12: all vectors become equal within `seconds`."""
+    started = trio.current_time()
+    if not await world.wait_until(world.is_converged, seconds):
+        lines = [f"I12: no convergence within {seconds} s"]
+        for host in world.hosts.values():
+            if host.is_up:
+                lines.append(
+                    f"  {host.name} {host.node.replicator.rejoin.standing} partial={host.replica.is_partial()} "
+                    f"links={len(host.node.replicator.core.links)} {host.vector} durable={host.replica.durable()}"
+                )
+        raise Violation("\n".join(lines))
+    world.counts["rest_ms"] = int((trio.current_time() - started) * 1000)
+
+
+def check_rest(world: World) -> None:
+    """I2 and the rest, once all vectors are equal."""
+    up = world.up()
+    vector = up[0].vector
+    states = {host.name: host.registers() for host in up}
+    for host in up:
+        check_winners(world, host, vector, states[host.name])
+        check_own_writes_survive(world, host, vector)
+        findings = list(Verifier(host.disk, now_ms=host.wall_ms() + 3_600_000).run())
+        if findings:
+            raise Violation(f"{host.name}: {'; '.join(str(finding) for finding in findings)}")
+        if host.node.replicator.core.counters.get("divergence_total"):
+            raise Violation(f"I1: {host.name} has found a divergence")
+    for other in up[1:]:
+        check_equal(world, up[0], other, states[up[0].name], states[other.name])
+    check_digests(up)
+
+
+def check_winners(
+    world: World, host: Host, vector: VersionVector, state: Mapping[bytes, Registers]
+) -> None:
+    """I2: every register is the greatest of all writes that the vector covers."""
+    now_ms = host.wall_ms()
+    for place in world.history.places:
+        expected = world.history.expected(place, vector)
+        held = state.get(place, NOTHING)
+        due = expected.expires_at_ms()
+        is_dead = expected.value is None or (due is not None and due <= now_ms)
+        if is_dead:
+            if not _is_dead(held, now_ms):
+                raise Violation(f"I2: {host.name} holds {held} of {place!r}, expected was {expected}")
+            continue
+        assert expected.value is not None
+        if held.value != expected.value.stamp:
+            raise Violation(f"I2: {host.name} holds {held} of {place!r}, expected was {expected}")
+        if held.content[0] is None and due is None and not expected.expiry:
+            raise Violation(f"I2: {host.name} holds no body of {place!r}, expected was {expected}")
+        if held.content[0] is not None and held.content != expected.value.content:
+            raise Violation(f"I2: {host.name} holds {held} of {place!r}, expected was {expected}")
+        wanted = expected.expiry
+        if wanted is not None and wanted.stamp > expected.value.stamp and held.expiry != wanted.stamp:
+            raise Violation(f"I2: {host.name} holds expiry {held} of {place!r}, expected was {expected}")
+    for place in state:
+        if place not in world.history.places:
+            raise Violation(f"I2: {host.name} holds {place!r}, which nobody wrote")
+
+
+def check_own_writes_survive(world: World, host: Host, vector: VersionVector) -> None:
+    """Nothing is lost that an undamaged disk was ever known to keep."""
+    if not host.rolled_back and not vector.covers(host.claimed):
+        raise Violation(f"I2: {host.name} once kept {host.claimed}; at rest all cover {vector}")
+
+
+def check_digests(up: list[Host]) -> None:
+    """The store's own digests agree."""
+    now_ms = max(host.wall_ms() for host in up)
+    found = []
+    for host in up:
+        feed = host.replica.feed()
+        digest: Mapping[int, int] | None = None
+        for digest in host.replica.digest(feed, now_ms):
+            pass
+        feed.close()
+        found.append((host.name, dict(digest or {})))
+    for name, digest in found[1:]:
+        if digest != found[0][1]:
+            raise Violation(f"I1: the digests of {found[0][0]} and {name} differ")

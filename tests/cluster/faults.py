@@ -1,0 +1,423 @@
+"""What goes wrong: events of the network, of processes, disks and clocks; and `heal`, which ends all of it."""
+
+from __future__ import annotations
+
+from random import Random
+
+from replication.node import StoreFailed
+from tests.cluster.checkers import check_survived, cut_power, kill
+from tests.cluster.disk import Disk
+from tests.cluster.plan import Event, kind
+from tests.cluster.world import Host, World
+
+
+def start(world: World, host: Host) -> None:
+    """Start a host's process unless it runs, or never will again."""
+    if host.is_up or host.name in world.gone:
+        return
+    world.network.recover(host.name)
+    host.start()
+    check_survived(world, host)
+
+
+# --- the network
+
+
+@kind("block")
+def block(world: World, source: str, target: str) -> None:
+    world.network.block(source, target)
+
+
+@kind("unblock")
+def unblock(world: World, source: str, target: str) -> None:
+    world.network.unblock(source, target)
+
+
+@kind("cut")
+def cut(world: World, one: str, other: str) -> None:
+    world.network.cut(one, other)
+
+
+@kind("flaky")
+def flaky(world: World, source: str, target: str, share: float, size: int) -> None:
+    """Let new connections break after at most `size` bytes."""
+    path = world.network.path(source, target)
+    path.cut_share, path.cut_bytes = share, size
+
+
+@kind("slow")
+def slow(world: World, source: str, target: str, delay: float, bandwidth: float) -> None:
+    path = world.network.path(source, target)
+    path.delay = path.jitter = delay
+    path.bandwidth = bandwidth
+
+
+@kind("redial")
+def redial(world: World, source: str, target: str) -> None:
+    """Open a connection beside the one that is there."""
+    host = world.hosts[source]
+    if host.is_up:
+        host.node._dial_soon(world.hosts[target].address, None)
+
+
+# --- processes
+
+
+@kind("stall")
+def stall(world: World, name: str) -> None:
+    world.hosts[name].is_stalled = True
+    world.network.stall(name)
+
+
+@kind("resume")
+def resume(world: World, name: str) -> None:
+    world.hosts[name].is_stalled = False
+    world.network.resume(name)
+
+
+@kind("kill")
+async def kill_process(world: World, name: str) -> None:
+    host = world.hosts[name]
+    if host.is_up:
+        await kill(world, host)
+
+
+@kind("power")
+async def power(world: World, name: str) -> None:
+    host = world.hosts[name]
+    if host.is_up:
+        await cut_power(world, host)
+
+
+@kind("blackout")
+async def blackout(world: World) -> None:
+    """Cut the power of all at the same moment."""
+    for host in world.up():
+        await cut_power(world, host)
+
+
+@kind("start")
+def start_process(world: World, name: str) -> None:
+    start(world, world.hosts[name])
+
+
+# --- disks
+
+
+@kind("full")
+def full(world: World, name: str, is_full: bool) -> None:  # noqa: FBT001 - an event's argument
+    world.hosts[name].disk.is_full = is_full
+
+
+@kind("failing")
+def failing(world: World, name: str, count: int, ghosts: bool) -> None:  # noqa: FBT001
+    world.hosts[name].disk.fail(count, ghosts=ghosts)
+
+
+@kind("sync")
+def sync(world: World, name: str, seconds: float, fails: bool) -> None:  # noqa: FBT001
+    disk = world.hosts[name].disk
+    disk.sync_seconds, disk.sync_fails = seconds, fails
+
+
+@kind("backup")
+def backup(world: World, name: str) -> None:
+    """Take a copy of a host's data directory."""
+    world.images[name] = world.hosts[name].disk.image()
+
+
+@kind("restore")
+async def restore(world: World, name: str) -> None:
+    """Stop a host and put the copy back."""
+    host = world.hosts[name]
+    image = world.images.get(name)
+    if image is None:
+        return
+    await host.stop()
+    host.disk.put_back(image)
+    host.rolled_back = True
+    world.kept.pop(name, None)
+
+
+@kind("wipe")
+async def wipe(world: World, name: str) -> None:
+    """Stop a host and delete its data directory; an operator removes the member that it was."""
+    host = world.hosts[name]
+    if not host.is_up or len(world.up()) < 3:
+        return
+    node = host.node.replicator.core.identity.node
+    await host.stop()
+    host.disk = Disk(name)
+    host.rolled_back = True
+    world.kept.pop(name, None)
+    world.images.pop(name, None)
+    world.to_remove[node] = None
+
+
+# --- clocks
+
+
+@kind("clock")
+def step_clock(world: World, name: str, offset_ms: float) -> None:
+    world.hosts[name].clock.offset_ms += offset_ms
+
+
+@kind("drift")
+def drift(world: World, name: str, rate: float) -> None:
+    """Change a clock's rate, without a step."""
+    world.hosts[name].clock.set_drift(rate, world.now())
+
+
+# --- members
+
+
+@kind("join")
+def join(world: World, name: str) -> None:
+    """Let a new host join."""
+    if name not in world.hosts:
+        known = tuple(host.address for host in world.hosts.values() if host.name not in world.gone)[:2]
+        world.add(name, join=known)
+        world.hosts[name].start()
+
+
+@kind("leave")
+def leave(world: World, name: str) -> None:
+    """Let a host hand over and leave for good."""
+    host = world.hosts[name]
+    if host.is_whole and sum(one.is_whole for one in world.up()) >= 3:
+        world.gone[name] = None
+        world.nursery.start_soon(_leave, host)
+
+
+async def _leave(host: Host) -> None:
+    node = host.node
+    try:
+        host.has_handed_over = await node.leave()
+    except StoreFailed:
+        host.has_handed_over = False
+    if host.node is node:
+        await host.stop()
+
+
+@kind("die")
+async def die(world: World, name: str) -> None:
+    """Let a host burn down; an operator removes the member."""
+    host = world.hosts[name]
+    if not host.is_up or len(world.up()) < 3:
+        return
+    world.to_remove[host.node.replicator.core.identity.node] = None
+    await host.stop(silently=True)
+    world.gone[name] = None
+    world.kept.pop(name, None)
+
+
+@kind("remove")
+def remove(world: World) -> None:
+    """Remove, as an operator does, the members that are known to be dead."""
+    for node in list(world.to_remove):
+        for host in world.up():
+            if host.is_whole and host.remove_member(node):
+                del world.to_remove[node]
+                break
+
+
+@kind("heal")
+def heal(world: World) -> None:
+    """End every fault, and start whoever may still come back."""
+    network = world.network
+    for path in list(network._paths.values()):
+        world.default_path(path)
+        path.cut_share = 0.0
+        network.unblock(path.source, path.target)
+    for host in world.hosts.values():
+        host.disk.is_full = host.disk.sync_fails = False
+        host.disk.fail(0, ghosts=False)
+        host.disk.sync_seconds = 0.004
+        if host.is_stalled:
+            resume(world, host.name)
+        start(world, host)
+    remove(world)
+
+
+# --- drawing
+
+Draw = list[Event]
+
+
+def draw_partition(rng: Random, names: list[str], end: float) -> Draw:
+    """Part the hosts in two for a while, both ways or one way."""
+    shuffled = rng.sample(names, len(names))
+    size = rng.randrange(1, len(names))
+    at, until = _span(rng, end, 1.0, 12.0)
+    pairs = [(one, other) for one in shuffled[:size] for other in shuffled[size:]]
+    if rng.random() < 0.6:
+        pairs += [(other, one) for one, other in pairs]
+    return [
+        *(Event(at, "block", pair) for pair in pairs),
+        *(Event(until, "unblock", pair) for pair in pairs),
+    ]
+
+
+def draw_one_link(rng: Random, names: list[str], end: float) -> Draw:
+    pair = tuple(rng.sample(names, 2))
+    at, until = _span(rng, end, 1.0, 15.0)
+    pairs = [pair, pair[::-1]] if rng.random() < 0.5 else [pair]
+    return [*(Event(at, "block", one) for one in pairs), *(Event(until, "unblock", one) for one in pairs)]
+
+
+def draw_cuts(rng: Random, names: list[str], end: float) -> Draw:
+    return [
+        Event(rng.uniform(0, end), "cut", tuple(rng.sample(names, 2))) for _ in range(rng.randrange(1, 6))
+    ]
+
+
+def draw_flaky(rng: Random, names: list[str], end: float) -> Draw:
+    found = []
+    at, until = _span(rng, end, 3.0, 15.0)
+    for _ in range(rng.randrange(1, 4)):
+        one, other = rng.sample(names, 2)
+        share, size = rng.choice((0.5, 1.0)), rng.choice((300, 3000, 20000))
+        found += [
+            Event(at, "flaky", (one, other, share, size)),
+            Event(at, "cut", (one, other)),
+            Event(until, "flaky", (one, other, 0.0, 0)),
+        ]
+    return found
+
+
+def draw_slow(rng: Random, names: list[str], end: float) -> Draw:
+    one, other = rng.sample(names, 2)
+    at, until = _span(rng, end, 2.0, 15.0)
+    delay, bandwidth = rng.choice((0.05, 0.3, 1.0)), rng.choice((2_000.0, 20_000.0, 1e9))
+    return [
+        Event(at, "slow", (one, other, delay, bandwidth)),
+        Event(until, "slow", (one, other, 0.002, 1e9)),
+    ]
+
+
+def draw_redials(rng: Random, names: list[str], end: float) -> Draw:
+    return [
+        Event(rng.uniform(0, end), "redial", tuple(rng.sample(names, 2))) for _ in range(rng.randrange(1, 6))
+    ]
+
+
+def draw_stall(rng: Random, names: list[str], end: float) -> Draw:
+    name = rng.choice(names)
+    at, until = _span(rng, end, 0.5, 12.0)
+    return [Event(at, "stall", (name,)), Event(until, "resume", (name,))]
+
+
+def draw_kill(rng: Random, names: list[str], end: float) -> Draw:
+    name = rng.choice(names)
+    at, until = _span(rng, end, 0.01, 8.0)
+    return [Event(at, "kill", (name,)), Event(until, "start", (name,))]
+
+
+def draw_power(rng: Random, names: list[str], end: float) -> Draw:
+    name = rng.choice(names)
+    at, until = _span(rng, end, 0.01, 10.0)
+    return [Event(at, "power", (name,)), Event(until, "start", (name,))]
+
+
+def draw_blackout(rng: Random, names: list[str], end: float) -> Draw:
+    at, until = _span(rng, end, 0.1, 3.0)
+    return [
+        Event(at, "blackout"),
+        *(Event(until + rng.uniform(0, 2), "start", (name,)) for name in names),
+    ]
+
+
+def draw_full(rng: Random, names: list[str], end: float) -> Draw:
+    name = rng.choice(names)
+    at, until = _span(rng, end, 0.5, 10.0)
+    return [Event(at, "full", (name, True)), Event(until, "full", (name, False))]
+
+
+def draw_failing(rng: Random, names: list[str], end: float) -> Draw:
+    name = rng.choice(names)
+    at = rng.uniform(0, end)
+    found = [Event(at, "failing", (name, rng.randrange(1, 4), rng.random() < 0.5))]
+    if rng.random() < 0.5:
+        found += [Event(at + 0.05, "kill", (name,)), Event(at + 0.3, "start", (name,))]
+    return found
+
+
+def draw_sync(rng: Random, names: list[str], end: float) -> Draw:
+    name = rng.choice(names)
+    at, until = _span(rng, end, 2.0, 20.0)
+    seconds, fails = rng.choice(((0.3, False), (2.0, False), (0.01, True)))
+    return [Event(at, "sync", (name, seconds, fails)), Event(until, "sync", (name, 0.004, False))]
+
+
+def draw_restore(rng: Random, names: list[str], end: float) -> Draw:
+    name = rng.choice(names)
+    taken, at = sorted((rng.uniform(0, end), rng.uniform(0, end)))
+    return [
+        Event(taken, "backup", (name,)),
+        Event(at, "restore", (name,)),
+        Event(at + rng.uniform(0.01, 4), "start", (name,)),
+    ]
+
+
+def draw_wipe(rng: Random, names: list[str], end: float) -> Draw:
+    name = rng.choice(names)
+    at, until = _span(rng, end, 0.1, 5.0)
+    return [
+        Event(at, "wipe", (name,)),
+        Event(until, "start", (name,)),
+        Event(until + rng.uniform(0, 5), "remove"),
+    ]
+
+
+def draw_clock(rng: Random, names: list[str], end: float) -> Draw:
+    name = rng.choice(names)
+    at, until = _span(rng, end, 1.0, 10.0)
+    step = rng.choice((-3_600_000, -4_000, -600, 300, 1_500, 5_000))
+    return [Event(at, "clock", (name, step)), Event(until, "clock", (name, -step))]
+
+
+def draw_drift(rng: Random, names: list[str], end: float) -> Draw:
+    return [Event(0.0, "drift", (name, rng.uniform(-0.003, 0.003))) for name in names]
+
+
+def draw_join(rng: Random, names: list[str], end: float) -> Draw:
+    return [Event(rng.uniform(0, end), "join", (f"j{index}",)) for index in range(rng.randrange(1, 3))]
+
+
+def draw_leave(rng: Random, names: list[str], end: float) -> Draw:
+    return [Event(rng.uniform(0, end), "leave", (rng.choice(names),))]
+
+
+def draw_die(rng: Random, names: list[str], end: float) -> Draw:
+    at = rng.uniform(0, end)
+    return [Event(at, "die", (rng.choice(names),)), Event(at + rng.uniform(0.5, 10), "remove")]
+
+
+def _span(rng: Random, end: float, shortest: float, longest: float) -> tuple[float, float]:
+    at = rng.uniform(0, end)
+    return at, at + rng.uniform(shortest, longest)
+
+
+# How a fault is drawn, and how many of its kind a run that has the kind gets at most.
+FAULTS = {
+    "partition": (draw_partition, 3),
+    "link": (draw_one_link, 4),
+    "cuts": (draw_cuts, 3),
+    "flaky": (draw_flaky, 2),
+    "slow": (draw_slow, 3),
+    "redials": (draw_redials, 2),
+    "stall": (draw_stall, 3),
+    "kill": (draw_kill, 4),
+    "power": (draw_power, 4),
+    "blackout": (draw_blackout, 1),
+    "full": (draw_full, 2),
+    "failing": (draw_failing, 3),
+    "sync": (draw_sync, 2),
+    "restore": (draw_restore, 2),
+    "wipe": (draw_wipe, 1),
+    "clock": (draw_clock, 2),
+    "drift": (draw_drift, 1),
+    "join": (draw_join, 1),
+    "leave": (draw_leave, 1),
+    "die": (draw_die, 1),
+}

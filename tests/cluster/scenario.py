@@ -1,0 +1,145 @@
+"""What the named scenarios share: how they run over their seeds, and how each of them ends."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
+from random import Random
+from typing import Any, Final
+
+import attrs
+import pytest
+import trio
+
+from tests.cluster import faults
+from tests.cluster.checkers import Watch, check_rest, wait_for_rest
+from tests.cluster.world import OPTIONS, Host, World, simulate, template
+
+Story = Callable[[World], Awaitable[None]]
+
+
+def seeds(quick: int = 2, many: int = 200) -> pytest.MarkDecorator:
+    """Parametrize a scenario: `quick` seeds with every run of the tests, up to `many` with the soak tests."""
+    few = [pytest.param(range(quick), id=f"{quick}-seeds")] if quick else []
+    rest = pytest.param(range(quick, many), id=f"{many}-seeds", marks=pytest.mark.soak)
+    return pytest.mark.parametrize("seeds", [*few, rest])
+
+
+def play(name: str, story: Story, seeds: Sequence[int], **arguments: Any) -> list[World]:
+    """Run a story once for each seed; a failure names its seed."""
+    for size in range(2, 6):
+        template(size)  # each is a run of its own, so it cannot be made during another
+    found = []
+    for seed in seeds:
+        try:
+            found.append(simulate(f"{name} {seed}", story, **arguments))
+        except BaseException as error:
+            error.add_note(f"scenario {name}, seed {seed}")
+            raise
+    return found
+
+
+async def form(world: World, size: int, **changes: Any) -> list[Host]:
+    """Start a cluster of `size` that was formed before, and wait until all are linked."""
+    if changes:
+        world.options = attrs.evolve(world.options, **changes)
+    hosts = world.resume(template(size))
+    world.watch = Watch(world)
+    assert await world.wait_until(lambda: world.is_formed(size), 20)
+    return hosts
+
+
+async def end(world: World, *, seconds: float = 60.0, heals: bool = True) -> None:
+    """Heal, wait for rest, and check what every scenario has to show."""
+    if heals:
+        faults.heal(world)
+    await wait_for_rest(world, seconds)
+    look(world)
+    check_rest(world)
+
+
+def look(world: World) -> None:
+    assert isinstance(world.watch, Watch)
+    world.watch.look()
+
+
+def part(world: World, one: Sequence[Host], other: Sequence[Host]) -> None:
+    """Let nothing pass between two groups."""
+    for left in one:
+        for right in other:
+            world.network.block(left.name, right.name)
+            world.network.block(right.name, left.name)
+
+
+def join(world: World, one: Sequence[Host], other: Sequence[Host]) -> None:
+    for left in one:
+        for right in other:
+            world.network.unblock(left.name, right.name)
+            world.network.unblock(right.name, left.name)
+
+
+_numbers = count(1)
+
+
+def put(host: Host, key: str, value: str | bytes, *, database: int = 0) -> bool:
+    body = value if isinstance(value, bytes) else value.encode()
+    return host.write(lambda keyspace: keyspace.put(key.encode(), body), database=database)
+
+
+def delete(host: Host, *keys: str) -> bool:
+    def work(keyspace: Any) -> None:
+        for key in keys:
+            keyspace.delete(key.encode())
+
+    return host.write(work)
+
+
+def value(host: Host, key: str, *, database: int = 0) -> bytes | None:
+    return host.read(key.encode(), database=database)[0]
+
+
+async def write_for(
+    world: World,
+    hosts: Sequence[Host],
+    seconds: float,
+    rate: float,
+    *,
+    keys: int = 8,
+    deletes: float = 0.2,
+    prefix: str = "k",
+    size: int = 0,
+) -> int:
+    """Write `rate` times a second on hosts in turn; return how many writes were taken."""
+    rng = Random(f"{world.seed} {prefix} {world.now()}")
+    until = world.now() + seconds
+    taken = 0
+    number = 0
+    while world.now() < until:
+        number += 1
+        host = rng.choice(hosts)
+        key = f"{prefix}{rng.randrange(keys)}"
+        if rng.random() < deletes:
+            taken += delete(host, key)
+        else:
+            taken += put(host, key, f"{prefix}{number}@{world.now():.3f}".encode().ljust(size, b"."))
+        await trio.sleep(rng.expovariate(rate))
+    return taken
+
+
+def is_seen(hosts: Sequence[Host], key: str, wanted: bytes) -> bool:
+    return all(host.is_up and value(host, key) == wanted for host in hosts)
+
+
+def links(host: Host) -> list[bytes]:
+    return list(host.node.replicator.core.links)
+
+
+def node_of(host: Host) -> bytes:
+    return host.node.replicator.core.identity.node
+
+
+def counter(host: Host, name: str) -> float:
+    return host.node.replicator.core.counters.get(name, 0)
+
+
+FAST: Final = attrs.evolve(OPTIONS)

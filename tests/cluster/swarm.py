@@ -1,0 +1,230 @@
+"""The swarm: each seed draws its own cluster, workloads, kinds of faults and their rates.
+
+    python -m tests.cluster.swarm 0:1000       run these seeds on all cores
+    python -m tests.cluster.swarm 17           replay one and print its events
+    python -m tests.cluster.swarm 17 --shrink  leave out what is not needed for its failure
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from random import Random
+from typing import Final
+
+import attrs
+import trio
+
+from tests.cluster import faults, workloads
+from tests.cluster.checkers import Watch, check_rest, wait_for_rest
+from tests.cluster.history import Violation
+from tests.cluster.plan import Event, play
+from tests.cluster.world import GC_MIN_AGE, World, simulate, template
+
+REST_SECONDS: Final = 60.0
+PURGE_SECONDS: Final = 4.0
+LOOK_EVERY: Final = 4.0
+REAL_SECONDS: Final = 30.0  # a hundred times what a seed takes
+
+
+@attrs.frozen
+class Plan:
+    """Everything that a seed draws."""
+
+    seed: int
+    hosts: int
+    durability: tuple[str, ...]
+    skews_ms: tuple[float, ...]
+    jitter: float
+    events: tuple[Event, ...]
+    kinds: tuple[str, ...]
+
+    def without(self, left_out: Sequence[Event]) -> Plan:
+        gone = set(map(id, left_out))
+        return attrs.evolve(self, events=tuple(event for event in self.events if id(event) not in gone))
+
+
+def draw(seed: int) -> Plan:
+    """Draw the plan of a seed."""
+    rng = Random(f"swarm {seed}")
+    count = rng.choices((3, 4, 5), (5, 3, 2))[0]
+    names = [f"n{index}" for index in range(count)]
+    end = rng.uniform(15, 40)
+    chosen = rng.sample(list(workloads.WORKLOADS), rng.randrange(1, 5))
+    weights = {name: rng.choice((0.1, 1.0) if name == "large" else (0.5, 1.0, 3.0)) for name in chosen}
+    if rng.random() < 0.7:
+        weights.setdefault("delete", 1.0)
+    events = workloads.draw(rng, weights, names, rng.randrange(60, 180), end)
+    kinds = rng.sample(list(faults.FAULTS), rng.choice((0, 1, 2, 2, 3, 3, 4, 5, 6)))
+    for kind in kinds:
+        drawn, most = faults.FAULTS[kind]
+        for _ in range(rng.randrange(1, most + 1)):
+            events += drawn(rng, names, end)
+    events.sort(key=lambda event: event.at)
+    durability = rng.choices(("everysec", "always", "no"), (6, 2, 1), k=count)
+    skew = rng.choice((0.0, 20.0, 90.0))
+    skews = tuple(rng.uniform(-skew, skew) for _ in names)
+    return Plan(
+        seed,
+        count,
+        tuple(durability),
+        skews,
+        rng.choice((0.001, 0.01, 0.08)),
+        tuple(events),
+        tuple(kinds),
+    )
+
+
+def run(plan: Plan, *, prepare: Callable[[World], None] | None = None) -> World:
+    """Let a plan happen, heal, wait for rest, check; raise `Violation`."""
+
+    async def scenario(world: World) -> None:
+        def shape(path: object) -> None:
+            path.delay, path.jitter, path.bandwidth = 0.001, plan.jitter, 1e9  # type: ignore[attr-defined]
+
+        world.default_path = shape
+        if prepare is not None:
+            prepare(world)
+        for host in world.resume(template(plan.hosts), plan.durability):
+            host.clock.offset_ms = plan.skews_ms[int(host.name[1:])]
+        watch = Watch(world)
+        world.watch = watch
+        await world.wait_until(lambda: world.is_formed(plan.hosts), 10)
+        await play(world, list(plan.events), watch, look_every=LOOK_EVERY)
+        watch.look()
+        faults.heal(world)
+        await wait_for_rest(world, REST_SECONDS)
+        watch.look()
+        check_rest(world)
+        await trio.sleep(GC_MIN_AGE + PURGE_SECONDS)
+        check_rest(world)
+
+    template(plan.hosts)  # a run of its own, so it cannot be made during this one
+    return simulate(plan.seed, scenario)
+
+
+def attempt(plan: Plan, prepare: Callable[[World], None] | None = None) -> str | None:
+    """Run a plan; return what went wrong, or None."""
+    try:
+        with limited(REAL_SECONDS):
+            run(plan, prepare=prepare)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the seed has found it
+        return _first_line(error)
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    where = ""
+    if not isinstance(error, Violation):
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f" at {frame.filename.rpartition('/')[2]}:{frame.lineno}"
+    return f"{type(error).__name__}{where}: {str(error)[:600]}"
+
+
+def shrink(plan: Plan, failure: str, *, seconds: float = 120.0) -> Plan:
+    """Leave out events, in parts that become smaller, as long as the run fails in the same way."""
+    until = time.monotonic() + seconds
+    sort = failure[:30]
+    size = max(1, len(plan.events) // 2)
+    while size >= 1 and time.monotonic() < until:
+        position, shorter = 0, False
+        while position < len(plan.events) and time.monotonic() < until:
+            thinner = plan.without(list(islice(plan.events, position, position + size)))
+            found = attempt(thinner)
+            if found is not None and found[: len(sort)] == sort:
+                plan, shorter = thinner, True
+            else:
+                position += size
+        if not shorter or size > 1:
+            size //= 2
+    return plan
+
+
+class Stuck(Exception):
+    """A run goes on without end: some task is busy while virtual time stands still."""
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raise `Stuck` after so many real seconds, wherever the run is then."""
+
+    def give_up(*_: object) -> None:
+        raise Stuck(f"no end within {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def attempt_seed(seed: int) -> tuple[int, str | None, float]:
+    """Run a seed; return it with its failure and the CPU seconds that it took."""
+    started = time.process_time()
+    failure = attempt(draw(seed))
+    return seed, failure, time.process_time() - started
+
+
+def run_seeds(seeds: Sequence[int], *, processes: int | None = None, stop_after: int = 20) -> list[tuple[int, str]]:
+    """Run seeds on all cores; return the failures."""
+    failures: list[tuple[int, str]] = []
+    spent = 0.0
+    done = 0
+    with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
+        for seed, failure, seconds in pool.map(attempt_seed, seeds, chunksize=8):
+            done += 1
+            spent += seconds
+            if failure is not None:
+                failures.append((seed, failure))
+                print(f"seed {seed}: {failure}", flush=True)
+                if len(failures) >= stop_after:
+                    pool.shutdown(cancel_futures=True)
+                    break
+    print(f"{done} seeds, {len(failures)} failed, {spent / max(done, 1):.3f} s of CPU each")
+    return failures
+
+
+def replay(seed: int, *, shrinks: bool) -> bool:
+    """Run one seed and print its events and its failure; True if there was none."""
+    plan = draw(seed)
+    failure = attempt(plan)
+    if failure is not None and shrinks:
+        plan = shrink(plan, failure)
+    log: list[str] = []
+
+    def prepare(world: World) -> None:
+        world.log = log
+
+    failure = attempt(plan, prepare)
+    print(f"seed {seed}: {plan.hosts} hosts, {plan.durability}, faults: {', '.join(plan.kinds) or 'none'}")
+    print("\n".join(log))
+    print(failure or "all well")
+    return failure is None
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="tests.cluster.swarm", description=__doc__)
+    parser.add_argument("seeds", help="one seed, or FIRST:END")
+    parser.add_argument("--shrink", action="store_true")
+    parser.add_argument("--stop-after", type=int, default=20)
+    options = parser.parse_args(arguments)
+    if ":" not in options.seeds:
+        return 0 if replay(int(options.seeds), shrinks=options.shrink) else 1
+    first, end = map(int, options.seeds.split(":"))
+    return 1 if run_seeds(range(first, end), stop_after=options.stop_after) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
