@@ -76,10 +76,16 @@ class TcpStream:
         return f"<TcpStream {self.remote_address}>"
 
     async def send_all(self, data: bytes) -> None:
-        await self._stream.send_all(data)
+        try:
+            await self._stream.send_all(data)
+        except trio.BrokenResourceError as error:
+            raise trio.BrokenResourceError(describe(error)) from error
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        return bytes(await self._stream.receive_some(max_bytes))
+        try:
+            return bytes(await self._stream.receive_some(max_bytes))
+        except trio.BrokenResourceError as error:
+            raise trio.BrokenResourceError(describe(error)) from error
 
     async def aclose(self) -> None:
         with trio.move_on_after(CLOSE_SECONDS):  # cancelled, it is closed all the same
@@ -213,13 +219,30 @@ class TcpNetwork:
                 return TcpStream(stream, None, on_report)
             end = self._security.dialing() if is_ours else self._security.accepting()
             secured = trio.SSLStream(stream, end.context, server_side=not is_ours, https_compatible=True)
-            await secured.do_handshake()
+            await _shake_hands(secured)
             if secured.selected_alpn_protocol() != ALPN:
                 raise _NotAPeer
             return TcpStream(secured, end, on_report)
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
+
+
+async def _shake_hands(stream: trio.SSLStream[trio.SocketStream]) -> None:
+    """Do TLS's handshake; tell the peer why if it fails.
+
+    OpenSSL has prepared an alert then, which Trio leaves where it is. In mode mtls it is all that a node with
+    a wrong certificate learns.
+    """
+    try:
+        await stream.do_handshake()
+    except trio.BrokenResourceError:
+        prepared = getattr(stream, "_outgoing", None)
+        alert = prepared.read() if isinstance(prepared, ssl.MemoryBIO) else b""
+        if alert:
+            with trio.move_on_after(CLOSE_SECONDS), contextlib.suppress(trio.BrokenResourceError):
+                await stream.transport_stream.send_all(alert)
+        raise
 
 
 class _NotAPeer(Exception):
