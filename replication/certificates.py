@@ -197,10 +197,9 @@ def check_name(name: str) -> None:
 
 
 def load_bundle(path: Path, *further: Path) -> Bundle:
-    """Return the bundle in a file, or in several together. Raise `CredentialError`."""
-    text = "".join(
-        read_text(file, f"{_MAKE_BUNDLE}, or copy it to this machine") for file in (path, *further)
-    )
+    """Return the bundle in a file, or in several if key and authorities are apart. Raise `CredentialError`."""
+    mend = f"{_MAKE_BUNDLE}, or copy it to this machine"
+    text = "\n".join(read_text(file, mend) for file in (path, *further))
     key, certificates = _parse_pem(text, path)
     own = next((found for found in certificates if found.public_key() == key.public_key()), None)
     authorities = tuple(found for found in certificates if _is_authority(found))

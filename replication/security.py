@@ -87,17 +87,17 @@ class _Watch:
         self._seen: list[tuple[int, ...]] = []
 
     def has_changed(self) -> bool:
-        """Tell whether a file is another one than at the last call; at the first it is."""
-        before, self._seen = self._seen, [_version_of(path) for path in self._paths]
+        """Tell whether any of the files is another one than at the last call; at the first it is."""
+        before, self._seen = self._seen, [_state_of(path) for path in self._paths]
         return self._seen != before
 
 
-def _version_of(path: Path) -> tuple[int, ...]:
+def _state_of(path: Path) -> tuple[int, ...]:
     try:
         status = path.stat()
     except OSError:
-        return (-1,)  # reading it tells why
-    return status.st_mtime_ns, status.st_size, status.st_ino
+        return ()  # reading it tells why
+    return (status.st_mtime_ns, status.st_size, status.st_ino)
 
 
 class SecretCredentials:

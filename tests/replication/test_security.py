@@ -354,6 +354,27 @@ def test_damage_anywhere_in_a_bundle_raises_nothing_else(tmp_path: Path, issuer:
             BundleCredentials(path)
 
 
+def test_key_and_authorities_may_be_in_files_of_their_own(tmp_path: Path, issuer: Issuer) -> None:
+    bundle = issuer.issue("node-1", now=today())
+    files = {
+        "certificate": bundle.own.certificate_pem.rstrip(),
+        "key": bundle.own.key_pem,
+        "ca": bundle.authorities_pem,
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    paths = [tmp_path / name for name in files]
+    (tmp_path / "key").chmod(0o600)
+    assert load_bundle(*paths).to_pem() == bundle.to_pem()
+    with capture_logs() as logs:
+        credentials = BundleCredentials(*paths)
+    assert logs == []  # what everybody may read here is no secret
+    before = credentials.accepting()
+    successor = new_issuer(CLUSTER, now=today())
+    touch(tmp_path / "ca", (bundle.authorities_pem + successor.own.certificate_pem).decode())
+    assert credentials.accepting() is not before
+
+
 # ---------------------------------------------------------------- bundles while it runs
 
 
