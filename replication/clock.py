@@ -24,6 +24,7 @@ Source: Kulkarni et al. 2014, Logical Physical Clocks; RFC 5905 §8 for offset a
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -37,12 +38,14 @@ if TYPE_CHECKING:
     from replication.roster import Roster
 
 PEERS_WANTED: Final = 2
-SAMPLES_MAX: Final = 8  # of one peer
+SAMPLES_MAX: Final = 4  # of one peer
 SAMPLE_AGE_MAX: Final = 300.0
 # A sample's uncertainty grows with its age, so that fresh ones replace better ones in time. NTP uses 15 ppm.
 DISPERSION: Final = 200e-6
 REOPEN_SHARE: Final = 0.8
 INTERVAL: Final = 1.0
+# When many links come up, not every measurement of them is judged by itself.
+JUDGE_GAP: Final = 0.1
 
 
 @attrs.frozen
@@ -69,22 +72,27 @@ class ClockGate:
         self.on_jump: Callable[[float], None] = _ignore_jump
         self._last: tuple[float, int] | None = None  # (monotonic, wall ms) of the tick before
         self._started_at: float | None = None
+        self._next = -math.inf
+        self._judged_at = -math.inf
         self._has_answered = False
 
     # --- inputs
 
     def tick(self, now: float) -> float:
         """Look for a jump and judge the clock anew."""
-        wall_ms = self._core.wall_ms()
         if self._started_at is None:
             self._started_at = now
+        if now < self._next:
+            return self._next
+        self._next = now + INTERVAL
+        wall_ms = self._core.wall_ms()
         if self._last is not None:
             jump = (wall_ms - self._last[1]) / 1000 - (now - self._last[0])
             if abs(jump) > self._core.options.clock_jump:
                 self._on_jump(jump)
         self._last = (now, wall_ms)
         self._judge(now)
-        return now + INTERVAL
+        return self._next
 
     def on_link_up(self, link: Link, now: float) -> None:
         """A member has answered: adopt its clock value."""
@@ -105,7 +113,8 @@ class ClockGate:
         offset = (received_ms + replied_ms) / 2000 - (sent_ms / 1000 + rtt / 2)
         samples = self._samples.setdefault(node, deque(maxlen=SAMPLES_MAX))
         samples.append(Sample(offset, uncertainty, now))
-        self._judge(now)
+        if now - self._judged_at > JUDGE_GAP:
+            self._judge(now)
 
     def observe(self, hlc: int) -> None:
         """Raise this node's clock value to a peer's, unless that is too far ahead."""
@@ -173,6 +182,7 @@ class ClockGate:
         )
 
     def _judge(self, now: float) -> None:
+        self._judged_at = now
         estimates = [best for node in list(self._samples) if (best := self._best(node, now)) is not None]
         if len(estimates) < PEERS_WANTED:
             self.median = None

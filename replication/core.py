@@ -191,6 +191,7 @@ class Core:
         self.rotate_soon: Callable[[str], None] = _no_driver  # why: fresh origins after this tick
         self.claim_soon: Callable[[], None] = _no_driver  # make durable and tell all peers
         self.on_data_cleared: Callable[[Link], None] = _no_driver  # its syncs have lost frames
+        self.hurry: Callable[[], None] = _nothing  # an input has made something due before the next tick
         self.now = 0.0  # of the input that is being handled
 
     def count(self, name: str, amount: float = 1) -> None:

@@ -381,7 +381,7 @@ class Membership:
         if member is None:
             return
         member.heard_at = now
-        if is_accident and self.is_target(link.node):
+        if is_accident and member.record.state <= State.SUSPECT:
             self.prober.probe(link.node, now)
 
     def on_bye(self, link: Link, message: Bye, now: float) -> None:
@@ -524,7 +524,7 @@ class Membership:
     def _spread(self, record: MemberRecord, source: Link | None, now: float) -> None:
         told = [] if source is None else [source.node]
         self._gossip.put(record, count=self.count, told=told)
-        self._gossip_at = min(self._gossip_at, now + GOSSIP_INTERVAL)
+        self._gossip_by(now + GOSSIP_INTERVAL)
         link = self._core.links.get(record.node)
         if record.state > State.ALIVE and link is not None and link.is_open:
             link.send(Members((record,)))  # so that it can refute
@@ -571,12 +571,12 @@ class Membership:
         self._refute_above = None
         self._core.count("refutations_total")
         self._raise_incarnation(above, now)
-        self._gossip_at = now
+        self._gossip_by(now)
 
     def _raise_incarnation(self, above: int, now: float) -> None:
         self._incarnation = above + 1
         self._gossip.put(self.own, count=self.count)
-        self._gossip_at = min(self._gossip_at, now + GOSSIP_INTERVAL)
+        self._gossip_by(now + GOSSIP_INTERVAL)
 
     def _look_for_twin(self, record: MemberRecord) -> None:
         if self._outbid and record.incarnation <= self._outbid[-1]:
@@ -615,6 +615,11 @@ class Membership:
         links = [link for link in self._core.links.values() if link.is_open]
         if links and not is_first:
             self._core.rng.choice(links).send(Members(self._all(), is_full=True, wants_reply=True))
+
+    def _gossip_by(self, at: float) -> None:
+        if at < self._gossip_at:
+            self._gossip_at = at
+            self._core.hurry()
 
     def _flush_gossip(self, now: float) -> None:
         if now < self._gossip_at:

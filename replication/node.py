@@ -128,6 +128,7 @@ class PeerNode:
         core.make_durable = self._make_durable
         core.rotate_soon = self._rotate_soon
         core.claim_soon = self._claim_soon
+        core.hurry = self._hurry
         self.replicator.on_publish = host.publish
         self.replicator.rejoin.dead_letter = host.dead_letter
 
@@ -274,12 +275,19 @@ class PeerNode:
         self.replicator.after_commit()
         return due
 
+    def _hurry(self) -> None:
+        self._timer.set()
+
     # --- connections
 
     def _dial_soon(self, address: str, node: bytes | None) -> None:
-        if address not in self._dialing and self._nursery is not None:
-            self._dialing.add(address)
-            self._nursery.start_soon(self._dial, address, node)
+        if self._nursery is None:
+            return
+        if address in self._dialing:  # its last connection is not closed entirely
+            self.replicator.on_dial_failed(address, node, trio.current_time())
+            return
+        self._dialing.add(address)
+        self._nursery.start_soon(self._dial, address, node)
 
     async def _dial(self, address: str, node: bytes | None) -> None:
         reached = False

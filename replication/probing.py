@@ -259,6 +259,7 @@ class Prober:
             asker=asker,
         )
         self._probes[probe.number] = probe
+        self._core.hurry()
         return probe
 
     # --- the life of a probe

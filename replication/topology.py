@@ -54,6 +54,8 @@ JOIN_MEMORY: Final = 600.0  # how long it is remembered whom an address to join 
 IMPROVE_INTERVAL: Final = 60.0
 # Links above `degree_high` at which the smaller id lets go, too.
 EXCESS_SLACK: Final = 4
+# Times `degree_high` at which also links are let go that are not STABLE: whoever joins has no other yet.
+CROWD: Final = 8
 POLL: Final = 1.0
 SETTLE: Final = 0.1  # between two looks at the table of members, which may change many times in a row
 
@@ -69,6 +71,7 @@ class _Redial:
 @attrs.define(eq=False)
 class _Join:
     redial: _Redial
+    checked_at: float = -math.inf  # when it was last seen whether it leads to anybody new
     node: bytes | None = None  # whom it led to last
     led_at: float = -math.inf
 
@@ -146,13 +149,13 @@ class Topology:
         return self._next
 
     def on_link_up(self, link: Link, now: float) -> None:
-        self._next = now
+        self._look_at(now)
         self._up_at[link.number] = now
         self._note_dialled(link)
         self._redial(link.node).is_requested = False
 
     def on_link_down(self, link: Link, now: float) -> None:
-        self._next = now
+        self._look_at(now)
         up_at = self._up_at.pop(link.number, now)
         redial = self._redial(link.node)
         if now - up_at >= STABLE:
@@ -161,9 +164,12 @@ class Topology:
             redial.attempts += 1
         # Both sides have lost it, and one of them is enough.
         redial.next_at = max(redial.next_at, now + self._jitter(redial) + self._yield_to(link.node))
+        if not self._core.links:
+            for join in self._joins.values():
+                join.redial.next_at = min(join.redial.next_at, now + self._jitter(join.redial))
 
     def on_dial_failed(self, address: str, node: bytes | None, now: float) -> None:
-        self._next = now
+        self._look_at(now)
         if node is not None:
             self._put_off(self._redial(node), now)
         elif address in self._joins:
@@ -171,7 +177,8 @@ class Topology:
 
     def on_bye(self, link: Link, message: Bye, now: float) -> None:
         """Leave a peer alone for a while that has too many links."""
-        if message.reason == EXCESS:
+        is_last = len(self._core.links) <= 1
+        if message.reason == EXCESS and not is_last:
             redial = self._redial(link.node)
             redial.next_at = now + self._core.options.redial_max * (1 + self._core.rng.random())
 
@@ -193,15 +200,21 @@ class Topology:
         if redial.next_at > now + 2 * YIELD:
             return False
         redial.is_requested = True
-        self._next = min(self._next, redial.next_at)
-        self._dial_if_due(node, now)
+        self._look_at(max(now, redial.next_at))
         return True
+
+    def _look_at(self, at: float) -> None:
+        """Look at the links again at `at`, if that is earlier than planned."""
+        if at < self._next:
+            self._next = at
+            self._core.hurry()
 
     # --- whom to dial
 
     def _choose_shape(self) -> None:
         options = self._core.options
-        count = 1 + sum(record.state <= State.UNREACHABLE for record in self._membership.records())
+        met = 1 + sum(record.state <= State.UNREACHABLE for record in self._membership.records())
+        count = max(met, len(self._roster.remaining()))
         if count > options.full_mesh_max:
             self.is_partial = True
         elif count <= options.full_mesh_max * FULL_AGAIN_SHARE:
@@ -341,7 +354,9 @@ class Topology:
             if address in self._own_addresses or now < redial.next_at or now < redial.until:
                 continue
             if self._core.links:
-                redial.next_at = now + JOIN_INTERVAL * (1 + self._core.rng.random())
+                if now < join.checked_at + JOIN_INTERVAL:
+                    continue
+                join.checked_at = now + JOIN_INTERVAL * self._core.rng.random()
                 if self._is_known(address, join, now):
                     continue
             redial.until = now + DIAL_TIMEOUT
@@ -372,7 +387,7 @@ class Topology:
         join.node, join.led_at = link.node, now
         join.redial.until = -math.inf
         join.redial.attempts = 0
-        join.redial.next_at = now + JOIN_INTERVAL * (1 + self._core.rng.random())
+        join.checked_at = now + JOIN_INTERVAL * self._core.rng.random()
 
     # --- the partial view
 
@@ -426,10 +441,13 @@ class Topology:
         others = [link for link in links if link.peer.zone != options.zone]
         if len(others) == 1:
             spared[others[0].number] = None
+        is_crowded = len(links) > CROWD * options.degree_high
         free = [
             link
             for link in links
-            if link.number not in spared and not link.peer.joining and (may_all or own > link.node)
+            if link.number not in spared
+            and (may_all or own > link.node)
+            and (is_crowded or not (link.peer.joining or now < self._up_at.get(link.number, now) + STABLE))
         ]
         if free:
             link = self._core.rng.choice(free)
@@ -453,6 +471,7 @@ class Topology:
         for node in wanted:
             redial = self._redial(node)
             times.append(max(redial.next_at, redial.until))
-        times += [max(join.redial.next_at, join.redial.until) for join in self._joins.values()]
+        if not self._core.links:
+            times += [max(join.redial.next_at, join.redial.until) for join in self._joins.values()]
         # What is overdue waits for a dial under way to end, or for the next poll.
         return min(at for at in times if at > now)
