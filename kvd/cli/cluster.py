@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from kvd.cli import cluster_online
+from kvd.cli import cluster_offline, cluster_online
 
 
 @click.group()
@@ -12,4 +12,5 @@ def cluster() -> None:
     """Make a cluster of nodes, and look after it."""
 
 
+cluster_offline.add_to(cluster)
 cluster_online.add_to(cluster)
