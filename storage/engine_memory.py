@@ -5,12 +5,17 @@ written since, and the live state that is both together. A test cuts the power a
 boundary with `crash(keep=n)`, kills the process with `kill`, fills the disk with `fail_next`, or
 puts back an older `image`. The same suite runs over this engine and RocksDB, so the model stays true.
 
-It is for tests and simulation: a snapshot copies everything, and the tail grows until `sync`.
+It is for tests and simulation: the tail grows until `sync`.
+
+A snapshot copies nothing, and neither does an iterator, which is one: while it is there, whatever a write
+changes is kept for it as it was before. So it costs what is written in its time.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -45,12 +50,99 @@ class MemoryBatch:
         self.operations.append((family, start, end, None))
 
 
+_FIRST_SLICE_KEYS = 4
+_SLICE_KEYS_MAX = 256
+
+
+class MemoryView:
+    """One moment of some tables: reads them, and what they were where they have changed since."""
+
+    def __init__(self, tables: dict[Family, Table]) -> None:
+        self._tables = tables
+        self._before: dict[Family, dict[bytes, bytes | None]] = {}
+
+    def keep(self, family: Family, key: bytes, value: bytes | None) -> None:
+        """Keep what is about to be changed; None: it is not there."""
+        self._before.setdefault(family, {}).setdefault(key, value)
+
+    def get(self, family: Family, key: bytes) -> bytes | None:
+        before = self._before.get(family)
+        if before and key in before:
+            return before[key]
+        value: bytes | None = self._tables[family].get(key)
+        return value
+
+    def multi_get(self, family: Family, keys: Sequence[bytes]) -> list[bytes | None]:
+        return [self.get(family, key) for key in keys]
+
+    def iterate(
+        self, family: Family, start: bytes = b"", end: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        size = _FIRST_SLICE_KEYS
+        low: bytes | None = start
+        high = end
+        bounds = (True, False)
+        while True:
+            live = list(islice(self._tables[family].irange(low, high, bounds, reverse), size))
+            is_last = len(live) < size
+            keys = self._with_changed(family, live, (low, high, bounds), reverse=reverse, is_last=is_last)
+            for key in keys:
+                value = self.get(family, key)
+                if value is not None:
+                    yield key, value
+            if is_last:
+                return
+            if reverse:
+                high = live[-1]
+            else:
+                low, bounds = live[-1], (False, False)
+            size = min(2 * size, _SLICE_KEYS_MAX)
+
+    def close(self) -> None:
+        self._tables = {family: SortedDict() for family in Family}
+        self._before = {}
+
+    def _with_changed(
+        self,
+        family: Family,
+        live: list[bytes],
+        interval: tuple[bytes | None, bytes | None, tuple[bool, bool]],
+        *,
+        reverse: bool,
+        is_last: bool,
+    ) -> list[bytes]:
+        """Return the keys of a slice together with those in its stretch that were there before."""
+        before = self._before.get(family)
+        if not before:
+            return live
+        low, high, (includes_low, _) = interval
+        if not is_last and reverse:
+            low, includes_low = live[-1], True
+        last = live[-1] if not is_last and not reverse else None
+        changed = [
+            key
+            for key in before
+            if (low is None or low < key or (includes_low and low == key))
+            and (high is None or key < high)
+            and (last is None or key <= last)
+        ]
+        return sorted({*live, *changed}, reverse=reverse) if changed else live
+
+
 class _Tables:
-    """Sorted tables, one a family, and the reads that engine and snapshot share."""
+    """Sorted tables, one a family, and who must be told before they change."""
 
     def __init__(self, image: Image | None = None) -> None:
         image = image or {}
         self._tables: dict[Family, Table] = {family: SortedDict(image.get(family, {})) for family in Family}
+        self._views: dict[int, weakref.ref[MemoryView]] = {}
+
+    def view(self) -> MemoryView:
+        """Return what there is now."""
+        made = MemoryView(self._tables)
+        views, name = self._views, id(made)
+        views[name] = weakref.ref(made, lambda _: views.pop(name, None))
+        return made
 
     def get(self, family: Family, key: bytes) -> bytes | None:
         value: bytes | None = self._tables[family].get(key)
@@ -63,18 +155,20 @@ class _Tables:
     def iterate(
         self, family: Family, start: bytes = b"", end: bytes | None = None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
-        table = self._tables[family]
-        # The keys are fixed here; a value is looked up at once too, so later writes are not seen.
-        keys = list(table.irange(start, end, inclusive=(True, False), reverse=reverse))
-        return iter([(key, table[key]) for key in keys])
+        return self.view().iterate(family, start, end, reverse=reverse)
 
     def apply(self, operations: list[Operation]) -> None:
         for operation in operations:
-            table = self._tables[operation[0]]
+            family = operation[0]
+            table = self._tables[family]
             if len(operation) == 4:
                 for key in list(table.irange(operation[1], operation[2], inclusive=(True, False))):
+                    self._keep(family, key)
                     del table[key]
-            elif operation[2] is None:
+                continue
+            if self._views:
+                self._keep(family, operation[1])
+            if operation[2] is None:
                 table.pop(operation[1], None)
             else:
                 table[operation[1]] = operation[2]
@@ -82,10 +176,13 @@ class _Tables:
     def image(self) -> Image:
         return {family: dict(table) for family, table in self._tables.items()}
 
-
-class MemorySnapshot(_Tables):
-    def close(self) -> None:
-        self._tables.clear()
+    def _keep(self, family: Family, key: bytes) -> None:
+        if self._views:
+            value = self._tables[family].get(key)
+            for reference in list(self._views.values()):
+                view = reference()
+                if view is not None:
+                    view.keep(family, key, value)
 
 
 class MemoryEngine(_Tables):
@@ -149,7 +246,7 @@ class MemoryEngine(_Tables):
 
     def snapshot(self) -> Snapshot:
         self._check_open()
-        return MemorySnapshot(self.image())
+        return self.view()
 
     def checkpoint(self, target: Path) -> None:
         self._check_open()
@@ -177,7 +274,8 @@ class MemoryEngine(_Tables):
 
     def restore(self, image: Image) -> None:
         """Put back an image taken earlier, as an operator restores a backup."""
-        self._tables = _Tables(image)._tables
+        self._tables = _Tables(image)._tables  # views of what was there before stay as they are
+        self._views = {}
         self._synced = _Tables(image)
         self.tail = []
         self._open = True

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import islice
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from storage.engine import Family
 from storage.engine_memory import MemoryEngine
@@ -74,3 +79,63 @@ def test_an_older_image_can_be_put_back() -> None:
     write(engine, b"c")
     assert keys(engine) == b"ac"
     assert sorted(image[Family.RECORDS]) == [b"a"]
+
+
+def test_a_snapshot_copies_nothing_and_keeps_what_is_changed() -> None:
+    engine = MemoryEngine()
+    for number in range(1000):
+        write(engine, b"%03d" % number)
+    snapshot = engine.view()
+    assert len(engine._views) == 1
+    write(engine, b"000")
+    assert sum(len(kept) for kept in snapshot._before.values()) == 1
+    del snapshot
+    assert engine._views == {}
+
+
+KEYS = st.sampled_from([bytes([number]) for number in range(12)])
+OPERATIONS = st.lists(
+    st.tuples(st.just("put"), KEYS, st.binary(max_size=1))
+    | st.tuples(st.just("delete"), KEYS)
+    | st.tuples(st.just("range"), KEYS, KEYS),
+    max_size=6,
+)
+
+
+@given(OPERATIONS, st.lists(OPERATIONS, max_size=8), KEYS, st.none() | KEYS, st.booleans())
+def test_an_iterator_shows_its_moment_whatever_is_written_meanwhile(
+    before: list[tuple[Any, ...]],
+    meanwhile: list[list[tuple[Any, ...]]],
+    start: bytes,
+    end: bytes | None,
+    reverse: bool,
+) -> None:
+    engine = MemoryEngine()
+    change(engine, before)
+    wanted = {
+        key: value
+        for key, value in engine.image()[Family.RECORDS].items()
+        if start <= key and (end is None or key < end)
+    }
+    rows = engine.iterate(Family.RECORDS, start, end, reverse=reverse)
+    snapshot = engine.snapshot()
+    found: list[tuple[bytes, bytes]] = []
+    for operations in meanwhile:
+        change(engine, operations)
+        found.extend(islice(rows, 1))
+    found.extend(rows)
+    assert found == sorted(wanted.items(), reverse=reverse)
+    assert list(snapshot.iterate(Family.RECORDS, start, end, reverse=reverse)) == found
+    assert [snapshot.get(Family.RECORDS, key) for key, _ in found] == [value for _, value in found]
+
+
+def change(engine: MemoryEngine, operations: list[tuple[Any, ...]]) -> None:
+    batch = engine.batch()
+    for name, *arguments in operations:
+        if name == "put":
+            batch.put(Family.RECORDS, *arguments)
+        elif name == "delete":
+            batch.delete(Family.RECORDS, *arguments)
+        else:
+            batch.delete_range(Family.RECORDS, *arguments)
+    engine.write(batch, sync=False)
