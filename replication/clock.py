@@ -6,8 +6,11 @@ everything written elsewhere, a slow one writes beneath deletions that are forgo
 * *The gate at the source.* Each answered ping gives the offset of a peer's clock, exact to half the round
   trip. If two or more peers are measured and the median offset is greater than `max_offset` plus its
   uncertainty, it is this node that is wrong, and it refuses writes (or only says so, by the policy). It opens again
-  below `REOPEN_SHARE` of the limit, so that it does not flap. Of an even number of offsets the one nearer
-  to zero counts: with two peers, one wrong clock must not close the gate of the right one.
+  below `REOPEN_SHARE` of the limit, so that it does not flap. This node's own clock is one of those that the
+  median is taken of, and of two in the middle the one nearer to zero counts: it takes more than half of
+  all clocks to close a gate, so one that is wrong does not close those of two that are right. Two clocks that
+  are both right may differ by twice `max_offset`; so as long as no more than half of the other members are
+  measured, it takes that much.
 * *The hold at the receiver.* What is stamped further than `hold` in this node's future waits, with all
   that its origin wrote later, until the clock arrives there (`held_seconds`).
 * *The gate at the start.* A node that knows other members stamps nothing until one has answered, whose
@@ -188,8 +191,10 @@ class ClockGate:
             self.median = None
             self.clock_ok = True
             return
-        self.median = median(estimates)
+        self.median = median([*estimates, Sample(0.0, 0.0, now)])
         limit = self._core.options.max_offset
+        if 2 * len(estimates) <= len(self._roster.members()) - 1:
+            limit *= 2
         excess = abs(self.median.offset) - self.median.uncertainty
         if self.clock_ok and excess > limit:
             self.clock_ok = False

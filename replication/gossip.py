@@ -25,13 +25,14 @@ from replication.messages import MemberRecord, Members, State
 
 FANOUT: Final = 3  # links that a flush uses; memberlist's number
 RETRANSMIT_FACTOR: Final = 4  # memberlist's number
+RETRANSMITS_MIN: Final = 8  # so that few members, and most partial views, are flooded
 # About 6 KiB.
 RECORDS_PER_MESSAGE: Final = 64
 
 
 def retransmits(count: int) -> int:
     """Return how often each of `count` members passes a piece of news on."""
-    return RETRANSMIT_FACTOR * max(1, math.ceil(math.log10(count + 1)))
+    return max(RETRANSMITS_MIN, RETRANSMIT_FACTOR * math.ceil(math.log10(count + 1)))
 
 
 @attrs.define(eq=False)

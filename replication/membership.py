@@ -46,6 +46,7 @@ from replication.gossip import Gossip
 from replication.health import Health
 from replication.messages import (
     Bye,
+    Hello,
     MemberRecord,
     Members,
     Ping,
@@ -138,7 +139,7 @@ class Membership:
             incarnation=self._incarnation,
             state=State.ALIVE,
             boot=identity.boot,
-            addresses=options.addresses,
+            addresses=_bounded(options.addresses),
             dialable=options.dialable,
             zone=options.zone,
             software=self._core.software,
@@ -208,6 +209,11 @@ class Membership:
         self.duplicates.clear()
         self._boots.clear()
         self._outbid.clear()
+
+    def on_own_id(self, peer: Hello) -> None:
+        """A live, authenticated peer says that it is this node: see whether it is a copy."""
+        if peer.boot != self._core.identity.boot:
+            self.note_duplicate(_first_hand(peer))
 
     def note_duplicate(self, other: MemberRecord) -> None:
         """Take note that this node runs twice."""
@@ -345,21 +351,9 @@ class Membership:
     def on_link_up(self, link: Link, now: float) -> None:
         """Take the peer's word for itself, and exchange tables."""
         self._look_at_own_delay(now)
-        hello = link.peer
         self._hints.pop(link.node, None)
         self._note_boot(link)
-        record = MemberRecord(
-            node=link.node,
-            incarnation=hello.incarnation,
-            state=State.ALIVE,
-            boot=link.boot,
-            addresses=hello.addresses,
-            dialable=hello.dialable,
-            zone=hello.zone,
-            software=hello.software,
-            since_hlc=hello.hlc,
-        )
-        better = self._on_record(record, link, now)
+        better = self._on_record(_first_hand(link.peer), link, now)
         member = self._table.get(link.node)
         if member is not None:
             member.heard_at = now
@@ -626,6 +620,28 @@ class Membership:
             return
         self._gossip.flush([link for link in self._core.links.values() if link.is_open])
         self._gossip_at = now + GOSSIP_INTERVAL if len(self._gossip) and self._core.links else math.inf
+
+
+def _first_hand(hello: Hello) -> MemberRecord:
+    """Return what a peer says of itself. When its boot began it does not say; its incarnation comes close."""
+    return MemberRecord(
+        node=hello.node,
+        incarnation=hello.incarnation,
+        state=State.ALIVE,
+        boot=hello.boot,
+        addresses=_bounded(hello.addresses),
+        dialable=hello.dialable,
+        zone=hello.zone,
+        software=hello.software,
+        since_hlc=min(hello.hlc, hello.incarnation << 16),
+    )
+
+
+def _bounded(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    """Return as many of the addresses, from the first, as a record may carry."""
+    while sum(map(len, addresses)) > ADDRESS_CHARS_MAX:
+        addresses = addresses[:-1]
+    return addresses
 
 
 def compare(one: MemberRecord, other: MemberRecord) -> int:

@@ -5,7 +5,7 @@ wait, and each further member that could not reach the accused either shortens i
 
     shortest = factor * max(1, log10 N) * probe interval
     longest  = shortest * factor_max
-    wait     = longest - (longest - shortest) * log(c + 1) / log(wanted + 1)     after c confirmations
+    wait     = shortest + (longest - shortest) * (1 - log(c + 1) / log(wanted + 1))   after c confirmations
 
 Where nobody can confirm (two members in all) the shortest wait holds from the start.
 
@@ -43,7 +43,7 @@ class Suspicion:
             return self.started_at + self._shortest
         confirmed = len(self._accusers) - 1
         share = min(1.0, math.log(confirmed + 1) / math.log(self._wanted + 1))
-        return self.started_at + self._longest - (self._longest - self._shortest) * share
+        return self.started_at + self._shortest + (self._longest - self._shortest) * (1.0 - share)
 
     def confirm(self, accuser: bytes) -> bool:
         """Count an accuser; True if it is a new one that still changes the wait."""

@@ -21,6 +21,7 @@ from replication.membership import Membership
 from replication.messages import (
     Bye,
     Hello,
+    MemberRecord,
     Members,
     Message,
     Ping,
@@ -31,7 +32,7 @@ from replication.messages import (
     State,
 )
 from replication.options import Options
-from replication.roster import GONE, MEMBER, Roster
+from replication.roster import Roster
 from replication.topology import Topology
 from storage.changes import Replica, Stamp, VersionVector
 
@@ -145,7 +146,7 @@ class MeshNode:
             cast(Replica, self.records),
             rng=Random(self.mesh.rng.getrandbits(64)),
             wall_ms=lambda: self.wall_ms,
-            entropy=lambda count: self.mesh.rng.randbytes(count),
+            entropy=self.mesh.rng.randbytes,
         )
         self.core.dial = self.dial
         self.core.hurry = self.hurry
@@ -440,6 +441,15 @@ class Mesh:
                 other = link.other
                 self.at(self.now + self.delay(), lambda other=other: self._break(other))  # type: ignore[misc]
 
+    def clone(self, node: MeshNode) -> MeshNode:
+        """Start a process with a copy of the node's data directory, on another machine."""
+        other = self.add(admit=False)
+        other.is_running = False
+        other.number, other.boot_number = node.number, node.boot_number + 100
+        other.records = node.records
+        other.start()
+        return other
+
     def restart(self, node: MeshNode) -> None:
         if node.is_running:
             self.kill(node)
@@ -473,6 +483,69 @@ class Mesh:
                     yield time, node, other
 
 
+class LoneLink(Link):
+    """A link without another end, for tests of one machine: keeps what is sent."""
+
+    def __init__(self, peer: Hello, *, outgoing: bool = True, number: int = 1) -> None:
+        super().__init__(peer, outgoing=outgoing, number=number, encode=encode)
+        self.sent: list[Message] = []
+
+    def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    def members(self) -> list[Any]:
+        """Return all member records sent so far."""
+        return [record for message in self.sent if isinstance(message, Members) for record in message.members]
+
+
+def hello_of(number: int, **changes: Any) -> Hello:
+    """Return what a node that is not in the mesh might say."""
+    hello = Hello(
+        version=1,
+        cluster=CLUSTER,
+        node=node_id(number),
+        boot=number.to_bytes(16, "big"),
+        nonce=bytes(32),
+        wall_ms=WALL_START_MS,
+        hlc=WALL_START_MS << 16,
+        incarnation=WALL_START_MS,
+        addresses=(f"10.0.{number // 256}.{number % 256}:6380",),
+    )
+    return attrs.evolve(hello, **changes)
+
+
+def record_of(number: int, **changes: Any) -> MemberRecord:
+    """Return the record of a node that is not in the mesh."""
+    hello = hello_of(number)
+    record = MemberRecord(
+        node=hello.node,
+        incarnation=hello.incarnation,
+        state=State.ALIVE,
+        boot=hello.boot,
+        addresses=hello.addresses,
+        since_hlc=hello.hlc,
+    )
+    return attrs.evolve(record, **changes)
+
+
+def link_to(node: MeshNode, number: int, *, outgoing: bool = True, **changes: Any) -> LoneLink:
+    """Bring a link with a node that is not in the mesh up."""
+    link = LoneLink(hello_of(number, **changes), outgoing=outgoing, number=1000 + number)
+    node.core.now = node.mesh.now
+    node.core.links[link.node] = link
+    for machine in (node.clock, node.membership, node.topology):
+        machine.on_link_up(link, node.mesh.now)
+    return link
+
+
+def unlink(node: MeshNode, link: LoneLink, *, reason: str = "it broke") -> None:
+    """Let a link break."""
+    link.dropped = reason
+    del node.core.links[link.node]
+    for machine in (node.clock, node.membership, node.topology):
+        machine.on_link_down(link, node.mesh.now)
+
+
 def node_id(number: int) -> bytes:
     """Return ids whose order is not that of the numbers."""
     return Random(number).randbytes(12) + number.to_bytes(4, "big")
@@ -489,6 +562,3 @@ def _dial_failed(source: MeshNode, address: str, node: bytes | None) -> None:
 
 def vectors_of(mesh: Mesh) -> Mapping[bytes, VersionVector]:
     return {node.id: node.records.durable() for node in mesh.nodes}
-
-
-__all__ = ["GONE", "MEMBER", "Mesh", "MeshNode", "node_id", "vectors_of"]
