@@ -7,12 +7,14 @@ that can be reached, at once. One heap of events drives all nodes, so a seed dec
 from __future__ import annotations
 
 import heapq
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from random import Random
 from typing import Any, cast
 
 import attrs
 import pytest
+import structlog
 
 from replication.clock import ClockGate
 from replication.core import Core, Identity, Link
@@ -38,6 +40,7 @@ from storage.changes import Replica, Stamp, VersionVector
 
 WALL_START_MS = 1_760_000_000_000
 CLUSTER = b"c" * 16
+SILENT: Any = cast(Any, structlog.make_filtering_bound_logger(logging.CRITICAL))(None, [], {})
 FRAME_OVERHEAD = 60  # TLS, TCP and IP, a frame alone in its packet
 
 
@@ -148,6 +151,7 @@ class MeshNode:
             wall_ms=lambda: self.wall_ms,
             entropy=self.mesh.rng.randbytes,
         )
+        self.core.log = SILENT
         self.core.dial = self.dial
         self.core.hurry = self.hurry
         self.is_hurried = False
