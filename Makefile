@@ -69,8 +69,9 @@ bench-scale: $(VENV)/.dev
 
 soak: $(VENV)/.soak
 	$(BIN)/python -m pytest -m soak --timeout=0 $(PYTEST_FLAGS)
-	mkdir -p build/fuzz && cd build/fuzz && ../../$(BIN)/python ../../tests/fuzz/fuzz_requests.py \
-		-max_total_time=$(FUZZ_SECONDS)
+	mkdir -p build/fuzz && cd build/fuzz && for target in requests peer_frames; do \
+		../../$(BIN)/python ../../tests/fuzz/fuzz_$$target.py -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m tools.generate_docs
