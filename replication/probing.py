@@ -285,7 +285,7 @@ class Prober:
             self._health.improve()
         if probe.asker is not None:
             link, number = probe.asker
-            link.send(PingResult(number, is_alive=True, rtt_us=int((rtt or 0.0) * 1e6)))
+            link.send(PingResult(number, is_alive=True, rtt_us=round((rtt or 0.0) * 1e6)))
 
     def _lose(self, probe: _Probe, now: float) -> None:
         """Give the direct way up."""
@@ -331,7 +331,8 @@ class Prober:
 
     def _look_for_silence(self, now: float) -> None:
         """Ask silent links again; drop those that stay silent."""
-        patience = SILENCE_INTERVALS * self._interval()
+        # Not multiplied by this node's health: what came in counts whether it was dealt with or not.
+        patience = SILENCE_INTERVALS * self._core.options.probe_interval
         for number, silence in list(self._silences.items()):
             link = silence.link
             if not link.is_open or link.received_bytes > silence.seen_bytes:
