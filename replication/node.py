@@ -40,6 +40,7 @@ _CLOSE_SECONDS: Final = 2.0
 _RECEIVE_BYTES: Final = 256 * 1024
 _SEND_BYTES: Final = 128 * 1024
 _LEAVE_SECONDS: Final = 10.0
+_STORE_REST_SECONDS: Final = 0.5
 # How a connection ends that was cut.
 _LOST: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
@@ -96,8 +97,11 @@ class PeerNode:
         entropy: Callable[[int], bytes],
         software: str = "",
         allowed: Sequence[AddressRange] = (),
+        store_errors: tuple[type[Exception], ...] = (),
     ) -> None:
+        """`store_errors`: what reading raises while the store cannot even be read; it passes."""
         self.host = host
+        self._store_errors: tuple[type[Exception], ...] = (StoreFailed, *store_errors)
         self._network = network
         self._authenticator = authenticator
         identity = Identity(cluster, host.replica.node_id, entropy(16))
@@ -186,10 +190,10 @@ class PeerNode:
         """Run `work` as a tick, and what it staged after the commit."""
         try:
             result = self.host.transact(work)
-        except StoreFailed:
+            self.replicator.after_commit()
+        except self._store_errors as error:
             self.replicator.after_failure()
-            raise
-        self.replicator.after_commit()
+            raise error if isinstance(error, StoreFailed) else StoreFailed(str(error)) from error
         if self.replicator.deferred:
             self._timer.set()
         return result
@@ -268,11 +272,15 @@ class PeerNode:
         if self._claims_wanted:
             self._claims_wanted = False
             self.replicator.dissemination.ask_for_claims()
-        due = self.replicator.tick(now)
-        if self.replicator.needs_tick_of_store(now):
-            self._try_in_tick(partial(self.replicator.tick_in_store, now))
-            due = min(due, now + 0.5)
-        self.replicator.after_commit()
+        try:
+            due = self.replicator.tick(now)
+            if self.replicator.needs_tick_of_store(now):
+                self._try_in_tick(partial(self.replicator.tick_in_store, now))
+                due = min(due, now + 0.5)
+            self.replicator.after_commit()
+        except self._store_errors as error:
+            self.replicator.core.log.error("the store cannot be read", error=str(error))
+            return now + _STORE_REST_SECONDS
         return due
 
     def _hurry(self) -> None:
@@ -323,6 +331,8 @@ class PeerNode:
                 log.warning("peer broke the protocol", error=str(error))
             except _LOST as error:
                 log.debug("connection lost", error=str(error))
+            except self._store_errors as error:
+                log.error("no link while the store fails", error=str(error))
         return False
 
     async def _authenticate(

@@ -30,7 +30,7 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 from weakref import WeakSet
@@ -113,6 +113,8 @@ class RocksSnapshot:
         self._path = path
         self._lookups: dict[Family, Any] = {family: rows.iter() for family, rows in families.items()}
         self._walks: dict[Family, Any] = {family: rows.iter() for family, rows in families.items()}
+        self._walking: WeakSet[Generator[tuple[bytes, bytes], None, None]] = WeakSet()
+        self.is_closed = False
 
     def get(self, family: Family, key: bytes) -> bytes | None:
         with _translated(self._path):
@@ -130,12 +132,38 @@ class RocksSnapshot:
     def iterate(
         self, family: Family, start: bytes = b"", end: bytes | None = None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
-        walk = _walk_back if reverse else _walk
-        return walk(self._walks[family], self._path, start, end)
+        walk = (_walk_back if reverse else _walk)(self._walks[family], self._path, start, end)
+        self._walking.add(walk)
+        return _SnapshotWalk(self, walk)
 
     def close(self) -> None:
+        """Let go of the database. A walk under way raises `Closed` at its next step: it has not come to its end."""
+        self.is_closed = True
         self._lookups.clear()
         self._walks.clear()
+        for walk in list(self._walking):
+            walk.close()  # or its frame would hold the database open
+
+
+class _SnapshotWalk:
+    """A walk over a snapshot that can be closed in the middle."""
+
+    __slots__ = ("_snapshot", "_walk")
+
+    def __init__(self, snapshot: RocksSnapshot, walk: Iterator[tuple[bytes, bytes]]) -> None:
+        self._snapshot = snapshot
+        self._walk = walk
+
+    def __iter__(self) -> _SnapshotWalk:
+        return self
+
+    def __next__(self) -> tuple[bytes, bytes]:
+        try:
+            return next(self._walk)
+        except StopIteration:
+            if self._snapshot.is_closed:
+                raise Closed from None
+            raise
 
 
 class _Shut:
@@ -212,6 +240,7 @@ class RocksEngine:
         try:
             self._db.write(batch.raw, self._synced_write if sync else self._plain_write)
         except Exception as error:  # noqa: BLE001 - rocksdict raises nothing more precise
+            del batch  # its handles would hold the database open for as long as the error is kept
             _fail(self._path, error)
 
     def sync(self) -> None:
@@ -233,7 +262,10 @@ class RocksEngine:
                 self._full_probes = 0
                 return
             self._close_database()
-            self._open()
+            try:
+                self._open()
+            except Locked as error:  # something of ours has not let go of it yet; the next probe tries again
+                raise Unavailable(self._path, "it could not be opened again yet") from error
             self._write_probe()
 
     def snapshot(self) -> Snapshot:
@@ -316,10 +348,12 @@ class RocksEngine:
                 rows.close()
 
     def _write_probe(self) -> None:
+        self.write(self._probe_batch(), sync=True)
+
+    def _probe_batch(self) -> Batch:
         batch = self.batch()
-        with _translated(self._path):
-            batch.put(Family.META, META_PROBE, b"")
-        self.write(batch, sync=True)
+        batch.put(Family.META, META_PROBE, b"")
+        return batch
 
     def _is_stuck(self) -> bool:
         """Tell whether RocksDB stays in its error state although there is space again.
@@ -376,7 +410,9 @@ def _family_options(family: Family, cache: Any) -> Any:
     return options
 
 
-def _walk(cursor: Any, path: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+def _walk(
+    cursor: Any, path: str, start: bytes, end: bytes | None
+) -> Generator[tuple[bytes, bytes], None, None]:
     """Yield the items from `start` on, before `end`."""
     with _translated(path):
         cursor.seek(start)
@@ -390,7 +426,9 @@ def _walk(cursor: Any, path: str, start: bytes, end: bytes | None) -> Iterator[t
         cursor.status()
 
 
-def _walk_back(cursor: Any, path: str, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+def _walk_back(
+    cursor: Any, path: str, start: bytes, end: bytes | None
+) -> Generator[tuple[bytes, bytes], None, None]:
     """Yield the items before `end`, the last one first, down to `start`."""
     with _translated(path):
         if end is None:

@@ -89,6 +89,7 @@ class Peers:
             entropy=os.urandom,
             software=f"kvd {kvd.__version__}",
             allowed=allowed,
+            store_errors=(StorageError,),
         )
         self.replicator = self.node.replicator
         self.replicator.vectors.on_claims = self._note_claims
