@@ -248,6 +248,12 @@ def test_a_pushed_run_covers_something(bounds: tuple[Any, Any]) -> None:
     refused(body(21, {1: [ID, *bounds, []]}))
 
 
+def test_a_push_that_asks_for_claims_may_cover_nothing() -> None:
+    question = m.Push(Run(ID, 5, 5, []), wants_ack=True)
+    assert decode_body(encode_body(question)) == question
+    refused(body(21, {1: [ID, 5, 5, [[5, 1, 0, PLACE]]], 3: True}))
+
+
 @pytest.mark.parametrize("bounds", [(5, 5), (6, 5)])
 def test_a_pull_asks_for_something(bounds: tuple[int, int]) -> None:
     refused(encode_body(m.Pull(ID, *bounds)))
