@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import redis
 
@@ -78,7 +78,14 @@ class Node:
             *self.prefix,
             *(sys.executable, *self.program, "serve", "--data-dir", str(self.data_dir)),
             *("--bind", "127.0.0.1", "--port", str(self.port), "--ports-file", str(ports_file)),
-            *("--set", "peers.bind=127.0.0.1", "--peer-port", str(self.peer_port), "--advertise", self.address),
+            *(
+                "--set",
+                "peers.bind=127.0.0.1",
+                "--peer-port",
+                str(self.peer_port),
+                "--advertise",
+                self.address,
+            ),
             *self.cluster.options,
             *self.options,
         ]
@@ -175,14 +182,13 @@ class Node:
 
     def owns_local_port(self, port: int) -> bool:
         """Tell whether a connection from 127.0.0.1:`port` is this process's."""
-        if self.process is None:
-            return False
+        process = self.process
         inode = _inode_of(port)
-        if inode is None:
+        if process is None or inode is None:
             return False
         wanted = f"socket:[{inode}]"
         try:
-            return any(_link(entry) == wanted for entry in os.scandir(f"/proc/{self.pid}/fd"))
+            return any(_link(entry) == wanted for entry in Path(f"/proc/{process.pid}/fd").iterdir())
         except OSError:
             return False
 
@@ -190,9 +196,9 @@ class Node:
         return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
 
 
-def _link(entry: os.DirEntry[str]) -> str:
+def _link(entry: Path) -> str:
     try:
-        return os.readlink(entry.path)
+        return str(entry.readlink())
     except OSError:
         return ""
 
@@ -223,7 +229,7 @@ class Cluster:
                 self.start(node)
             self.wait_linked()
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -302,7 +308,9 @@ class Cluster:
                 len({one["dots"] for one in found}) == 1
                 and all(one["durable_dots"] == one["dots"] for one in found)
                 and not any(one["half_synced"] or one["bootstrap"] for one in found)
-                and all(member["lag_dots"] == 0 for one in found for member in one["members"] if member["linked"])
+                and all(
+                    member["lag_dots"] == 0 for one in found for member in one["members"] if member["linked"]
+                )
             )
 
         wait_until(have_the_same, "all have the same writes", seconds=seconds)
@@ -316,7 +324,16 @@ class Cluster:
 
     def verify(self, node: Node) -> None:
         """Compare a node with all its peers by `kvd cluster verify`."""
-        command = [sys.executable, "-m", "kvd", "cluster", "verify", "--json", "--url", f"redis://127.0.0.1:{node.port}"]
+        command = [
+            sys.executable,
+            "-m",
+            "kvd",
+            "cluster",
+            "verify",
+            "--json",
+            "--url",
+            f"redis://127.0.0.1:{node.port}",
+        ]
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
         assert result.returncode == 0, f"{result.stdout}{result.stderr}"
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from tests.cluster_live.harness import Cluster, Node
 
 _CHUNK: Final = 64 * 1024
-_SLICE_SECONDS: Final = 0.1
 
 
 @attrs.define(eq=False)
@@ -22,14 +21,11 @@ class _Connection:
     sender: Node | None
     near: socket.socket  # to who has opened it
     far: socket.socket  # to the node
-    forward_bytes: int = 0
-    backward_bytes: int = 0
 
     def close(self) -> None:
         for sock in (self.near, self.far):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # whoever reads from it closes it
                 sock.shutdown(socket.SHUT_RDWR)
-            sock.close()
 
 
 class Proxy:
@@ -45,7 +41,9 @@ class Proxy:
         self.forwarded_bytes = 0  # both ways, of connections that are over, too
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._serving: list[threading.Thread] = []
+        self._accepting = threading.Thread(target=self._accept)
+        self._accepting.start()
 
     def block(self, other: Node) -> None:
         """End all connections from `other`, and let it make none."""
@@ -67,8 +65,15 @@ class Proxy:
             connection.close()
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # close alone does not wake who accepts
         self._listener.close()
+        self._accepting.join()
+        with self._lock:
+            serving = list(self._serving)
         self.cut_all()
+        for thread in serving:
+            thread.join(10)
 
     def _accept(self) -> None:
         while True:
@@ -76,34 +81,44 @@ class Proxy:
                 near, (_, port) = self._listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._serve, args=(near, port), daemon=True).start()
+            thread = threading.Thread(target=self._serve, args=(near, port))
+            with self._lock:
+                self._serving = [one for one in self._serving if one.is_alive()]
+                self._serving.append(thread)
+            thread.start()
 
     def _serve(self, near: socket.socket, port: int) -> None:
-        sender = self._cluster.sender(port)
-        with self._lock:
-            is_blocked = sender is not None and sender.number in self._blocked
-        if is_blocked:
-            near.close()
-            return
-        try:
-            far = socket.create_connection(("127.0.0.1", self._node.peer_port), timeout=5)
-        except OSError:
-            near.close()
-            return
-        far.settimeout(None)
-        for sock in (near, far):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = _Connection(sender, near, far)
+        with near:
+            sender = self._cluster.sender(port)
+            with self._lock:
+                is_blocked = sender is not None and sender.number in self._blocked
+            if is_blocked:
+                return
+            try:
+                far = socket.create_connection(("127.0.0.1", self._node.peer_port), timeout=5)
+            except OSError:
+                return
+            with far:
+                self._pass(_Connection(sender, near, far))
+
+    def _pass(self, connection: _Connection) -> None:
+        """Pass bytes both ways until one side is closed."""
+        for sock in (connection.near, connection.far):
+            sock.settimeout(None)
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
             self._connections.append(connection)
-        back = threading.Thread(target=self._pump, args=(connection, far, near, False), daemon=True)
+        back = threading.Thread(target=self._pump, args=(connection, connection.far, connection.near, False))
         back.start()
-        self._pump(connection, near, far, True)
+        self._pump(connection, connection.near, connection.far, True)
         back.join()
         with self._lock:
             self._connections.remove(connection)
 
-    def _pump(self, connection: _Connection, source: socket.socket, target: socket.socket, slow: bool) -> None:
+    def _pump(
+        self, connection: _Connection, source: socket.socket, target: socket.socket, slow: bool
+    ) -> None:
         """Pass bytes one way until either end is closed."""
         try:
             while data := source.recv(_CHUNK if not (slow and self.bytes_a_second) else 1024):

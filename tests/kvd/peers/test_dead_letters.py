@@ -42,7 +42,9 @@ def test_bytes_that_are_no_text_are_given_in_base64(tmp_path: Path) -> None:
 
 
 def test_a_large_value_is_fetched(tmp_path: Path) -> None:
-    [letter] = keep(tmp_path / "letters", Change(7, STAMP.hlc, Kind.VALUE, PLACE, 100_000), body=b"x" * 100_000)
+    [letter] = keep(
+        tmp_path / "letters", Change(7, STAMP.hlc, Kind.VALUE, PLACE, 100_000), body=b"x" * 100_000
+    )
     assert letter["value"] == "x" * 100_000
 
 

@@ -42,7 +42,11 @@ def test_a_token_of_another_cluster_is_refused() -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_token_or_refused(raw: bytes) -> None:
-    for text in (raw, base64.urlsafe_b64encode(raw), tokens.encode(CLUSTER, {}) + base64.urlsafe_b64encode(raw)):
+    for text in (
+        raw,
+        base64.urlsafe_b64encode(raw),
+        tokens.encode(CLUSTER, {}) + base64.urlsafe_b64encode(raw),
+    ):
         try:
             found = tokens.decode(CLUSTER, text)
         except tokens.BadToken:
