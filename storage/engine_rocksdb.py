@@ -256,8 +256,11 @@ class RocksEngine:
             except NoSpace:
                 if not self._is_stuck():
                     raise
-            except StorageError:
-                pass  # reopening is the answer, and raises what is still wrong
+            except StorageError as error:
+                # Reopening is the answer, and raises what is still wrong; but on a full disk it would take the
+                # reads away as well. (A log that could not be written to says something else when it is synced.)
+                if not self._has_ample_space():
+                    raise NoSpace(self._path) from error
             else:
                 self._full_probes = 0
                 return
@@ -361,9 +364,11 @@ class RocksEngine:
         While the disk is full, reopening might fail and reads would fail with it. RocksDB looks every five
         seconds for space and goes on by itself, so it is given some probes' time.
         """
-        ample = shutil.disk_usage(self._path).free >= _AMPLE_BYTES
-        self._full_probes = self._full_probes + 1 if ample else 0
+        self._full_probes = self._full_probes + 1 if self._has_ample_space() else 0
         return self._full_probes > _PATIENCE_PROBES
+
+    def _has_ample_space(self) -> bool:
+        return shutil.disk_usage(self._path).free >= _AMPLE_BYTES
 
 
 def _database_options(options: Any) -> Any:
