@@ -440,20 +440,30 @@ def _call_all(functions: list[Callable[[], None]]) -> None:
 
 
 async def _converse(stream: PeerStream, reader: FrameReader, handshake: Handshake) -> None:
-    """Exchange the messages of a handshake until it is over, or the peer has gone."""
-    while True:
+    """Exchange the messages of a handshake until it is over, or the peer has gone.
+
+    All that has arrived is handled before anything is sent: a refusal that is there already must not be hidden by
+    a send that fails.
+    """
+    while not handshake.is_over:
         data = await stream.receive_some(16 * 1024)
+        replies: list[m.Message] = []
         for message in reader.feed(data):
-            replies = handshake.on_message(message)
+            replies += handshake.on_message(message)
             if handshake.is_authenticated:
                 reader.authenticated()
-            await _send(stream, replies)
-            if handshake.is_over:
-                return
+            if _is_over(handshake):
+                break
+        await _send(stream, replies)
         if not data:
             return
 
 
-async def _send(stream: PeerStream, messages: list[Any]) -> None:
-    for message in messages:
-        await stream.send_all(encode(message))
+def _is_over(handshake: Handshake) -> bool:
+    return handshake.is_over
+
+
+async def _send(stream: PeerStream, messages: list[m.Message]) -> None:
+    frames = b"".join(encode(message) for message in messages)
+    if frames:
+        await stream.send_all(frames)

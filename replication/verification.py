@@ -22,6 +22,7 @@ from typing import Final
 import attrs
 
 from replication.core import Core, Link
+from replication.dissemination import PART_BYTES, change_bytes
 from replication.messages import (
     Bucket,
     BucketRequest,
@@ -240,11 +241,14 @@ class Verification:
             runs = self._core.replica.bucket(feed, request.buckets[:_BUCKETS_MAX], self._core.wall_ms())
         finally:
             feed.close()
-        link.send(Bucket(request.number, tuple(runs)))
+        slices = list(_slices(runs))
+        for index, part in enumerate(slices):
+            link.send_data(Bucket(request.number, tuple(part), more=index + 1 < len(slices)))
 
     def on_cells_request(self, link: Link, request: CellsRequest) -> None:
         runs = self._core.replica.changes_at(request.places[:_PLACES_MAX])
-        link.send_data(Cells(request.number, tuple(runs)))
+        first = next(_slices(runs))  # what does not fit into a frame is asked for another time
+        link.send_data(Cells(request.number, tuple(first)))
 
     # --- links and time
 
@@ -316,6 +320,24 @@ class Verification:
             packed = b"".join(_BUCKET.pack(number, found[number].to_bytes(16, "big")) for number in part)
             more = first + _DIGEST_PART < len(numbers)
             answer.link.send_data(Digest(answer.number, True, packed, more))
+
+
+def _slices(runs: list[Run]) -> Iterator[list[Run]]:
+    """Cut runs that cover nothing into lists that fit into a frame; one at least."""
+    part: list[Run] = []
+    size = 0
+    for run in runs:
+        for change in run.changes:
+            more = change_bytes(change)
+            if part and size + more > PART_BYTES:
+                yield part
+                part, size = [], 0
+            if part and part[-1].origin == run.origin:
+                part[-1] = part[-1]._replace(changes=[*part[-1].changes, change])
+            else:
+                part.append(Run(run.origin, 0, 0, [change]))
+            size += more
+    yield part
 
 
 def dots_of(runs: list[Run]) -> Dots:
