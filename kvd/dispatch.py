@@ -269,6 +269,7 @@ def _queue(session: Session, spec: CommandSpec, request: Request) -> Reply:
         transaction.refused = True
         return ErrorReply("ERR the transaction's queued commands are larger than 1 GiB")
     transaction.queued.append((spec, request))
+    session.charge_input()
     session.spend(_QUEUEING_NANOSECONDS)
     return QUEUED
 

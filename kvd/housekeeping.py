@@ -62,7 +62,7 @@ async def sync_every_second(server: Server) -> None:
             synced = commits
         except StorageError as error:
             log.error("sync failed, the last second's writes may not be on the disk", error=str(error))
-            store.writable = error  # until a probe, which includes a sync, succeeds
+            store.writable = error  # until the engine has recovered
             server.refresh_plain()
 
 
@@ -101,11 +101,12 @@ async def watch(server: Server, hub: Hub) -> None:
             hub.close_idle(idle_seconds)
         hub.close_stalled()
         if server.store.writable is not None:
-            _try_to_recover(server)
+            await _try_to_recover(server)
 
 
-def _try_to_recover(server: Server) -> None:
-    if server.store.probe():
+async def _try_to_recover(server: Server) -> None:
+    """Probe the disk, in a thread: an ill one lets its callers wait."""
+    if await trio.to_thread.run_sync(server.store.probe):
         log.info("the disk takes writes again")
         server.refresh_plain()
 

@@ -49,6 +49,9 @@ TICK_NANOSECONDS: Final = 5_000_000
 # What all clients together may be owed; above it those that are owed most are closed. It is four times
 # what makes them be paused early (`kvd.connection`), so it is met only by large replies to many.
 UNSENT_BYTES_MAX: Final = 2 << 30
+# What all clients together may have sent of requests that cannot be run yet: halves of them, queues of MULTI.
+# Above it those that have sent most are closed. Room for eighty of the largest requests.
+INPUT_BYTES_MAX: Final = 2 << 30
 # How long a listener rests that could not accept: other clients get this much time to leave.
 _LISTENER_REST_SECONDS: Final = 0.1
 # How long the hub waits by itself before it has Trio wait for it: many times the turn-around of a client on
@@ -314,6 +317,8 @@ class Hub:
         marked.clear()
         if self.unsent_bytes > UNSENT_BYTES_MAX:
             self._close_largest()
+        if self.server.input_bytes > INPUT_BYTES_MAX:
+            self._close_greediest()
 
     def _commit(self) -> None:
         server = self.server
@@ -350,6 +355,21 @@ class Hub:
             if self.unsent_bytes <= UNSENT_BYTES_MAX:
                 return
             self._close_slow(connection, "output limit")
+
+    def _close_greediest(self) -> None:
+        """Close those that have sent most of what cannot be run yet, until all together keep within the bound."""
+        for connection in sorted(self.connections(), key=attrgetter("session.input_bytes"), reverse=True):
+            if self.server.input_bytes <= INPUT_BYTES_MAX:
+                return
+            session = connection.session
+            log.warning(
+                "client closed: all clients together have sent too much that cannot be run yet",
+                session_id=session.id,
+                address=session.endpoint.address,
+                input_bytes=session.input_bytes,
+            )
+            self.server.stats.query_limit_closed += 1
+            connection.close("query buffer limit")
 
     def _close_if_over_limit(self, connection: Connection, now: float) -> None:
         reason = connection.check_limits(now)
@@ -414,6 +434,8 @@ class Hub:
             if not marked.closed:
                 marked.flush()
         self._marked = held
+        if self.server.input_bytes > INPUT_BYTES_MAX:
+            self._close_greediest()
 
     @staticmethod
     def _flush_all_but(connections: list[Connection], caller: Session) -> list[Connection]:

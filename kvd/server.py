@@ -55,6 +55,7 @@ class Server:
         self.table = CommandTable.standard()
         self.acl = Acl(settings, self.table)
         self.sessions: dict[int, Session] = {}
+        self.input_bytes = 0  # what all sessions keep of their clients' input, see `Session.charge_input`
         self.monitors: set[Session] = set()
         self.pubsub = PubSub(self)
         self.tracking = Tracking(self)

@@ -139,6 +139,7 @@ class Session:
         self._out_bytes = 0
         self._run_nanoseconds = 0
         self._pushes_after_reply: list[bytes] = []
+        self.input_bytes = 0  # what `charge_input` has entered for this session
         self._reader = RequestReader(server.request_limits)
         self.plain = _NOTHING_PLAIN
         self._begin_authentication()
@@ -184,6 +185,8 @@ class Session:
             or (self.proto == 2 and self.subscription_count > 0)
         )
         self.plain = _NOTHING_PLAIN if special or self.user is None else self.user.plain
+        if self.input_bytes:
+            self.charge_input()  # a transaction may be over
 
     # --- input
 
@@ -197,6 +200,8 @@ class Session:
             self.run(requests)
             if reader.held or reader.error is not None:
                 self._go_on_reading()
+            if self.input_bytes:
+                self.charge_input()
         else:
             self._hold(requests, len(data))
 
@@ -208,6 +213,18 @@ class Session:
             self.server.stats.query_limit_closed += 1
             self.close_after_reply("query buffer limit")
         self._go_on_reading()
+        self.charge_input()
+
+    def charge_input(self) -> None:
+        """Enter in the books of all sessions what this one keeps: half a request, a transaction's queue.
+
+        What came with a whole request is not entered until more comes: at most what is read at once.
+        """
+        held = self._reader.pending_bytes
+        if self.transaction is not None:
+            held += self.transaction.queued_bytes
+        self.server.input_bytes += held - self.input_bytes
+        self.input_bytes = held
 
     def _go_on_reading(self) -> None:
         """Read what the reader has held back until the requests before it were run (AUTH lifts limits)."""
@@ -415,6 +432,8 @@ class Session:
     def end(self) -> None:
         """Forget the session everywhere; the connection is gone."""
         self.closing = True
+        self.server.input_bytes -= self.input_bytes
+        self.input_bytes = 0
         self.suspended = False
         self.backlog.clear()
         if self.on_unblock is not None:

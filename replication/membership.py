@@ -113,10 +113,11 @@ class Membership:
         self._outbid: list[int] = []
         self._boots: dict[bytes, list[bytes]] = {}
         self._harmless: dict[int, None] = {}  # links whose end says nothing about their peer
-        self._count: int | None = None
+        self.count = 1  # members that are not known to be unreachable, this node included
         self._roster_version = -1
         self._wanted_at: float | None = None
         self._gossip_at = math.inf
+        self._gossiped_at = -math.inf
         self._exchange_at: float | None = None
         self._heartbeat_at: float | None = None
         self._review_at = 0.0
@@ -174,14 +175,6 @@ class Membership:
     def rtt(self, node: bytes) -> float | None:
         """Return the mean round trip in seconds, if it was ever measured."""
         return self.prober.rtt(node)
-
-    @property
-    def count(self) -> int:
-        """Return the number of members that are not known to be unreachable, this node included."""
-        if self._count is None:
-            alive = sum(member.record.state <= State.SUSPECT for member in self._table.values())
-            self._count = 1 + alive
-        return self._count
 
     def hints(self) -> dict[bytes, tuple[str, ...]]:
         """Return addresses remembered from before the start, of nodes that were not heard of since."""
@@ -462,13 +455,13 @@ class Membership:
 
     def _on_record(self, record: MemberRecord, source: Link | None, now: float) -> MemberRecord | None:
         """Follow a record if it is greater than the one that is held; else return the held one if that is."""
-        if not _is_sane(record) or record.state > State.UNREACHABLE:
+        member = self._table.get(record.node)
+        if member is not None and record == member.record and record.state != State.SUSPECT:
+            return None  # most of what is heard
+        if not _is_sane(record) or record.state > State.UNREACHABLE or self._roster.is_gone(record.node):
             return None
         if record.node == self._core.identity.node:
             return self._on_own_record(record, now)
-        if self._roster.is_gone(record.node):
-            return None
-        member = self._table.get(record.node)
         if member is None:
             if record.state == State.ALIVE or self._roster.is_member(record.node):
                 self._set(record, now, source)
@@ -498,7 +491,8 @@ class Membership:
         member.record = record
         self._suspicions.pop(record.node, None)
         self._hints.pop(record.node, None)
-        self._count = None
+        was_alive = previous is not None and previous <= State.SUSPECT
+        self.count += (record.state <= State.SUSPECT) - was_alive
         self.version += 1
         if record.state == State.SUSPECT:
             self._suspicions[record.node] = Suspicion(record.accuser, now, self._core.options, self.count)
@@ -518,9 +512,11 @@ class Membership:
     def _spread(self, record: MemberRecord, source: Link | None, now: float) -> None:
         told = [] if source is None else [source.node]
         self._gossip.put(record, count=self.count, told=told)
-        self._gossip_by(now + GOSSIP_INTERVAL)
+        self._gossip_soon(now)
         link = self._core.links.get(record.node)
-        if record.state > State.ALIVE and link is not None and link.is_open:
+        if link is None or not link.is_open:
+            return
+        if record.state > State.ALIVE or record.boot != link.boot:
             link.send(Members((record,)))  # so that it can refute
             if record.state == State.SUSPECT and source is not None:
                 self.prober.probe(record.node, now)
@@ -565,12 +561,11 @@ class Membership:
         self._refute_above = None
         self._core.count("refutations_total")
         self._raise_incarnation(above, now)
-        self._gossip_by(now)
 
     def _raise_incarnation(self, above: int, now: float) -> None:
         self._incarnation = above + 1
         self._gossip.put(self.own, count=self.count)
-        self._gossip_by(now + GOSSIP_INTERVAL)
+        self._gossip_soon(now)
 
     def _look_for_twin(self, record: MemberRecord) -> None:
         if self._outbid and record.incarnation <= self._outbid[-1]:
@@ -610,7 +605,9 @@ class Membership:
         if links and not is_first:
             self._core.rng.choice(links).send(Members(self._all(), is_full=True, wants_reply=True))
 
-    def _gossip_by(self, at: float) -> None:
+    def _gossip_soon(self, now: float) -> None:
+        """Pass news on at once, but together with what comes in the next moments after the last time."""
+        at = max(now, self._gossiped_at + GOSSIP_INTERVAL)
         if at < self._gossip_at:
             self._gossip_at = at
             self._core.hurry()
@@ -618,6 +615,7 @@ class Membership:
     def _flush_gossip(self, now: float) -> None:
         if now < self._gossip_at:
             return
+        self._gossiped_at = now
         self._gossip.flush([link for link in self._core.links.values() if link.is_open])
         self._gossip_at = now + GOSSIP_INTERVAL if len(self._gossip) and self._core.links else math.inf
 

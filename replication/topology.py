@@ -57,6 +57,7 @@ EXCESS_SLACK: Final = 4
 # Times `degree_high` at which also links are let go that are not STABLE: whoever joins has no other yet.
 CROWD: Final = 8
 POLL: Final = 1.0
+IDLE_POLL: Final = 5.0
 SETTLE: Final = 0.1  # between two looks at the table of members, which may change many times in a row
 
 
@@ -64,7 +65,6 @@ SETTLE: Final = 0.1  # between two looks at the table of members, which may chan
 class _Redial:
     attempts: int = 0
     next_at: float = 0.0
-    is_requested: bool = False  # by a probe: to be dialled though the view does not need it
     until: float = -math.inf  # a dial is under way until then at most
 
 
@@ -87,13 +87,15 @@ class Topology:
         self._membership = membership
         self._allowed = tuple(allowed)
         self._redials: dict[bytes, _Redial] = {}
+        self._requested: dict[bytes, None] = {}  # by probes: to be dialled though the view does not need it
         self._joins = {address: _Join(_Redial()) for address in core.options.join}
         self._up_at: dict[int, float] = {}  # by the link's number
         self._own_addresses: dict[str, None] = dict.fromkeys(core.options.addresses)
         self._improve_at: float | None = None
         self._revive_at = 0.0
         self._next = self._looked_at = -math.inf
-        self._seen_version = -1
+        self._seen_version = (-1, -1)
+        self._has_other_zones = False  # with members that could be dialled
         self.is_partial = False
         membership.wants = self.wants
         membership.dial_member = self.dial_member
@@ -128,16 +130,17 @@ class Topology:
 
     def tick(self, now: float) -> float:
         """Dial whom a link is missing with, and let links go that are too many."""
-        if self._membership.version != self._seen_version:
-            self._seen_version = self._membership.version
+        version = (self._membership.version, self._roster.version)
+        if version != self._seen_version:
             self._next = min(self._next, self._looked_at + SETTLE)
         if now < self._next:
             return self._next
         self._looked_at = now
-        self._choose_shape()
-        self._close_removed()
+        if version != self._seen_version:
+            self._seen_version = version
+            self._study()
         wanted = self._wanted(now)
-        wanted += [n for n, redial in self._redials.items() if redial.is_requested and n not in wanted]
+        wanted += [node for node in self._requested if node not in wanted]
         for node in wanted:
             self._dial_if_due(node, now)
         self._dial_to_join(now)
@@ -152,7 +155,7 @@ class Topology:
         self._look_at(now)
         self._up_at[link.number] = now
         self._note_dialled(link)
-        self._redial(link.node).is_requested = False
+        self._requested.pop(link.node, None)
 
     def on_link_down(self, link: Link, now: float) -> None:
         self._look_at(now)
@@ -199,7 +202,7 @@ class Topology:
             return True
         if redial.next_at > now + 2 * YIELD:
             return False
-        redial.is_requested = True
+        self._requested[node] = None
         self._look_at(max(now, redial.next_at))
         return True
 
@@ -211,14 +214,23 @@ class Topology:
 
     # --- whom to dial
 
-    def _choose_shape(self) -> None:
+    def _study(self) -> None:
+        """Work out what depends on the whole table of members, after it has changed."""
         options = self._core.options
-        met = 1 + sum(record.state <= State.UNREACHABLE for record in self._membership.records())
-        count = max(met, len(self._roster.remaining()))
+        records = [record for record in self._membership.records() if record.state <= State.UNREACHABLE]
+        count = max(1 + len(records), len(self._roster.remaining()))
         if count > options.full_mesh_max:
             self.is_partial = True
         elif count <= options.full_mesh_max * FULL_AGAIN_SHARE:
             self.is_partial = False
+        self._has_other_zones = any(
+            record.state <= State.SUSPECT and record.zone != options.zone and record.dialable
+            for record in records
+        )
+        for node in list(self._redials):
+            if self._membership.get(node) is None and node not in self._membership.hints():
+                del self._redials[node]
+        self._close_removed()
 
     def _wanted(self, now: float) -> list[bytes]:
         """Return the members to be dialled, those first that matter most."""
@@ -275,12 +287,8 @@ class Topology:
         return record is not None and record.zone != self._core.options.zone
 
     def _lacks_other_zone(self) -> bool:
-        if any(link.peer.zone != self._core.options.zone for link in self._core.links.values()):
-            return False
-        return any(
-            record.state <= State.SUSPECT and record.zone != self._core.options.zone and record.dialable
-            for record in self._membership.records()
-        )
+        own = self._core.options.zone
+        return self._has_other_zones and not any(link.peer.zone != own for link in self._core.links.values())
 
     def _outgoing_count(self) -> int:
         return sum(link.outgoing for link in self._core.links.values())
@@ -320,7 +328,7 @@ class Topology:
         if not addresses or now < redial.next_at or now < redial.until or node in self._core.links:
             return
         if self._dials_count(now) < DIALS_MAX:
-            redial.is_requested = False
+            self._requested.pop(node, None)
             redial.until = now + DIAL_TIMEOUT
             self._core.dial(addresses[redial.attempts % len(addresses)], node)
 
@@ -467,7 +475,8 @@ class Topology:
     # --- time
 
     def _next_at(self, wanted: Sequence[bytes], now: float) -> float:
-        times = [now + POLL]
+        is_busy = bool(wanted) or len(self._core.links) > self._core.options.degree_high
+        times = [now + (POLL if is_busy else IDLE_POLL)]
         for node in wanted:
             redial = self._redial(node)
             times.append(max(redial.next_at, redial.until))

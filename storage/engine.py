@@ -66,7 +66,7 @@ class Snapshot(Reader, Protocol):
 
 
 class Engine(Reader, Protocol):
-    """One open database. Used by one thread, except `sync` and `checkpoint`."""
+    """One open database. Used by one thread, except `sync`, `recover` and `checkpoint`."""
 
     @property
     def path(self) -> str:
@@ -76,7 +76,10 @@ class Engine(Reader, Protocol):
     def batch(self) -> Batch: ...
 
     def write(self, batch: Batch, *, sync: bool) -> None:
-        """Apply `batch`. On an error none of it is readable; after a restart it may be there whole."""
+        """Apply `batch`. On an error none of it is readable; after a restart it may be there whole.
+
+        After a sync that failed, here or in `sync`, every write fails until `recover` has succeeded.
+        """
         ...
 
     def sync(self) -> None:
@@ -84,9 +87,10 @@ class Engine(Reader, Protocol):
         ...
 
     def recover(self) -> None:
-        """Write a probe with sync; if it fails, mend what can be mended and try again.
+        """Write a probe with sync; if it fails, or a sync has failed before, open the database anew.
 
-        Raise the error if writing still fails. To be called after a failed write, until it succeeds.
+        Raise the error if writing still fails. To be called after a failed write, until it succeeds; from any
+        thread. While the database is opened, everything else raises `Unavailable`.
         """
         ...
 

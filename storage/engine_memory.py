@@ -2,8 +2,8 @@
 
 It keeps three things: the image that a power cut cannot take (`synced`), the tail of batches
 written since, and the live state that is both together. A test cuts the power at any write
-boundary with `crash(keep=n)`, kills the process with `kill`, fills the disk with `fail_next`, or
-puts back an older `image`. The same suite runs over this engine and RocksDB, so the model stays true.
+boundary with `crash(keep=n)`, kills the process with `kill`, fills the disk with `fail_next`, lets an
+fsync fail with `fail_next_sync`, or puts back an older `image`. The same suite runs over this engine and RocksDB, so the model stays true.
 
 It is for tests and simulation: the tail grows until `sync`.
 
@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from sortedcontainers import SortedDict  # type: ignore[import-untyped]
 
@@ -194,6 +194,8 @@ class MemoryEngine(_Tables):
         self._synced = _Tables()
         self._failure: StorageError | None = None
         self._failures_left = 0
+        self._sync_failure: StorageError | None = None
+        self._poison: StorageError | None = None  # a sync has failed
         self._open = True
         self.tail: list[list[Operation]] = []
         self.writes = 0
@@ -223,10 +225,14 @@ class MemoryEngine(_Tables):
     def write(self, batch: Batch, *, sync: bool) -> None:
         self._check_open()
         assert isinstance(batch, MemoryBatch)
+        if self._poison is not None:
+            raise self._poison
         if self._failures_left:
             self._failures_left -= 1
             assert self._failure is not None
             raise self._failure
+        if sync and self._sync_failure is not None:
+            self._fail_sync()
         self.apply(batch.operations)
         self.tail.append(batch.operations)
         self.writes += 1
@@ -235,11 +241,16 @@ class MemoryEngine(_Tables):
 
     def sync(self) -> None:
         self._check_open()
+        if self._poison is not None:
+            raise self._poison
+        if self._sync_failure is not None:
+            self._fail_sync()
         for operations in self.tail:
             self._synced.apply(operations)
         self.tail = []
 
     def recover(self) -> None:
+        self._poison = None
         probe = MemoryBatch()
         probe.put(Family.META, META_PROBE, b"")
         self.write(probe, sync=True)
@@ -284,6 +295,15 @@ class MemoryEngine(_Tables):
         """Let the next `count` writes fail with `error`, leaving nothing behind."""
         self._failure = error
         self._failures_left = count
+
+    def fail_next_sync(self, error: StorageError) -> None:
+        """Let the next sync fail with `error`, that of a synced write included."""
+        self._sync_failure = error
+
+    def _fail_sync(self) -> NoReturn:
+        assert self._sync_failure is not None
+        self._poison, self._sync_failure = self._sync_failure, None
+        raise self._poison
 
     def _check_open(self) -> None:
         if not self._open:

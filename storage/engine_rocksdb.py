@@ -11,7 +11,9 @@ tests/storage/test_engine_rocksdb.py:
 * iterating a snapshot shows the present, so a snapshot here is a pair of iterators for each family,
   made at the same moment (an iterator shows the state at its creation);
 * there is no `Resume`. RocksDB itself comes back from a full disk, some seconds after there is space.
-  After any other failed write only closing and opening again helps, and that is what `recover` does;
+  After any other failed write only closing and opening again helps, and that is what `recover` does. So
+  it does after any failed sync: the system may have dropped the pages that it could not write and calls
+  them clean, so that a later sync succeeds and saves nothing (Source: "fsyncgate", PostgreSQL, 2018);
 * a directory whose CURRENT file is lost would be taken for an empty one and its files deleted.
 
 Options, in the order of what they buy. Writes: one writer, so no concurrent memtable insertion; the log
@@ -38,7 +40,16 @@ from weakref import WeakSet
 import rocksdict
 
 from storage.engine import Batch, Family, Snapshot
-from storage.errors import Closed, DamagedFiles, Locked, Missing, NoSpace, StorageError, Unavailable
+from storage.errors import (
+    Closed,
+    DamagedFiles,
+    Locked,
+    Missing,
+    NoSpace,
+    Parted,
+    StorageError,
+    Unavailable,
+)
 from storage.layout import META_PROBE
 
 _MIB = 1024 * 1024
@@ -50,6 +61,9 @@ _INFO_LOG_BYTES_MAX = 4 * _MIB
 _INFO_LOGS_MAX = 3
 _BLOOM_BITS = 10
 _BLOCK_BYTES = 8 * 1024
+_PROBE_NAME = "probe"
+# In the text of an error: the log has not got the batch, or half of it, which counts as nothing.
+_APPENDING = "While append"
 
 # RocksDB goes on by itself once there is room for all memtables (76 MiB). With this much space free, a
 # database that still reports a full disk needs more than that.
@@ -98,6 +112,14 @@ class RocksBatch:
         handle = self._handles[family]
         for key, value in items:
             put(key, value, handle)
+
+    def spend(self) -> Any:
+        """Return the RocksDB batch, and let go of the handles.
+
+        Each keeps the database from being closed, and a batch lives on in the frames of an error.
+        """
+        self._handles = None
+        return self.raw
 
     def delete(self, family: Family, key: bytes) -> None:
         self.raw.delete(key, self._handles[family])
@@ -173,10 +195,14 @@ class _Shut:
         self._error = error
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise self._error
+        self._raise()
 
     def __getitem__(self, family: Family) -> NoReturn:
-        raise self._error
+        self._raise()
+
+    def _raise(self) -> NoReturn:
+        # Without the frames of those who met it before: they may hold iterators, and these the database.
+        raise self._error.with_traceback(None)
 
 
 class RocksEngine:
@@ -197,6 +223,9 @@ class RocksEngine:
         self._synced_write = rocksdict.WriteOptions()
         self._synced_write.sync = True
         self._full_probes = 0
+        self._poison: StorageError | None = None  # a sync has failed: what the disk has is not known
+        self._expected: int | None = None  # how many entries it has to hold when it is opened again
+        self._parted: Parted | None = None
         self._closed = False
         self._shut(Closed())
         self._check_directory(path)
@@ -237,20 +266,40 @@ class RocksEngine:
 
     def write(self, batch: Batch, *, sync: bool) -> None:
         assert isinstance(batch, RocksBatch)
+        raw = batch.spend()
+        if self._poison is not None:
+            raise self._poison.with_traceback(None)
+        self._write(raw, sync=sync)
+
+    def _write(self, raw: Any, *, sync: bool) -> None:
         try:
-            self._db.write(batch.raw, self._synced_write if sync else self._plain_write)
+            self._db.write(raw, self._synced_write if sync else self._plain_write)
         except Exception as error:  # noqa: BLE001 - rocksdict raises nothing more precise
-            del batch  # its handles would hold the database open for as long as the error is kept
+            del raw  # its handles would hold the database open for as long as the error is kept
+            if sync and _APPENDING not in str(error):  # what was not even appended is not in doubt
+                self._poison = _typed(self._path, error)
             _fail(self._path, error)
 
     def sync(self) -> None:
-        with self._lock, _translated(self._path):
-            self._db.flush_wal(True)
+        with self._lock:
+            if self._poison is not None:
+                raise self._poison.with_traceback(None)
+            try:
+                self._db.flush_wal(True)
+            except Exception as error:
+                self._poison = _typed(self._path, error)
+                raise _typed(self._path, error) from error
 
     def recover(self) -> None:
         with self._lock:
             if self._closed:
                 raise Closed
+            if self._parted is not None:
+                raise self._parted.with_traceback(None)
+            if self._poison is not None:
+                self._probe_disk()  # not the database: a probe in its log would be in doubt as well
+                self._reopen()
+                return
             try:
                 self._write_probe()
             except NoSpace:
@@ -265,10 +314,7 @@ class RocksEngine:
                 self._full_probes = 0
                 return
             self._close_database()
-            try:
-                self._open()
-            except Locked as error:  # something of ours has not let go of it yet; the next probe tries again
-                raise Unavailable(self._path, "it could not be opened again yet") from error
+            self._open_again()
             self._write_probe()
 
     def snapshot(self) -> Snapshot:
@@ -299,6 +345,7 @@ class RocksEngine:
     def close(self) -> None:
         with self._lock:
             self._close_database()
+            self._shut(Closed())
             self._closed = True
 
     # Below: not for others.
@@ -314,6 +361,49 @@ class RocksEngine:
             raise Unavailable(self._path, error.strerror or str(error)) from error
         if lost:
             raise DamagedFiles(self._path, "the file CURRENT is missing")
+
+    def _reopen(self) -> None:
+        """Close and open, so that everything lies in files that were synced anew.
+
+        Closing writes what is in memory into such files. Where it cannot, opening reads the log again: two
+        seconds for the longest, and rocksdict holds the interpreter while it does.
+        """
+        if self._expected is None:
+            self._expected = self._last_sequence()
+        self._close_database()
+        self._open_again()
+        found = self._last_sequence()
+        if self._expected is not None and found is not None and found != self._expected:
+            self._parted = Parted(self._path, self._expected, found)
+            raise self._parted
+        self._expected = self._poison = None
+
+    def _open_again(self) -> None:
+        try:
+            self._open()
+        except Locked as error:  # something of ours has not let go of it yet; the next probe tries again
+            raise Unavailable(self._path, "it could not be opened again yet") from error
+
+    def _probe_disk(self) -> None:
+        """Write a file and sync it; raise the error if that fails."""
+        probe = Path(self._path) / _PROBE_NAME
+        try:
+            with probe.open("wb") as file:
+                file.write(bytes(_BLOCK_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            probe.unlink()
+        except OSError as error:
+            raise _typed(self._path, error) from error
+
+    def _last_sequence(self) -> int | None:
+        """Return how many entries were written in the life of the database; None if it is not open."""
+        try:
+            with _translated(self._path):
+                count: int = self._db.latest_sequence_number()
+        except StorageError:
+            return None
+        return count
 
     def _open(self) -> None:
         options = _database_options(_family_options(Family.RECORDS, self._cache))
@@ -344,19 +434,20 @@ class RocksEngine:
         for snapshot in list(self._snapshots):
             snapshot.close()
         opened = [*self._families.values(), self._db]
-        self._shut(Closed())
+        self._shut(Unavailable(self._path, "it is being opened again"))
         for rows in opened:
             # A database in its error state cannot flush, says so, and is closed all the same.
             with contextlib.suppress(StorageError), _translated(self._path):
                 rows.close()
 
     def _write_probe(self) -> None:
-        self.write(self._probe_batch(), sync=True)
+        self._write(self._probe(), sync=True)
 
-    def _probe_batch(self) -> Batch:
-        batch = self.batch()
-        batch.put(Family.META, META_PROBE, b"")
-        return batch
+    def _probe(self) -> Any:
+        with _translated(self._path):
+            batch = RocksBatch(self._handles)
+            batch.put(Family.META, META_PROBE, b"")
+        return batch.spend()
 
     def _is_stuck(self) -> bool:
         """Tell whether RocksDB stays in its error state although there is space again.
@@ -463,16 +554,23 @@ def _translated(path: str) -> Iterator[None]:
 
 
 def _fail(path: str, error: Exception) -> NoReturn:
-    """Raise the typed error that `error` stands for. Its text is all that rocksdict gives."""
-    text = str(error)
+    """Raise the typed error that `error` stands for."""
     if isinstance(error, StorageError):
         raise error
+    raise _typed(path, error) from error
+
+
+def _typed(path: str, error: Exception) -> StorageError:
+    """Return the typed error that `error` stands for. Its text is all that rocksdict gives."""
+    text = str(error)
+    if isinstance(error, StorageError):
+        return error
     if isinstance(error, rocksdict.DbClosedError):
-        raise Closed from error
+        return Closed()
     if "No space left on device" in text or "Disk quota exceeded" in text:
-        raise NoSpace(path) from error
+        return NoSpace(path)
     if f"{os.sep}LOCK:" in text:
-        raise Locked(path) from error
+        return Locked(path)
     if text.startswith("Corruption:"):
-        raise DamagedFiles(path, text) from error
-    raise Unavailable(path, text) from error
+        return DamagedFiles(path, text)
+    return Unavailable(path, text)

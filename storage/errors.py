@@ -7,6 +7,7 @@ engine's own exceptions never leave `engine_rocksdb`; they are translated there,
       Locked            another process has the data directory open
       Missing           there is no data directory where one was expected
       Corrupt           what is on disk cannot be trusted
+          Parted          memory and disk differ after a failed sync
         RecordError     one row cannot be read; the rest of the store is not affected
       NewerFormat       written by a later kvd
       NoSpace           the disk is full
@@ -47,6 +48,14 @@ class DamagedFiles(Corrupt):
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(
             f"the data in {path} is damaged ({reason}); restore a backup, or copy the directory away and start empty"
+        )
+
+
+class Parted(Corrupt):
+    def __init__(self, path: str, known: int, found: int) -> None:
+        super().__init__(
+            f"after a sync that failed {path} holds other writes than kvd knows of ({found} instead of {known}); "
+            "check the disk, then restart kvd: it goes on from what is there"
         )
 
 

@@ -404,6 +404,37 @@ async def test_the_client_that_is_owed_most_is_closed_when_all_together_are_owed
         assert not small.closing
 
 
+async def test_the_client_that_sends_most_is_closed_when_all_together_keep_too_much_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hub_module, "INPUT_BYTES_MAX", 300_000)
+    half = b"*2\r\n$4\r\nECHO\r\n$200000\r\n" + b"x" * 100_000
+    async with running() as live, await live.connect() as first, await live.connect() as queueing:
+        await ask(queueing, "MULTI", expect=OK)
+        await queueing.send_all(encode("ECHO", b"x" * 20_000) * 2)
+        await receive_exactly(queueing, len(b"+QUEUED\r\n") * 2)
+        await first.send_all(half)
+        await until(lambda: live.server.input_bytes > 140_000, "all of it is held")
+        async with await live.connect() as largest:
+            await largest.send_all(half + b"x" * 90_000)
+            assert await receive_to_end(largest) == b""
+        assert live.server.stats.query_limit_closed == 1
+        await first.send_all(b"x" * 100_000 + b"\r\n")
+        assert len(await receive_exactly(first, 200_011)) == 200_011
+        await ask(queueing, "DISCARD", expect=OK)
+        await until(lambda: live.server.input_bytes == 0, "nothing is held")
+
+
+async def test_what_a_client_has_sent_is_out_of_the_books_when_it_goes() -> None:
+    async with running() as live:
+        async with await live.connect() as stream:
+            await ask(stream, "MULTI", expect=OK)
+            await ask(stream, "PING", expect=b"+QUEUED\r\n")
+            await stream.send_all(b"*1\r\n$4\r\nPI")
+            await until(lambda: live.server.input_bytes, "it is in the books")
+        await until(lambda: not live.server.input_bytes, "it is not")
+
+
 async def test_who_is_closing_and_does_not_read_is_closed_in_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

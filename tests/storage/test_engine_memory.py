@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from storage.engine import Family
 from storage.engine_memory import MemoryEngine
-from storage.errors import NoSpace
+from storage.errors import NoSpace, Unavailable
 
 
 def write(engine: MemoryEngine, key: bytes, *, sync: bool = False) -> None:
@@ -68,6 +68,22 @@ def test_recover_fails_while_writes_fail() -> None:
     with pytest.raises(NoSpace):
         engine.recover()
     engine.recover()
+
+
+def test_after_a_failed_sync_every_write_fails_until_it_has_recovered() -> None:
+    engine = MemoryEngine()
+    write(engine, b"a")
+    engine.fail_next_sync(Unavailable("memory", "fsync failed"))
+    with pytest.raises(Unavailable):
+        write(engine, b"b", sync=True)
+    with pytest.raises(Unavailable):
+        write(engine, b"c")
+    with pytest.raises(Unavailable):
+        engine.sync()
+    assert keys(engine) == b"a"
+    engine.recover()
+    write(engine, b"d")
+    assert keys(engine) == b"ad"
 
 
 def test_an_older_image_can_be_put_back() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -11,13 +12,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import rocksdict
 
 from storage.engine import Family
 from storage.engine_rocksdb import RocksEngine
-from storage.errors import DamagedFiles, Locked, Missing, NoSpace, StorageError, Unavailable
+from storage.errors import DamagedFiles, Locked, Missing, NoSpace, Parted, StorageError, Unavailable
 
 DISK_BYTES = 192 * 1024 * 1024
 BALLAST_BYTES = 160 * 1024 * 1024
@@ -188,6 +190,88 @@ def test_another_failed_write_is_mended_by_opening_again(tmp_path: Path) -> None
     write(engine, b"last")
     assert engine.get(Family.RECORDS, b"%06d" % (count - 1)) is not None
     assert engine.get(Family.RECORDS, b"refused") is None
+    engine.close()
+
+
+class _IllDisk:
+    """Stands before a database whose disk fails to sync."""
+
+    def __init__(self, database: Any) -> None:
+        self.database = database
+
+    def flush_wal(self, sync: bool) -> None:
+        raise OSError("IO error: fsync: Input/output error")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.database, name)
+
+
+def test_a_failed_sync_is_followed_by_no_write_until_the_database_was_opened_anew(tmp_path: Path) -> None:
+    engine = RocksEngine(tmp_path)
+    write(engine, b"before")
+    healthy = engine._db
+    engine._db = _IllDisk(healthy)
+    with pytest.raises(Unavailable, match="Input/output error"):
+        engine.sync()
+    engine._db = healthy  # a second sync would succeed, and save nothing
+    with pytest.raises(Unavailable):
+        engine.sync()
+    with pytest.raises(Unavailable):
+        write(engine, b"refused")
+    assert engine.get(Family.RECORDS, b"before") == b"v"
+    del healthy
+    engine.recover()
+    assert engine.get(Family.RECORDS, b"before") == b"v"
+    assert engine.get(Family.RECORDS, b"refused") is None
+    write(engine, b"after", sync=True)
+    engine.close()
+
+
+def test_a_disk_that_holds_other_writes_than_memory_is_told_and_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = RocksEngine(tmp_path)
+    write(engine, b"before", sync=True)
+    counts = iter([7, 5])
+    monkeypatch.setattr(engine, "_last_sequence", lambda: next(counts))
+    engine._poison = Unavailable(str(tmp_path), "fsync failed")
+    for _ in range(2):
+        with pytest.raises(Parted, match="5 instead of 7"):
+            engine.recover()
+        with pytest.raises(Unavailable):
+            write(engine, b"refused")
+    assert engine.get(Family.RECORDS, b"before") == b"v"
+    engine.close()
+
+
+def test_while_the_disk_is_ill_the_database_stays_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = RocksEngine(tmp_path)
+    write(engine, b"before")
+    engine._poison = Unavailable(str(tmp_path), "fsync failed")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", _fail_to_sync)
+        with pytest.raises(Unavailable, match="Input/output error"):
+            engine.recover()
+    assert engine.get(Family.RECORDS, b"before") == b"v"
+    engine.recover()
+    write(engine, b"after", sync=True)
+    engine.close()
+
+
+def _fail_to_sync(fd: int) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_what_keeps_a_failed_batch_does_not_keep_the_database_open(tmp_path: Path) -> None:
+    engine = RocksEngine(tmp_path)
+    engine._poison = Unavailable(str(tmp_path), "fsync failed")
+    batch = engine.batch()
+    batch.put(Family.META, b"a", b"")
+    with pytest.raises(Unavailable):
+        engine.write(batch, sync=False)
+    engine.recover()
     engine.close()
 
 

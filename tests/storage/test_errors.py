@@ -13,6 +13,10 @@ MESSAGES: dict[StorageError, tuple[str, str]] = {
     errors.Locked("/d"): ("/d is in use by another process", "stop that process"),
     errors.Missing("/d"): ("no kvd data in /d", "check the path"),
     errors.DamagedFiles("/d", "why"): ("/d is damaged (why)", "restore a backup"),
+    errors.Parted("/d", 7, 5): (
+        "/d holds other writes than kvd knows of (5 instead of 7)",
+        "then restart kvd",
+    ),
     errors.RecordError("why"): ("cannot be read (why)", "delete the key or restore it"),
     errors.NewerFormat("/d", 9, 1): ("/d has format 9", "use the kvd version that wrote it"),
     errors.NoSpace("/d"): ("no space left on the disk of /d", "free at least 128 MiB"),

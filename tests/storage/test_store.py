@@ -24,6 +24,7 @@ from storage.errors import (
     NewerFormat,
     NoSpace,
     RecordError,
+    Unavailable,
     ValueTooLong,
 )
 from storage.layout import META_FORMAT, META_NODE, META_PURGED_HLC, database_id, origin_key, parse_change_key
@@ -383,6 +384,24 @@ def test_writes_are_accepted_again_after_a_probe(failing: tuple[MemoryEngine, St
     assert isinstance(store.writable, NoSpace)
     assert store.probe()
     assert store.writable is None
+
+
+def test_no_commit_succeeds_after_a_failed_sync_until_a_probe_has(
+    failing: tuple[MemoryEngine, Store],
+) -> None:
+    engine, store = failing
+    keyspace = store.keyspace(0)
+    engine.fail_next_sync(Unavailable("memory", "fsync failed"))
+    with pytest.raises(Unavailable):
+        store.sync()
+    keyspace.put(b"k", b"refused")
+    with pytest.raises(Unavailable):
+        store.commit()
+    assert store.probe()
+    assert keyspace.get(b"k") is None
+    keyspace.put(b"k", b"v")
+    store.commit()
+    assert findings(store) == []
 
 
 def test_a_successful_commit_clears_the_error_too(failing: tuple[MemoryEngine, Store]) -> None:
