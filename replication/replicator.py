@@ -133,6 +133,7 @@ class Replicator:
         self.vectors.is_current = self._is_current
         self.roster.liveness = self.membership
         self.clock.on_jump = self._on_jump
+        self.membership.on_duplicate = self._on_duplicate
         self.rejoin.on_change = self._on_standing
 
     # --- the start
@@ -176,6 +177,7 @@ class Replicator:
     def admit(self, peer: m.Hello) -> m.Reject | None:
         """Decide about an authenticated peer; None lets it in."""
         if peer.node == self.core.identity.node:
+            self.membership.on_own_id(peer)
             return m.Reject(
                 m.Refusal.DUPLICATE_NODE, "this is the node itself, or a copy of its data directory"
             )
@@ -281,6 +283,9 @@ class Replicator:
 
     def _on_jump(self, seconds: float) -> None:
         self.core.rotate_soon(f"the clock has jumped by {seconds:.1f} s")
+
+    def _on_duplicate(self, other: m.MemberRecord) -> None:
+        self.core.rotate_soon("this node runs twice")
 
     def _on_rollback(self, node: bytes) -> None:
         self.stability.reset()

@@ -46,7 +46,7 @@ SIMULTANEOUS: Final = 10.0
 YIELD: Final = 1.0  # what the greater id leaves to the smaller one
 STABLE: Final = 10.0  # a link that lasted so long ends the back-off
 DIALS_MAX: Final = 32  # under way at once
-DIAL_TIMEOUT: Final = 15.0  # the driver tells earlier
+DIAL_TIMEOUT: Final = 20.0  # the driver tells earlier: 10 s to connect, 5 s to authenticate
 # The mesh is full again when this share of `full_mesh_max` is left, so that it does not flap.
 FULL_AGAIN_SHARE: Final = 0.75
 JOIN_INTERVAL: Final = 60.0
