@@ -22,7 +22,7 @@ LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 
 COMPAT := .venv-compat
 NODE := tests/compat/node
 
-.PHONY: help serve test compat lint format bench bench-latency bench-scale soak docs lock clean
+.PHONY: help serve test compat lint format bench bench-latency bench-scale bench-cluster soak docs lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -34,6 +34,7 @@ help:
 	@echo "make bench         speed against redis-server, side by side (BENCH_FLAGS=--help)"
 	@echo "make bench-latency latency over ten minutes of mixed load"
 	@echo "make bench-scale   cost per operation from 10^4 to 10^7 keys"
+	@echo "make bench-cluster propagation, cost and catching up with real daemons on loopback"
 	@echo "make soak          long runs: crashes under load, fuzzing"
 	@echo "make docs          generate conf/kvd.toml and the references in docs/ from the tables"
 	@echo "make lock          resolve the dependencies anew into the lock files"
@@ -66,6 +67,9 @@ bench-latency: $(VENV)/.dev
 
 bench-scale: $(VENV)/.dev
 	$(BIN)/python -m tests.bench.scale $(BENCH_FLAGS)
+
+bench-cluster: $(VENV)/.dev
+	$(BIN)/python -m tests.bench.cluster $(BENCH_FLAGS)
 
 soak: $(VENV)/.soak
 	$(BIN)/python -m pytest -m soak --timeout=0 $(PYTEST_FLAGS)
