@@ -36,6 +36,7 @@ class Stability:
         self._purgeable_for: tuple[bytes, ...] = ()
         self._next = 0.0
         self._frozen_at = 0.0
+        self._due = VersionVector()  # what everybody should cover by now
         self.may_purge = False  # not before this node is a whole member
         self.blocked_by: list[bytes] = []
 
@@ -64,17 +65,25 @@ class Stability:
 
     def _claims(self) -> list[VersionVector] | None:
         """Return every member's claim, this node's own first; None if one is missing."""
-        claims = [self._core.replica.durable()]
-        self.blocked_by = []
+        claims = self._claims_by_node()
+        return None if None in claims.values() else [claim for claim in claims.values() if claim is not None]
+
+    def _claims_by_node(self) -> dict[bytes, VersionVector | None]:
+        claims: dict[bytes, VersionVector | None] = {self._core.identity.node: self._core.replica.durable()}
         for node in self._roster.members():
-            if node == self._core.identity.node:
-                continue
             known = self._vectors.known.get(node)
-            if known is None or not known.is_complete or not known.ready:
-                self.blocked_by.append(node)
+            if known is not None and known.is_complete and known.ready:
+                claims[node] = known.vector
             else:
-                claims.append(known.vector)
-        return None if self.blocked_by else claims
+                claims.setdefault(node, None)
+        return claims
+
+    def _find_blockers(self) -> None:
+        """Name those who say nothing, or still lack what this node had at the end of the interval before."""
+        claims = self._claims_by_node()
+        due = self._due
+        self.blocked_by = [node for node, claim in claims.items() if claim is None or not claim.covers(due)]
+        self._due = self._core.replica.durable()
 
     def tick(self, now: float) -> float:
         """Go on with the epoch, or begin the next."""
@@ -83,6 +92,7 @@ class Stability:
         self._next = now + self._core.options.purge_interval
         if not self.may_purge:
             return self._next
+        self._find_blockers()
         self._roster.settle({node: known.vector for node, known in self._vectors.known.items()})
         members = tuple(self._roster.members())
         if members != self._purgeable_for:
