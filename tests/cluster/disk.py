@@ -34,9 +34,9 @@ class Disk(MemoryEngine):
         assert isinstance(batch, MemoryBatch)
         if self.is_full:
             raise NoSpace(self.path)
-        if self._failures:
-            self._failures -= 1
-            if self._leaves_ghosts:
+        if self._failures or (sync and self.sync_fails):
+            self._failures = max(0, self._failures - 1)
+            if self._leaves_ghosts and not self._ghosts:  # after an error nothing more is even tried
                 self._ghosts.append(batch)
             raise Unavailable(self.path, "a write failed")
         super().write(batch, sync=sync)

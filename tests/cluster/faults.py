@@ -17,7 +17,8 @@ def start(world: World, host: Host) -> None:
         return
     world.network.recover(host.name)
     host.start()
-    check_survived(world, host)
+    if host.is_up:
+        check_survived(world, host)
 
 
 # --- the network
@@ -159,6 +160,7 @@ async def wipe(world: World, name: str) -> None:
 
 @kind("clock")
 def step_clock(world: World, name: str, offset_ms: float) -> None:
+    world.latest_ms()
     world.hosts[name].clock.offset_ms += offset_ms
 
 
@@ -233,6 +235,9 @@ def heal(world: World) -> None:
         host.disk.is_full = host.disk.sync_fails = False
         host.disk.fail(0, ghosts=False)
         host.disk.sync_seconds = 0.004
+        world.latest_ms()
+        host.clock.offset_ms = 0.0
+        host.clock.drift = 0.0
         if host.is_stalled:
             resume(world, host.name)
         start(world, host)

@@ -31,7 +31,7 @@ from replication.errors import ConnectFailed
 from replication.transport import Fingerprints, Handler
 
 GRAIN: Final = 0.001
-WINDOW_BYTES: Final = 256 * 1024
+WINDOW_BYTES: Final = 128 * 1024
 CONNECT_TIMEOUT: Final = 3.0
 
 Observer = Callable[[float, str, str, bytes], None]
@@ -70,6 +70,7 @@ class Pipe:
         "chunks",
         "corrupts",
         "cut_after",
+        "deaf_from",
         "ended_at",
         "last_arrival",
         "network",
@@ -88,6 +89,7 @@ class Pipe:
         self.last_arrival = 0.0
         self.ended_at: float | None = None
         self.broken = False
+        self.deaf_from: float | None = None  # since when nobody reads it any more
         self.cut_after: int | None = None
         self.corrupts = False
         self.read_at = 0.0  # when a slow reader may read again
@@ -129,6 +131,14 @@ class Pipe:
     def breaks(self) -> None:
         self.broken = True
         self.chunks.clear()
+        self.wake_reader()
+        self.wake_writer()
+
+    def goes_deaf(self) -> None:
+        """The reader has closed: what is sent from now on comes to nothing."""
+        self.deaf_from = trio.current_time() + self.path.delay + self.reverse.path.delay
+        self.chunks.clear()
+        self.waiting_bytes = 0
         self.wake_reader()
         self.wake_writer()
 
@@ -239,6 +249,12 @@ class SimStream:
         if out.broken:
             await trio.lowlevel.checkpoint()
             raise trio.BrokenResourceError
+        if out.deaf_from is not None:
+            # The other end has closed. That is told by what it sends back, and after what it has sent before.
+            if not self._in.chunks and trio.current_time() > out.deaf_from:
+                await trio.lowlevel.checkpoint()
+                raise trio.BrokenResourceError
+            return
         out.put(bytes(data))
         while out.waiting_bytes > WINDOW_BYTES or not out.has_room:
             await out.wait_for_room()
@@ -246,7 +262,7 @@ class SimStream:
                 raise trio.ClosedResourceError
             if out.broken:
                 raise trio.BrokenResourceError
-            if out.waiting_bytes < WINDOW_BYTES:
+            if out.waiting_bytes < WINDOW_BYTES or out.deaf_from is not None:
                 break
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -274,7 +290,7 @@ class SimStream:
         if not self._closed:
             self._closed = True
             self._out.end()
-            self._in.breaks()
+            self._in.goes_deaf()
             if self.connection is not None:
                 self.connection.closed()
         await trio.lowlevel.checkpoint()

