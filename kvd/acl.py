@@ -147,12 +147,17 @@ class Acl:
         default = self.default
         return default if default.enabled and default.no_password else None
 
-    def authenticate(self, session: Session, name: bytes, password: bytes) -> User | None:
-        """Return the user of that name if the password is right; otherwise enter it into the log."""
+    def check_password(self, name: bytes, password: bytes) -> User | None:
+        """Return the user of that name if the password is right."""
         user = self.users.get(name)
         # An unknown name takes as long as a wrong password.
         known = user if user is not None else User(name, self.table)
-        if known.accepts(password) and user is not None:
+        return user if known.accepts(password) else None
+
+    def authenticate(self, session: Session, name: bytes, password: bytes) -> User | None:
+        """Return the user of that name if the password is right; otherwise enter it into the log."""
+        user = self.check_password(name, password)
+        if user is not None:
             return user
         session.server.stats.acl_denied_auth += 1
         self._enter(session, Refusal("auth", _context(session), b"AUTH", name))

@@ -4,7 +4,7 @@
 driven by a Trio task of its own and only meets the hub in the tick. Both keep the same accounts of
 unsent output, and the same two bounds apply:
 
-* back-pressure: above `PAUSE_BYTES` unsent nothing more is read from the client until it has taken some;
+* back-pressure: above `PAUSE_BYTES` unsent (or the session's own bound) nothing more is read from the client until it has taken some;
 * the output limit of its class (normal or pubsub, as Redis's client-output-buffer-limit): beyond it
   the connection is closed. So is one that takes nothing for `STALLED_SECONDS` while it is paused, or
   while the last of its output is all that keeps it open.
@@ -22,8 +22,8 @@ import trio
 from kvd.poller import READ, WRITE
 
 if TYPE_CHECKING:
+    from kvd.driven import Driven
     from kvd.hub import Hub
-    from kvd.session import Session
 
 log = structlog.get_logger()
 
@@ -49,7 +49,7 @@ class Connection:
 
     fd = -1  # of a plain socket; a stream has none that the hub may touch
 
-    def __init__(self, hub: Hub, session: Session) -> None:
+    def __init__(self, hub: Hub, session: Driven) -> None:
         self.hub = hub
         self.session = session
         self.unsent: deque[memoryview] = deque()
@@ -62,7 +62,7 @@ class Connection:
         session.on_output = self.mark
         session.transport = self
 
-    def mark(self, session: Session | None = None) -> None:
+    def mark(self, session: Driven | None = None) -> None:
         """Have the hub look at this connection in this tick, or the next one."""
         if not self.marked and not self.closed:
             self.marked = True
@@ -77,7 +77,9 @@ class Connection:
     def is_full(self) -> bool:
         """Tell whether the client has to take output before it gets more to be sent."""
         crowded = self.hub.unsent_bytes > CROWDED_BYTES
-        return self.unsent_bytes > (CROWDED_PAUSE_BYTES if crowded else PAUSE_BYTES)
+        return self.unsent_bytes > (
+            CROWDED_PAUSE_BYTES if crowded else min(PAUSE_BYTES, self.session.pause_bytes)
+        )
 
     @property
     def is_paused(self) -> bool:
@@ -174,7 +176,7 @@ class Connection:
 class SocketConnection(Connection):
     """A plain TCP or unix socket, registered in the hub's selector."""
 
-    def __init__(self, hub: Hub, session: Session, sock: socket.socket) -> None:
+    def __init__(self, hub: Hub, session: Driven, sock: socket.socket) -> None:
         super().__init__(hub, session)
         self.socket = sock
         self.fd = sock.fileno()
@@ -241,7 +243,7 @@ class SocketConnection(Connection):
 class StreamConnection(Connection):
     """A TLS stream: one task reads and hands over, one sends what the hub flushed."""
 
-    def __init__(self, hub: Hub, session: Session, stream: trio.abc.Stream) -> None:
+    def __init__(self, hub: Hub, session: Driven, stream: trio.abc.Stream) -> None:
         super().__init__(hub, session)
         self._stream = stream
         self.handed_over = False  # whether the hub has input of this stream that it has not run yet
@@ -320,5 +322,5 @@ def _compact(data: memoryview) -> memoryview:
     return memoryview(bytes(data)) if 4 * len(data) < len(data.obj) else data  # type: ignore[arg-type]
 
 
-def _ignore(session: Session) -> None:
+def _ignore(session: Driven) -> None:
     """Take the place of `mark` once the connection is closed."""

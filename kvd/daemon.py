@@ -16,6 +16,7 @@ import gc
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -27,13 +28,16 @@ import trio
 
 from kvd import housekeeping, process
 from kvd.hub import Hub
-from kvd.listeners import PlainListener, TlsListener, open_tcp, open_unix
+from kvd.listeners import Door, PlainListener, RespDoor, TlsListener, open_tcp, open_unix
 from kvd.peering.peers import Peers
 from kvd.peering.start import open_peers
 from kvd.poller import open_poller
 from kvd.sampler import sample_periodically
 from kvd.server import Server
-from kvd.settings import Settings
+from kvd.settings import HttpSettings, ServerSettings, Settings
+from kvd.web.door import HttpDoor
+from kvd.web.front import Front
+from kvd.web.router import find_route
 from storage.store import Store
 
 log = structlog.get_logger()
@@ -61,8 +65,9 @@ async def serve(
         server.config_file = config_file
         hub = Hub(server, open_poller())
         resources.callback(hub.close)
-        listeners = _open_plain(settings, server, hub, resources)
-        tls = _open_tls(settings, server, hub, resources)
+        http = open_front(server)
+        listeners = _open_plain(settings, server, hub, http, resources)
+        tls = _open_tls(settings, server, hub, http, resources)
         peers = open_peers(settings, server, hub)
         _tune_collector(store)
 
@@ -87,43 +92,71 @@ def _with_room_for_clients(settings: Settings) -> Settings:
     return settings.replaced({"server.maxclients": room})
 
 
+def open_front(server: Server) -> HttpDoor:
+    """Make what HTTP clients share, and return their door."""
+    server.web = Front(server, find_route)
+    return HttpDoor(server, server.web)
+
+
 def _open_plain(
-    settings: Settings, server: Server, hub: Hub, resources: contextlib.ExitStack
+    settings: Settings, server: Server, hub: Hub, http: HttpDoor, resources: contextlib.ExitStack
 ) -> list[PlainListener]:
-    sockets = []
-    if settings.server.port >= 0:
-        sockets += open_tcp(settings.server, settings.server.port)
-    path = settings.server.unix_socket
-    if path:
-        permissions = settings.server.unix_socket_permissions
-        sockets.append(open_unix(path, permissions, settings.server.tcp_backlog))
-        resources.callback(Path(path).unlink, missing_ok=True)
-    listeners = [PlainListener(sock, server) for sock in sockets]
-    for listener in listeners:
-        resources.callback(listener.close)
-        hub.add_listener(listener)
+    ports: tuple[tuple[ServerSettings | HttpSettings, Door], ...] = (
+        (settings.server, RespDoor(server)),
+        (settings.http, http),
+    )
+    listeners = []
+    for section, door in ports:
+        for sock in _open_sockets(settings, section, resources):
+            listener = PlainListener(sock, server, door)
+            hub.add_listener(listener)
+            listeners.append(listener)
     return listeners
 
 
-def _open_tls(
-    settings: Settings, server: Server, hub: Hub, resources: contextlib.ExitStack
-) -> TlsListener | None:
-    if settings.server.tls_port < 0:
-        return None
-    sockets = open_tcp(settings.server, settings.server.tls_port)
+def _open_sockets(
+    settings: Settings, section: ServerSettings | HttpSettings, resources: contextlib.ExitStack
+) -> list[socket.socket]:
+    """Open the TCP port and the unix socket of one protocol."""
+    sockets = open_tcp(settings.server, section.port) if section.port >= 0 else []
     for sock in sockets:
         resources.callback(sock.close)
-    return TlsListener(hub, server, sockets)
+    path = section.unix_socket
+    if path:
+        sock = open_unix(path, section.unix_socket_permissions, settings.server.tcp_backlog)
+        resources.callback(Path(path).unlink, missing_ok=True)
+        resources.callback(sock.close)
+        sockets.append(sock)
+    return sockets
 
 
-def _ports(listeners: list[PlainListener], tls: TlsListener | None, peers: Peers | None) -> dict[str, int]:
+def _open_tls(
+    settings: Settings, server: Server, hub: Hub, http: HttpDoor, resources: contextlib.ExitStack
+) -> list[TlsListener]:
+    ports: tuple[tuple[int, Door], ...] = (
+        (settings.server.tls_port, RespDoor(server)),
+        (settings.http.tls_port, http),
+    )
+    listeners = []
+    for port, door in ports:
+        if port >= 0:
+            sockets = open_tcp(settings.server, port)
+            for sock in sockets:
+                resources.callback(sock.close)
+            listeners.append(TlsListener(hub, server, sockets, door))
+    return listeners
+
+
+def _ports(listeners: list[PlainListener], tls: list[TlsListener], peers: Peers | None) -> dict[str, int]:
     """Return the ports that are open, by what is spoken there."""
-    ports = {
-        "resp": next((one.port for one in listeners if one.port), None),
-        "resp_tls": None if tls is None else tls.port,
-        "peer": None if peers is None else peers.port,
-    }
-    return {name: port for name, port in ports.items() if port}
+    ports: dict[str, int] = {}
+    for plain in listeners:
+        if plain.port:
+            ports.setdefault(plain.door.protocol, plain.port)
+    ports |= {f"{encrypted.door.protocol}_tls": encrypted.port for encrypted in tls}
+    if peers is not None and peers.port:
+        ports["peer"] = peers.port
+    return ports
 
 
 def _write_ports(path: Path, ports: dict[str, int]) -> None:
@@ -137,6 +170,7 @@ def _announce(settings: Settings, ports: dict[str, int]) -> None:
         "ready for clients",
         port=ports.get("resp"),
         tls_port=ports.get("resp_tls"),
+        http_port=ports.get("http"),
         unix_socket=settings.server.unix_socket or None,
         peer_port=ports.get("peer"),
         data_dir=settings.storage.data_dir,
@@ -156,7 +190,7 @@ def _tune_collector(store: Store) -> None:
     gc.set_threshold(_YOUNG_OBJECTS, 20, 100)
 
 
-async def _run(server: Server, hub: Hub, tls: TlsListener | None, announce: Callable[[], None]) -> None:
+async def _run(server: Server, hub: Hub, tls: list[TlsListener], announce: Callable[[], None]) -> None:
     stopping = trio.Event()
     server.stop = stopping.set
     with _stopping_by_signal(stopping):
@@ -167,8 +201,10 @@ async def _run(server: Server, hub: Hub, tls: TlsListener | None, announce: Call
             nursery.start_soon(housekeeping.sweep, server, hub)
             nursery.start_soon(housekeeping.watch, server, hub)
             nursery.start_soon(sample_periodically, server)
-            if tls is not None:
-                nursery.start_soon(tls.run)
+            for listener in tls:
+                nursery.start_soon(listener.run)
+            if server.web is not None:
+                nursery.start_soon(server.web.watch)
             if server.peers is not None:
                 await nursery.start(server.peers.run)
             await nursery.start(_reopen_by_signal, server, tls)
@@ -196,11 +232,11 @@ def spawner(server: Server, nursery: trio.Nursery) -> Callable[..., None]:
     return spawn
 
 
-async def _stop(hub: Hub, tls: TlsListener | None, peers: Peers | None) -> None:
+async def _stop(hub: Hub, tls: list[TlsListener], peers: Peers | None) -> None:
     """Stop in order. Every tick is whole by now: this task runs between two of them."""
     log.info("stopping")
-    if tls is not None:
-        tls.stop_accepting()
+    for listener in tls:
+        listener.stop_accepting()
     with trio.move_on_after(_STOP_SECONDS):
         await hub.drain()
     if peers is not None:
@@ -236,7 +272,7 @@ def _stopping_by_signal(stopping: trio.Event) -> Iterator[None]:
 
 async def _reopen_by_signal(
     server: Server,
-    tls: TlsListener | None,
+    tls: list[TlsListener],
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Reopen by SIGHUP what can be."""

@@ -111,12 +111,12 @@ async def _try_to_recover(server: Server) -> None:
         server.refresh_plain()
 
 
-def reopen(server: Server, tls: TlsListener | None) -> None:
+def reopen(server: Server, tls: list[TlsListener]) -> None:
     """Open log files and certificates again (SIGHUP): both may have been replaced on disk."""
     logs.reopen()
-    if tls is not None:
+    for listener in tls:
         try:
-            tls.reload()
+            listener.reload()
         except OSError as error:
             log.error("TLS files not reloaded, the old ones stay in use", error=str(error))
     log.info("log and TLS files reopened")

@@ -30,10 +30,10 @@ import trio
 from kvd.connection import Connection, SocketConnection, StreamConnection
 from kvd.dispatch import storage_refusal
 from kvd.poller import READ, WRITE, Poller
-from kvd.session import Session
 from storage.errors import StorageError
 
 if TYPE_CHECKING:
+    from kvd.driven import Driven
     from kvd.listeners import PlainListener
     from kvd.server import Server
 
@@ -88,16 +88,21 @@ class Hub:
         self._leaving = trio.lowlevel.ParkingLot()  # who waits for a connection to end
         server.hub = self
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether nobody is let in any more: the daemon stops."""
+        return self._is_draining
+
     # --- connections
 
-    def adopt(self, sock: socket.socket, session: Session) -> SocketConnection:
+    def adopt(self, sock: socket.socket, session: Driven) -> SocketConnection:
         """Serve `session` over a connected, non-blocking socket from the next tick on."""
         connection = SocketConnection(self, session, sock)
         self.poller.register(connection.fd, READ)
         self.sockets[connection.fd] = connection
         return connection
 
-    async def serve_stream(self, stream: trio.abc.Stream, session: Session) -> None:
+    async def serve_stream(self, stream: trio.abc.Stream, session: Driven) -> None:
         """Serve `session` over a stream until either side closes. The stream is closed on return."""
         connection = StreamConnection(self, session, stream)
         self.streams.add(connection)
@@ -322,7 +327,8 @@ class Hub:
 
     def _commit(self) -> None:
         server = self.server
-        changes = server.store.changes if server.tracking.active else []
+        feeds = server.web.feeds if server.web is not None and server.web.feeds.active else None
+        changes = server.store.changes if server.tracking.active or feeds is not None else []
         started = time.perf_counter_ns()
         try:
             server.store.commit()
@@ -332,10 +338,12 @@ class Hub:
         elapsed = time.perf_counter_ns() - started
         if elapsed >= server.latency.threshold_ns:
             server.latency.record("commit", elapsed)
-        if changes:
+        if changes and server.tracking.active:
             server.tracking.invalidate(changes)
         if server.peers is not None:
             server.peers.committed()
+        if feeds is not None:
+            feeds.committed(changes, server.store.applied)
 
     def _commit_failed(self, error: StorageError) -> None:
         server = self.server
@@ -414,7 +422,7 @@ class Hub:
             raise self._failure
         return result
 
-    def pump(self, caller: Session, *, was_clean: bool) -> None:
+    def pump(self, caller: Driven, *, was_clean: bool) -> None:
         """Look at the other clients, and who comes, from inside a script of `caller` that takes long.
 
         They are read and answered (dispatch tells them BUSY), but nothing is committed: the running
@@ -438,7 +446,7 @@ class Hub:
             self._close_greediest()
 
     @staticmethod
-    def _flush_all_but(connections: list[Connection], caller: Session) -> list[Connection]:
+    def _flush_all_but(connections: list[Connection], caller: Driven) -> list[Connection]:
         """Flush connections, and return those that are `caller`'s: it is in the middle of its requests."""
         kept = []
         for connection in connections:

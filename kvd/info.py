@@ -96,7 +96,8 @@ def _server(server: Server) -> Fields:
 def _tcp_port(server: Server) -> int:
     """Return the port that is listened on, which the setting does not tell when it is 0."""
     listeners = () if server.hub is None else server.hub.listeners.values()
-    return next((each.port for each in listeners if each.port), max(server.settings.server.port, 0))
+    ports = (each.port for each in listeners if each.port and each.door.protocol == "resp")
+    return next(ports, max(server.settings.server.port, 0))
 
 
 def _clients(server: Server) -> Fields:

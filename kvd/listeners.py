@@ -17,7 +17,7 @@ import ssl
 import stat
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 import trio
@@ -25,6 +25,7 @@ import trio
 from kvd.session import Endpoint, Session
 
 if TYPE_CHECKING:
+    from kvd.driven import Driven
     from kvd.hub import Hub
     from kvd.server import Server
     from kvd.settings import ServerSettings
@@ -42,12 +43,40 @@ _PROTECTED: Final = (
 )
 
 
+class Door(Protocol):
+    """Who is let in at a port, and what is spoken there."""
+
+    protocol: str  # as the ports file names it
+
+    def refusal(self, endpoint: Endpoint) -> bytes | None:
+        """Return what a client is told that may not come in, or None."""
+
+    def open(self, endpoint: Endpoint) -> Driven:
+        """Open a session and enter it in the server's register."""
+
+
+class RespDoor:
+    """The door of Redis clients."""
+
+    protocol = "resp"
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def refusal(self, endpoint: Endpoint) -> bytes | None:
+        return refusal(self._server, endpoint)
+
+    def open(self, endpoint: Endpoint) -> Session:
+        return new_session(self._server, endpoint)
+
+
 class PlainListener:
     """A listening socket in the hub's selector."""
 
-    def __init__(self, sock: socket.socket, server: Server) -> None:
+    def __init__(self, sock: socket.socket, server: Server, door: Door | None = None) -> None:
         self.socket = sock
         self.fd = sock.fileno()
+        self.door = door or RespDoor(server)
         self._server = server
 
     @property
@@ -78,14 +107,14 @@ class PlainListener:
     def _admit(self, hub: Hub, sock: socket.socket, address: object) -> None:
         sock.setblocking(False)
         endpoint = endpoint_of(sock, address)
-        refused = refusal(self._server, endpoint)
+        refused = self.door.refusal(endpoint)
         if refused is not None:
             with contextlib.suppress(OSError):  # the client may be gone; it was told what it can be told
                 sock.send(refused)
             sock.close()
             return
         tune(sock, self._server.settings.server)
-        session = new_session(self._server, endpoint)
+        session = self.door.open(endpoint)
         try:
             hub.adopt(sock, session)
         except OSError:
@@ -107,7 +136,7 @@ def new_session(server: Server, endpoint: Endpoint) -> Session:
 def refusal(server: Server, endpoint: Endpoint) -> bytes | None:
     """Return what a client is told that may not come in, or None."""
     settings = server.settings.server
-    if len(server.sessions) >= settings.maxclients:
+    if server.client_count >= settings.maxclients:
         server.stats.connections_rejected += 1
         return _FULL
     open_to_all = server.acl.user_without_password() is not None
@@ -254,9 +283,12 @@ def tls_context(settings: ServerSettings) -> ssl.SSLContext:
 class TlsListener:
     """TLS listeners: each connection is a Trio task around the same sans-IO session."""
 
-    def __init__(self, hub: Hub, server: Server, sockets: list[socket.socket]) -> None:
+    def __init__(
+        self, hub: Hub, server: Server, sockets: list[socket.socket], door: Door | None = None
+    ) -> None:
         self._hub = hub
         self._server = server
+        self.door = door or RespDoor(server)
         self._sockets = sockets
         self._context = tls_context(server.settings.server)
         self._accepting = trio.CancelScope()
@@ -291,21 +323,21 @@ class TlsListener:
             return
         stream = trio.SSLStream(transport, self._context, server_side=True, https_compatible=True)
         if await self._is_let_in(stream, endpoint):
-            await self._hub.serve_stream(stream, new_session(self._server, endpoint))
+            await self._hub.serve_stream(stream, self.door.open(endpoint))
         else:
             await trio.aclose_forcefully(stream)
 
     async def _is_let_in(self, stream: trio.SSLStream[trio.SocketStream], endpoint: Endpoint) -> bool:
         """Shake hands, if there is room for one more; who is refused then is told so."""
         server = self._server
-        if len(server.sessions) + self._handshakes >= server.settings.server.maxclients:
+        if server.client_count + self._handshakes >= server.settings.server.maxclients:
             server.stats.connections_rejected += 1
             return False
         self._handshakes += 1
         try:
             with trio.move_on_after(server.settings.server.tls_handshake_seconds):
                 await stream.do_handshake()
-                refused = refusal(server, endpoint)
+                refused = self.door.refusal(endpoint)
                 if refused is None:
                     return True
                 await stream.send_all(refused)

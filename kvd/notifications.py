@@ -46,6 +46,9 @@ class Notifications:
 
     def _on_expired(self, keyspace: Keyspace, key: bytes) -> None:
         self._server.stats.expired_keys += 1
+        web = self._server.web
+        if web is not None and web.feeds.active:
+            web.feeds.expired(keyspace, key)
         if self._kinds & EXPIRED:
             self.report(keyspace, b"expired", key, EXPIRED)
         if self._server.tracking.active:

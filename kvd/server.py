@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from kvd.peering.peers import Peers
     from kvd.session import Session
     from kvd.settings import Settings
+    from kvd.web.front import Front
+    from kvd.web.session import HttpSession
     from storage.store import Store
 
 log = structlog.get_logger()
@@ -55,6 +57,7 @@ class Server:
         self.table = CommandTable.standard()
         self.acl = Acl(settings, self.table)
         self.sessions: dict[int, Session] = {}
+        self.http_sessions: dict[int, HttpSession] = {}
         self.input_bytes = 0  # what all sessions keep of their clients' input, see `Session.charge_input`
         self.monitors: set[Session] = set()
         self.pubsub = PubSub(self)
@@ -74,12 +77,18 @@ class Server:
         self.peers: Peers | None = None  # other nodes; None on a single node
         self.refusal: ErrorReply | None = None  # why clients may not write, for the sake of the cluster
         self.refuses_reads = False  # whether that holds for reads, too
+        self.web: Front | None = None  # what HTTP clients share; None without HTTP
         self.hub: Hub | None = None  # set while the daemon runs; a test drives sessions without one
         self.spawned = 0  # how many of the tasks that `spawn` started are running
         self.spawn: Callable[..., None] = _nowhere_to_run  # start a Trio task that ends with the daemon
         self.stop: Callable[[], None] = _nowhere_to_run  # begin the orderly shutdown
         self._last_session_id = 0
         self.refresh_plain()
+
+    @property
+    def client_count(self) -> int:
+        """How many clients are connected, whichever protocol they speak."""
+        return len(self.sessions) + len(self.http_sessions)
 
     def next_session_id(self) -> int:
         self._last_session_id += 1

@@ -18,6 +18,7 @@ names, no calls that it can do without; `make bench` has its figures.
 from __future__ import annotations
 
 import ipaddress
+import sys
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
@@ -95,6 +96,8 @@ class Transport(Protocol):
 
 class Session:
     """The state of one client. Public attributes are read and written by session commands."""
+
+    pause_bytes = sys.maxsize  # the connection's own bound is enough
 
     def __init__(self, server: Server, endpoint: Endpoint) -> None:
         self.server = server

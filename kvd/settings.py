@@ -528,6 +528,90 @@ class EventsSettings:
 
 
 @attrs.frozen
+class HttpSettings:
+    """The HTTP port: Workers KV (binding protocol and REST v4), dashboard, health and metrics.
+
+    Addresses and certificates are those of the server section. Without any API token it answers clients on this
+    machine only.
+    """
+
+    port: int = setting(
+        8379,
+        """TCP port for HTTP. 0 takes a free one (see --ports-file), -1 opens none.""",
+        low=-1,
+        high=65535,
+    )
+    tls_port: int = setting(
+        -1,
+        """TCP port for HTTP over TLS, with the certificate of the server section. 0 takes a free one, -1
+        opens none.""",
+        low=-1,
+        high=65535,
+    )
+    unix_socket: str = setting(
+        "",
+        """Path of a unix socket to serve HTTP on as well; empty for none.""",
+    )
+    unix_socket_permissions: int = setting(
+        0o700,
+        """File mode of that socket.""",
+        kind=MODE,
+        low=0,
+        high=0o777,
+    )
+    hosts: tuple[str, ...] = setting(
+        (),
+        """Names, beside those of this machine, under which HTTP may be reached without a token. A page
+        of a stranger can make a browser ask under a name of its own; with tokens, any name will do.""",
+        runtime=True,
+    )
+    namespace: str = setting(
+        "default",
+        """Title of the namespace that a Worker's requests mean which do not name one. It is made by the
+        first write.""",
+        check=lambda title: None if 1 <= len(title) <= 512 else "a title has 1 to 512 characters",
+        runtime=True,
+    )
+    min_ttl_seconds: int = setting(
+        60,
+        """Shortest life of a key over HTTP. Workers KV refuses less than 60; code that needs codes of ten
+        seconds works with 1 here.""",
+        low=1,
+        high=86_400,
+        runtime=True,
+    )
+    body_bytes_max: int = setting(
+        100_000_000,
+        """Largest body of a bulk request. What single values may have is storage.value_bytes_max.""",
+        kind=BYTES,
+        low=1 * MIB,
+        high=4 * GIB,
+        runtime=True,
+    )
+    head_seconds: int = setting(
+        10,
+        """A client that has not sent the whole head of a request after so long is closed.""",
+        low=1,
+        high=600,
+        runtime=True,
+    )
+    body_seconds: int = setting(
+        30,
+        """A client that sends nothing for so long in the middle of a body is closed.""",
+        low=1,
+        high=3600,
+        runtime=True,
+    )
+    idle_seconds: int = setting(
+        600,
+        """A connection without a request is closed after so long. Runtimes keep theirs in a pool.""",
+        low=1,
+        high=86_400,
+        runtime=True,
+    )
+
+
+@attrs.frozen
 class PeersSettings:
     """Other nodes of the same cluster. Without a port this node stays alone and none of it costs anything.
 
@@ -691,6 +775,7 @@ class Settings:
     compat: CompatSettings = CompatSettings()
     log: LogSettings = LogSettings()
     events: EventsSettings = EventsSettings()
+    http: HttpSettings = HttpSettings()
     peers: PeersSettings = PeersSettings()
 
     def value(self, name: str) -> Value:
@@ -723,6 +808,7 @@ SECTIONS: Final[dict[str, type[Any]]] = {
     "compat": CompatSettings,
     "log": LogSettings,
     "events": EventsSettings,
+    "http": HttpSettings,
     "peers": PeersSettings,
 }
 
@@ -750,7 +836,20 @@ def contradictions(settings: Settings) -> list[tuple[str, str]]:
         found.append(("server.tls_port", "is the same as server.port; one port speaks one protocol"))
     if security.acl_file and security.users:
         found.append(("security.users", "cannot stand beside acl_file; move the users into that file"))
-    return found + list(_peer_contradictions(settings))
+    return [*found, *_http_contradictions(settings), *_peer_contradictions(settings)]
+
+
+def _http_contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
+    server, http = settings.server, settings.http
+    if http.tls_port >= 0 and not (server.tls_cert_file and server.tls_key_file):
+        yield "http.tls_port", "needs server.tls_cert_file and server.tls_key_file"
+    taken = {server.port, server.tls_port}
+    for name, port in (("http.port", http.port), ("http.tls_port", http.tls_port)):
+        if port > 0 and port in taken:
+            yield name, "is another port of this daemon already; one port speaks one protocol"
+        taken.add(port)
+    if http.unix_socket and http.unix_socket == server.unix_socket:
+        yield "http.unix_socket", "is the socket of Redis clients already"
 
 
 def _peer_contradictions(settings: Settings) -> Iterator[tuple[str, str]]:

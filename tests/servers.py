@@ -144,7 +144,8 @@ def launch_kvd(
         *prefix,
         *(sys.executable, "-m", "kvd", "serve"),
         *("--data-dir", str(directory / "data")),
-        *("--bind", "127.0.0.1", "--port", "0", "--ports-file", str(_ports_file(directory))),
+        *("--bind", "127.0.0.1", "--port", "0", "--http-port", "0"),
+        *("--ports-file", str(_ports_file(directory))),
         *("--durability", durability, *options),
     ]
     with _process(command, directory / "kvd.log", cwd=ROOT) as process:

@@ -21,6 +21,7 @@ _SHORTCUTS: Final = {
     "--bind": ("server.bind", "ADDR", "Addresses to listen on, with commas between them."),
     "--port": ("server.port", "N", "TCP port; 0 takes a free one."),
     "--unix-socket": ("server.unix_socket", "PATH", "Unix socket to listen on as well."),
+    "--http-port": ("http.port", "N", "TCP port for HTTP; 0 takes a free one, -1 opens none."),
     "--durability": ("storage.durability", "WORD", "When writes reach the disk: always, everysec or no."),
     "--peer-port": ("peers.port", "N", "TCP port for other nodes; 0 takes a free one."),
     "--join": ("peers.join", "HOST:PORT", "A node of the cluster to join; may be given many times."),

@@ -76,7 +76,7 @@ class Node:
         ports_file.unlink(missing_ok=True)
         command = [
             *self.prefix,
-            *(sys.executable, *self.program, "serve", "--data-dir", str(self.data_dir)),
+            *(sys.executable, *self.program, "serve", "--data-dir", str(self.data_dir), "--http-port", "-1"),
             *("--bind", "127.0.0.1", "--port", str(self.port), "--ports-file", str(ports_file)),
             *(
                 "--set",

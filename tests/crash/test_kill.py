@@ -95,7 +95,8 @@ def test_second_signal_ends_at_once_what_the_first_cannot(tmp_path: Path) -> Non
 
 def test_start_is_refused_while_another_process_has_the_data(tmp_path: Path) -> None:
     with kvd_server(tmp_path):
-        command = [sys.executable, "-m", "kvd", "serve", "--port", "0", "--data-dir", str(tmp_path / "data")]
+        ports = ("--port", "0", "--http-port", "0")
+        command = [sys.executable, "-m", "kvd", "serve", *ports, "--data-dir", str(tmp_path / "data")]
         second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert second.returncode == 1
     assert second.stderr.count("\n") == 1

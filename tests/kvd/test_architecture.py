@@ -19,6 +19,7 @@ SOURCES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob
 DOORS = {
     "hiredis": ("protocol.",),
     "httptools": ("protocol.",),
+    "python_multipart": ("kvd.web.bodies",),
     "rocksdict": ("storage.engine_rocksdb",),
     "cbor2": ("storage.record", "replication.messages"),
     "click": ("kvd.cli.",),

@@ -63,6 +63,8 @@ def test_flags_win_over_environment_over_file_over_defaults(
     for layer in layers:
         for name in (
             "server.tls_port",
+            "http.port",
+            "http.tls_port",
             "peers.port",
             "peers.clock_hold_seconds",
             "peers.clock_max_offset_ms",

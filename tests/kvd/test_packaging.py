@@ -85,7 +85,8 @@ def test_the_lock_satisfies_what_the_wheel_asks_for(installed: Path) -> None:
 @pytest.mark.timeout(300)
 def test_the_installed_daemon_answers(installed: Path, tmp_path: Path) -> None:
     log_file, ports_file = tmp_path / "kvd.log", tmp_path / "ports.json"
-    command = [str(installed / "kvd"), "serve", "--port", "0", "--ports-file", str(ports_file)]
+    ports = ("--port", "0", "--http-port", "0", "--ports-file", str(ports_file))
+    command = [str(installed / "kvd"), "serve", *ports]
     with (
         log_file.open("wb") as log,
         subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log) as process,

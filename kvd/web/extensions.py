@@ -1,0 +1,155 @@
+"""What Workers KV does not have, under paths of its own.
+
+    GET    /kvd/v1/namespaces/{ns}/changes[?prefix=P]          what changes, as server-sent events
+    GET    /kvd/v1/namespaces/{ns}/export[?prefix=P]           every key with its value, as JSON lines
+    DELETE /kvd/v1/namespaces/{ns}/keys?prefix=P               all keys under a prefix
+    DELETE /kvd/v1/namespaces/{ns}/keys?all=true               all keys
+
+A line of an export is an entry of a bulk put: ``{"key","value"[,"base64":true][,"expiration"][,"metadata"]}``.
+A key that is no UTF-8 has ``"key_base64"`` instead. The export is not a snapshot: each key is as it is when its
+turn comes; a line ``{"complete":true,"count":N}`` at the end tells it from one that broke off.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from kvd.web import envelope, json_text, records
+from kvd.web.access import READ, WRITE
+from kvd.web.anywhere import find_keyspace
+from kvd.web.errors import NO_ROUTE, Refused, as_envelope
+from kvd.web.feeds import Feed
+from kvd.web.front import Route
+from kvd.web.jobs import SLICE_BYTES, Job, Slice, Steps, streamed
+from storage.record import METADATA, VALUE, Record
+
+if TYPE_CHECKING:
+    from kvd.web.exchange import Exchange
+    from protocol.http_responses import Response
+    from storage.store import Keyspace
+
+_BASE: Final = b"/kvd/v1/namespaces/"
+_NDJSON: Final = b"Content-Type: application/x-ndjson\r\n"
+_ROWS: Final = 100
+
+
+def _prefix(exchange: Exchange) -> bytes:
+    return (exchange.parameter("prefix") or "").encode("utf-8", "replace")
+
+
+def _changes(exchange: Exchange) -> Feed | Response:
+    keyspace = find_keyspace(exchange, READ)
+    return Feed(exchange, keyspace, _prefix(exchange))
+
+
+# --- export
+
+
+def _export(exchange: Exchange) -> Job:
+    keyspace = find_keyspace(exchange, READ)
+    lines = export_lines(keyspace, _prefix(exchange))
+    return Job("export", streamed(exchange, _NDJSON, lines), writes_head=True)
+
+
+def export_lines(keyspace: Keyspace, prefix: bytes) -> Iterator[bytes]:
+    """Yield the lines of an export in pieces; each is a slice's work."""
+    after: bytes | None = None
+    count = 0
+    part = Slice()
+    lines: list[bytes] = []
+    while True:
+        # Few rows at a time: each may hold a value of any size.
+        found, after = keyspace.scan(prefix, after, _ROWS)
+        for key, record in found:
+            if type(record[VALUE]) is not bytes:
+                continue
+            count += 1
+            lines.append(export_line(key, record))
+            if part.is_full(len(lines[-1])):
+                yield b"".join(lines)
+                lines.clear()
+                part.renew()
+        if after is None:
+            break
+    yield b"".join(lines) + b'{"complete":true,"count":%d}\n' % count
+
+
+def export_line(key: bytes, record: Record) -> bytes:
+    """Return one key with all that belongs to it, as a line of JSON."""
+    line = b"{" + _text_or_base64(b"key", b"key_base64", key) + b"," + _value_member(record[VALUE])
+    expiration = records.expiry_of(record)
+    if expiration is not None:
+        line += b',"expiration":%d' % expiration
+    if record[METADATA] is not None:
+        line += b',"metadata":' + record[METADATA].replace(b"\n", b" ").replace(b"\r", b" ")
+    return line + b"}\n"
+
+
+def _text_or_base64(name: bytes, name_base64: bytes, data: bytes) -> bytes:
+    try:
+        return b'"%b":%b' % (name, json_text.quote(data.decode("utf-8")))
+    except UnicodeDecodeError:
+        return b'"%b":"%b"' % (name_base64, base64.b64encode(data))
+
+
+def _value_member(value: bytes) -> bytes:
+    try:
+        return b'"value":' + json_text.quote(value.decode("utf-8"))
+    except UnicodeDecodeError:
+        return b'"value":"%b","base64":true' % base64.b64encode(value)
+
+
+# --- deletion by prefix
+
+
+def _delete_keys(exchange: Exchange) -> Job | Response:
+    keyspace = find_keyspace(exchange, WRITE)
+    prefix = _prefix(exchange)
+    if prefix:
+        return Job("delete by prefix", _delete_steps(exchange, keyspace, prefix))
+    if exchange.parameter("all") != "true":
+        raise Refused(400, "name a prefix, or say all=true to delete every key")
+    if not exchange.access.permits(WRITE, keyspace, b""):
+        raise Refused(403, "Authentication error", 10000)
+    return envelope.result({"deleted": keyspace.flush()})
+
+
+def _delete_steps(exchange: Exchange, keyspace: Keyspace, prefix: bytes) -> Steps:
+    after: bytes | None = None
+    deleted = 0
+    part = Slice()
+    while True:
+        found, after = keyspace.scan(prefix, after, _ROWS)
+        for key, _ in found:
+            if not exchange.access.permits(WRITE, keyspace, key):
+                raise Refused(403, "Authentication error", 10000)
+            deleted += records.delete(keyspace, key)
+        if after is None:
+            break
+        if part.is_full(SLICE_BYTES // 10):
+            yield b""
+            part.renew()
+    yield b""
+    return envelope.result({"deleted": deleted})
+
+
+_ROUTES: Final = {
+    (b"GET", b"changes"): Route(_changes, as_envelope, "extension"),
+    (b"GET", b"export"): Route(_export, as_envelope, "extension"),
+    (b"DELETE", b"keys"): Route(_delete_keys, as_envelope, "extension", writes=True),
+}
+
+
+def route(exchange: Exchange) -> Route:
+    """Return the route of a request under /kvd/v1."""
+    exchange.dialect = as_envelope
+    exchange.kind = "extension"
+    request = exchange.request
+    namespace, _, below = request.path[len(_BASE) :].partition(b"/")
+    found = _ROUTES.get((request.method, below)) if request.path.startswith(_BASE) else None
+    if found is None or not namespace:
+        raise Refused(404, "No route for that URI", NO_ROUTE)
+    exchange.arguments = (namespace,)
+    return found

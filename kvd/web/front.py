@@ -1,0 +1,227 @@
+"""The front: from a request's head to its answer. One object a daemon.
+
+`begin` is called when the head is there: it finds the route, who asks, and where the body goes. `run` is
+called when the body is there, too. What was found wrong at the head is told by `run`, after the body was
+received and dropped: see `bodies`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import structlog
+import trio
+
+from kvd.dispatch import write_refusal
+from kvd.web import errors
+from kvd.web.access import BadCredentials, Gatekeeper
+from kvd.web.bodies import Body
+from kvd.web.errors import Dialect, Refused
+from kvd.web.exchange import Answer, Exchange, Handler
+from kvd.web.feeds import PING_SECONDS, Feeds
+from kvd.web.hot import HotReads
+from kvd.web.session import HttpSession
+from kvd.web.traffic import Traffic
+from protocol.http_requests import HttpLimits
+from protocol.http_responses import DateLine, Response
+from protocol.replies import ErrorReply
+from storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kvd.server import Server
+    from kvd.session import Endpoint
+    from kvd.web.jobs import Job
+    from protocol.http_errors import HttpError
+    from protocol.http_requests import HttpRequest
+
+log = structlog.get_logger()
+
+# How late a wrong credential is answered, and how many such answers may be owed at once: above that the
+# connection is closed instead, so that guessing fills nothing.
+FAILURE_SECONDS: Final = 0.5
+FAILURES_MAX: Final = 200
+# A request that took longer is written to the log.
+SLOW_SECONDS: Final = 1.0
+_WATCH_SECONDS: Final = 1.0
+
+
+@attrs.frozen
+class Route:
+    """What is done with a request.
+
+    `open` is called at the head, to check what can be checked and to choose where the body goes; what it
+    finds out it may leave in `Exchange.state`.
+    """
+
+    handler: Handler
+    dialect: Dialect
+    kind: str
+    open: Callable[[Exchange], Body | None] | None = None
+    is_public: bool = False
+    writes: bool = False
+
+
+class Late:
+    """An answer that is to come late."""
+
+    def __init__(self, response: Response, seconds: float) -> None:
+        self.response = response
+        self.seconds = seconds
+
+
+class Front:
+    """Everything that HTTP sessions share."""
+
+    def __init__(self, server: Server, find_route: Callable[[Exchange], Route]) -> None:
+        self.server = server
+        self.limits = HttpLimits()
+        self.date = DateLine()
+        self.gatekeeper = Gatekeeper(server)
+        self.nobody = self.gatekeeper.nobody
+        self.hot = HotReads(server, self.gatekeeper)
+        self.feeds = Feeds(server)
+        self.traffic = Traffic()
+        self.failures = 0  # late answers that are owed
+        self._find_route = find_route
+
+    def open(self, endpoint: Endpoint) -> HttpSession:
+        """Open a session and enter it in the server's register."""
+        session = HttpSession(self, endpoint)
+        self.server.http_sessions[session.id] = session
+        self.server.stats.connections_received += 1
+        return session
+
+    # --- a request
+
+    def begin(self, session: HttpSession, request: HttpRequest) -> Exchange:
+        """Route a request whose head is complete, find out who asks, and open its body."""
+        exchange = Exchange(self, session, request)
+        exchange.started_ns = time.perf_counter_ns()
+        self.date.update(self.server.store.now_ms)
+        try:
+            route = self._find_route(exchange)
+            exchange.handler = route.handler
+            exchange.dialect = route.dialect
+            exchange.kind = route.kind
+            if not route.is_public:
+                self._check_state(writes=route.writes)
+                exchange.access = self.gatekeeper.admit(exchange)
+            if route.open is not None:
+                exchange.body = route.open(exchange)
+        except Refused as refused:
+            exchange.refusal = refused
+        except Exception as error:  # noqa: BLE001 -- `translate` tells refusals from bugs
+            exchange.refusal = self._translate(exchange, error)
+        if exchange.body is None and request.content_length:
+            exchange.body = Body()
+        return exchange
+
+    def run(self, exchange: Exchange) -> Answer | Late:
+        """Return the answer to a request whose body is there."""
+        refusal = exchange.refusal
+        if refusal is None:
+            try:
+                answer: Answer = exchange.handler(exchange)
+                return answer  # noqa: TRY300 -- hot: no else
+            except Exception as error:  # noqa: BLE001 -- `translate` tells refusals from bugs
+                refusal = self._translate(exchange, error)
+        response = exchange.dialect(refusal)
+        if isinstance(refusal, BadCredentials):
+            return self._delay(response)
+        return response
+
+    def _check_state(self, *, writes: bool) -> None:
+        """Refuse while the daemon is busy with a script, pauses its clients, or cannot read or write."""
+        server = self.server
+        if server.scripts.running is not None:
+            raise errors.from_reply(server.scripts.busy_error())
+        if server.pause is not None and (writes or not server.pause.writes_only):
+            raise Refused(503, "clients are paused", errors.UNAVAILABLE, b"Retry-After: 1\r\n")
+        refusal = write_refusal(server) if writes else (server.refusal if server.refuses_reads else None)
+        if refusal is not None:
+            raise errors.from_reply(refusal)
+
+    def failure(self, exchange: Exchange, error: Exception) -> Response:
+        """Return the answer to a request whose handler raised."""
+        return exchange.dialect(self._translate(exchange, error))
+
+    def _translate(self, exchange: Exchange, error: Exception) -> Refused:
+        """Return what the client is told. A bug ends the request, and gives up the whole tick's writes."""
+        if isinstance(error, Refused):
+            return error
+        if isinstance(error, StorageError):
+            return errors.from_storage(error)
+        if isinstance(error, ErrorReply):
+            return errors.from_reply(error)
+        log.error("HTTP request failed unexpectedly", session_id=exchange.session.id, exc_info=error)
+        self.server.stats.unexpected_errors += 1
+        self.server.store.poison("an HTTP request failed unexpectedly")
+        return Refused(500, "internal error; the server's log has the details", errors.UNAVAILABLE)
+
+    def uncommitted(self, error: ErrorReply) -> bytes:
+        """Return the answer to a request whose tick was not committed."""
+        refused = errors.from_reply(error)
+        response = errors.as_envelope(refused)
+        response.reason = refused.text
+        return response.encode(self.date)
+
+    # --- late answers
+
+    def _delay(self, response: Response) -> Response | Late:
+        if self.failures >= FAILURES_MAX:
+            response.close = True
+            return response
+        return Late(response, FAILURE_SECONDS)
+
+    def answer_late(self, exchange: Exchange, late: Late) -> None:
+        self.failures += 1
+        self.server.spawn(self._answer_late, exchange, late)
+
+    async def _answer_late(self, exchange: Exchange, late: Late) -> None:
+        try:
+            await trio.sleep(late.seconds)
+        finally:
+            self.failures -= 1
+        exchange.session.answer_late(exchange, late.response)
+
+    # --- accounts
+
+    def count(self, exchange: Exchange, status: int) -> None:
+        """Count an answered request."""
+        elapsed = time.perf_counter_ns() - exchange.started_ns
+        self.traffic.count(exchange.kind, exchange.request.method, status, elapsed)
+
+    def count_malformed(self, error: HttpError) -> None:
+        self.traffic.malformed += 1
+
+    def note_job(self, exchange: Exchange, job: Job) -> None:
+        """Write a long request to the log."""
+        seconds = (time.perf_counter_ns() - exchange.started_ns) / 1e9
+        if seconds >= SLOW_SECONDS:
+            log.info(
+                "long HTTP request",
+                job=job.name,
+                session_id=exchange.session.id,
+                seconds=round(seconds, 3),
+                body_bytes=0 if exchange.body is None else exchange.body.size,
+            )
+
+    # --- the clock
+
+    async def watch(self) -> None:
+        """Once a second: connections that make no progress; now and then: a sign of life to streams."""
+        pinged_at = trio.current_time()
+        while True:
+            await trio.sleep(_WATCH_SECONDS)
+            now_ms = time.time_ns() // 1_000_000
+            for session in list(self.server.http_sessions.values()):
+                reason = None if session.closing else session.overdue(now_ms)
+                if reason is not None:
+                    session.time_out(reason)
+            if trio.current_time() - pinged_at >= PING_SECONDS:
+                pinged_at = trio.current_time()
+                self.feeds.ping()
