@@ -234,7 +234,7 @@ def catchup(report: dict[str, Any]) -> None:
         wait_until(lambda: any(m["linked"] for m in away.status()["members"]), "it is linked", seconds=60)
         took = _until_equal(cluster[0], away)
         spent = [node.cpu_seconds() - start for node, start in zip(cluster.nodes, cpu_before, strict=True)]
-        cluster.wait_equal(seconds=120)
+        cluster.verify(away)
     rate = count * size / took / 1e6
     note(f"catchup: {count:,} writes of {size} bytes in {took:.1f} s, {rate:.0f} MB/s; CPU seconds {spent}")
     report["catchup"] = {"seconds": took, "mb_per_second": rate}
