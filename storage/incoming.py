@@ -46,7 +46,8 @@ class Incoming:
         self.covered: dict[int, int] = {}  # seq by origin number
         self.uncovered: dict[int, int] = {}  # the greatest seq merged without being covered
         self.mends = False  # whether dots may have been taken that the log has passed already
-        self.applied: list[tuple[Keyspace, bytes | None, Kind]] = []  # see `Store.applied`
+        # What clients can see, as `Store.applied` tells it; a tuple stands for several keys.
+        self.applied: list[tuple[Keyspace, bytes | tuple[bytes, ...] | None, Kind]] = []
         self.headers: dict[bytes, None] = {}  # row keys that may want their value back
         self.lost = 0  # writes that lost without having been seen
         self.conflicts: list[Conflict] = []  # those of them that are to be remembered

@@ -37,7 +37,7 @@ def overlaps(incoming: Incoming, ledger: Ledger) -> bool:
     return any(
         min(taken.places) <= ledger.uncovered(number)
         for number, taken in incoming.taken.items()
-        if taken.places and ledger.uncovered(number)
+        if ledger.uncovered(number) and taken.places
     )
 
 
@@ -47,7 +47,8 @@ def add_chunks(batch: Batch, engine: Engine, incoming: Incoming, ledger: Ledger,
         if not taken.places:
             continue
         last_hlc = hlc
-        if incoming.mends or ledger.uncovered(number) >= min(taken.places):
+        uncovered = ledger.uncovered(number)
+        if incoming.mends or (uncovered and uncovered >= min(taken.places)):
             # Later chunks are there already: the clock may be beyond what they tell, the dots are not.
             last_hlc = max(taken.hlc, _take_older(batch, engine, number, taken))
         _add_taken(batch, number, taken, last_hlc)
@@ -87,6 +88,9 @@ def _overlapped(engine: Engine, number: int, first: int, last: int) -> Iterator[
 def _add_taken(batch: Batch, number: int, taken: Taken, last_hlc: int) -> None:
     places = taken.places
     seqs = list(places)
+    if len(seqs) <= _CHUNK_DOTS_MAX and seqs == list(range(seqs[0], seqs[0] + len(seqs))):
+        _add_chunk(batch, number, seqs, taken, last_hlc)  # the common case
+        return
     if seqs != sorted(seqs):
         seqs.sort()
     start = 0

@@ -39,7 +39,7 @@ from storage.record import (
 from storage.sampling import draw_keys
 from storage.state import Limits, NarrowedLimits, State
 from storage.transaction import LaneLog
-from storage.version import NO_PREV, PREV_BYTES, hlc_ms, is_newer, pack_register, register_ms
+from storage.version import NO_PREV, PREV_BYTES, hlc_ms, pack_register, register_ms
 
 if TYPE_CHECKING:
     from storage.store import Store
@@ -251,7 +251,7 @@ class Keyspace:
         self._txn.note(lane, row_key)
         self._add_purge_deadline(key, old_floor, hlc)
         self._set(key, old, (None, 0, None, None, None, floor))
-        if self._state.members.may_have(self.id):
+        if self._state.members.present.get(self.id, True):
             self._state.members.erase_below(row_key, floor)
         return True
 
@@ -472,20 +472,22 @@ class Keyspace:
         if len(value) > INLINE_BYTES_MAX and lane is txn and txn.hlc_step:
             lane = txn.bulk
         hlc, seq = self._next_dot(lane)
-        txn.note(lane, self.id + key)
+        lane.places.append(self.id + key)
+        if lane is not txn:
+            txn.others.append((len(txn.places), self.id + key))
         prev = NO_PREV if old[VALUE_STAMP] is None else old[VALUE_STAMP][:PREV_BYTES]
         register = pack_register(hlc, lane.origin, seq, prev)
         expiry = old[EXPIRY]
         had_ttl = txn.now_ms < old[EXPIRES_AT] < NEVER
-        if old[VALUE] is None:
-            # What is hidden here was observed when it came, so the clock is beyond it.
-            assert all(is_newer(register, hidden, self._state.origins) for hidden in registers(old))
+        # What is hidden here was observed when it came, so the clock is beyond it.
+        assert old[FLOOR] is None or old[FLOOR][:8] <= register[:8]
+        assert old[VALUE_STAMP] is None or old[VALUE_STAMP][:8] <= register[:8]
         if expires_at_ms != NEVER or had_ttl:
             # The expiry register is written with the value, at the same clock value: two dots of one group.
             expiry_register = pack_register(hlc, lane.origin, seq + 1, _prev_of(expiry))
             expiry = (expiry_register, None if expires_at_ms == NEVER else expires_at_ms)
             lane.seq = seq + 1
-            txn.note(lane, None)
+            lane.places.append(None)
             if txn.hlc_step:
                 lane.groups.append((len(lane.places) - 2, 2))
         self._set(key, old, (value, expires_at_ms, metadata, register, expiry, old[FLOOR]))
@@ -535,17 +537,28 @@ class Keyspace:
             if not covered:
                 self._txn.deadlines.append(deadline_prefix(record[EXPIRES_AT], EXPIRY_KIND) + row_key)
         txn = self._txn
-        txn.replaced.extend(_replaced(old, record))
+        value, expires_at_ms, _, stamp, expiry, floor = record
+        old_value, old_expires_at_ms, _, old_stamp, old_expiry, old_floor = old
+        if old_stamp is not None and old_stamp is not stamp:
+            txn.replaced.append(old_stamp)
+        if old_expiry is not None and (expiry is None or old_expiry[0] is not expiry[0]):
+            txn.replaced.append(old_expiry[0])
+        if old_floor is not None and old_floor is not floor:
+            txn.replaced.append(old_floor)
         txn.rows[row_key] = record
         if record is MISSING:
             txn.purges_rows = True
         self._hot.young[key] = record
         self._state.cache.young_bytes += weight(record) - weight(old)
         self._empty = False
-        keys = (record[VALUE] is not None) - (old[VALUE] is not None)
-        expires = _has_expiry(record) - _has_expiry(old)
-        floors = (record[FLOOR] is not None) - (old[FLOOR] is not None)
-        headers = _is_header(record) - _is_header(old)
+        keys = (value is not None) - (old_value is not None)
+        expires = (value is not None and expires_at_ms != NEVER) - (
+            old_value is not None and old_expires_at_ms != NEVER
+        )
+        floors = (floor is not None) - (old_floor is not None)
+        headers = 0
+        if value is None or old_value is None:
+            headers = (value is None and stamp is not None) - (old_value is None and old_stamp is not None)
         if keys or expires or floors or headers:
             self._recount(keys, expires, floors, headers)
 
@@ -631,28 +644,6 @@ def _check_time(expires_at_ms: int) -> None:
 
 def _prev_of(expiry: tuple[bytes, int | None] | None) -> bytes:
     return NO_PREV if expiry is None else expiry[0][:PREV_BYTES]
-
-
-def _replaced(old: Record, record: Record) -> list[bytes]:
-    """Return the registers of `old` that `record` has no more."""
-    found: list[bytes] = []
-    _, _, _, stamp, expiry, floor = record
-    _, _, _, old_stamp, old_expiry, old_floor = old
-    if old_stamp is not None and old_stamp is not stamp:
-        found.append(old_stamp)
-    if old_expiry is not None and (expiry is None or old_expiry[0] is not expiry[0]):
-        found.append(old_expiry[0])
-    if old_floor is not None and old_floor is not floor:
-        found.append(old_floor)
-    return found
-
-
-def _has_expiry(record: Record) -> bool:
-    return record[VALUE] is not None and record[EXPIRES_AT] != NEVER
-
-
-def _is_header(record: Record) -> bool:
-    return record[VALUE] is None and record[VALUE_STAMP] is not None
 
 
 def needs_purge(record: Record) -> bool:

@@ -164,6 +164,8 @@ class Ledger:
     def add_rows(self, batch: Batch) -> None:
         """Add to a batch the rows of new origins and of what the tick covers."""
         txn = self._txn
+        if self._is_plain():
+            return
         for lane in txn.lanes:
             if lane.places and not self._stored[lane.origin]:
                 self._add_origin(batch, lane.origin, txn.hlc)
@@ -182,13 +184,13 @@ class Ledger:
     def committed(self, *, synced: bool) -> None:
         """Take note of a commit: what `add_rows` added, and what the lanes gave."""
         txn = self._txn
-        if self._all_durable and not synced:
-            with self._lock:
-                self._durable = dict(self._covered)
-                self._durable_commits = self._commits
-                self._all_durable = False
-                self._durable_vector = None
+        if synced is not self._all_durable:
+            self._change_durability(synced=synced)
         self._vector = None
+        self._commits += 1
+        if self._is_plain():
+            self._covered[txn.origin] = txn.seq
+            return
         for lane in txn.lanes:
             if lane.places:
                 self._stored[lane.origin] = True
@@ -207,10 +209,23 @@ class Ledger:
             if self._uncovered:
                 covered = self._covered
                 self._uncovered = {n: seq for n, seq in self._uncovered.items() if seq > covered.get(n, 0)}
-        self._commits += 1
-        self._all_durable = self._all_durable or synced
+
+    def _is_plain(self) -> bool:
+        """Tell whether the tick holds nothing but writes of the small lane, which is known on disk."""
+        return self._stored[self._txn.origin] and not (
+            self._txn.others or self._unstored or self._ended or self._txn.incoming
+        )
 
     # What a power cut cannot take.
+
+    def _change_durability(self, *, synced: bool) -> None:
+        """Take note that commits are synced from this one on, or are not any more."""
+        with self._lock:
+            if not synced:
+                self._durable = self._covered.copy()
+                self._durable_commits = self._commits
+                self._durable_vector = None
+            self._all_durable = synced
 
     def mark(self) -> tuple[int, dict[int, int]]:
         """Return what is committed now, for `settle`. In any thread: copying a dict is one step."""

@@ -46,14 +46,14 @@ class Members:
         self._engine = engine
         self._txn = txn
         self._origins = origins
-        self._present: dict[bytes, bool] = {}  # by namespace: whether there may be rows
+        self.present: dict[bytes, bool] = {}  # by namespace: whether there may be rows, if that is known
 
     def may_have(self, namespace: bytes) -> bool:
         """Tell whether the namespace may have members."""
-        present = self._present.get(namespace)
+        present = self.present.get(namespace)
         if present is None:
             rows = self._engine.iterate(Family.MEMBERS, namespace, after_prefix(namespace))
-            present = self._present[namespace] = next(rows, None) is not None
+            present = self.present[namespace] = next(rows, None) is not None
         return present
 
     def get(self, row_key: bytes) -> Member | None:
@@ -69,7 +69,7 @@ class Members:
 
     def put(self, row_key: bytes, member: Member) -> None:
         """Store a member in the tick under way."""
-        self._present[row_key[:NAMESPACE_BYTES]] = True
+        self.present[row_key[:NAMESPACE_BYTES]] = True
         self._txn.members[row_key] = encode_member(member)
 
     def remove(self, row_key: bytes, member: Member) -> None:

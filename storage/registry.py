@@ -47,6 +47,7 @@ class Keyspaces:
         self._entropy = entropy
         self.system = open_keyspace(SYSTEM, None, None)
         self.cluster = open_keyspace(CLUSTER, None, None)
+        self.cluster_version = 0  # grows with every change of the cluster's records, and more often
         self.databases = [open_keyspace(database_id(index), index, None) for index in range(DATABASES)]
         self._named: dict[bytes, Keyspace] = {}
         self._hidden: dict[bytes, Keyspace] = {}
@@ -81,6 +82,7 @@ class Keyspaces:
 
     def reverted(self) -> None:
         """Make the registry what it was before the tick."""
+        self.cluster_version += 1
         self._accepted = {}
         for namespace in self._closed:
             self._hidden.pop(namespace, None)
@@ -107,7 +109,9 @@ class Keyspaces:
         return self.by_id(namespace) or self._hidden.get(namespace)
 
     def obtain(self, namespace: bytes) -> Keyspace:
-        """Return the keyspace with this id; a hidden one if the registry does not tell of it."""
+        """Return the keyspace with this id, to be changed; a hidden one if the registry does not tell of it."""
+        if namespace == CLUSTER:
+            self.cluster_version += 1
         found = self.opened(namespace)
         if found is None:
             found = self._hidden[namespace] = self._open(namespace, None, None)

@@ -79,7 +79,6 @@ class StoreReplica:
         self._sweeper = store.sweeper
         self._conflicts: deque[Conflict] = deque(maxlen=_CONFLICTS_MAX)
         self._on_conflict: list[Callable[[Conflict], None]] = []
-        self._system_version = 0
         self._fresh = store.fresh = Fresh(self._ledger)
         store.on_incoming = self._committed
         try:
@@ -300,11 +299,10 @@ class StoreReplica:
 
     @property
     def system_version(self) -> int:
-        return self._system_version
+        return self._store.keyspaces.cluster_version
 
     def put_system(self, name: bytes, value: bytes) -> None:
-        self._system_version += 1
-        self._store.keyspaces.cluster.write_anew(name, value, NEVER, None)
+        self._store.keyspaces.obtain(CLUSTER).write_anew(name, value, NEVER, None)
 
     def get_system(self, name: bytes) -> tuple[bytes, Stamp] | None:
         record = self._store.keyspaces.cluster.get(name)
@@ -385,12 +383,6 @@ class StoreReplica:
     # Below: not for others.
 
     def _committed(self, incoming: Incoming) -> None:
-        if any(
-            type(place) is bytes and place.startswith(CLUSTER)
-            for taken in incoming.taken.values()
-            for place in taken.places.values()
-        ):
-            self._system_version += 1
         for conflict in incoming.conflicts:
             self._conflicts.append(conflict)
             for callback in self._on_conflict:

@@ -48,7 +48,7 @@ from storage.policy import Policy
 from storage.record import MISSING, dumps, encode
 from storage.registry import Keyspaces
 from storage.state import Limits, State
-from storage.transaction import Atomic, EventCallback, ExpiredCallback, Transaction
+from storage.transaction import Atomic, EventCallback, ExpiredCallback, LaneLog, Transaction
 from storage.version import Version, describe
 
 __all__ = ["Keyspace", "Keyspaces", "Limits", "Policy", "Store", "StoreOptions"]
@@ -91,9 +91,7 @@ class Store:
             None  # after commits of what came from other nodes
         )
         self.fresh: Fresh | None = None  # collects what is committed, if replication is attached
-        # What the last commit has taken over from other nodes that clients can see: (keyspace, key, kind). A FLOOR
-        # stands for any end of a live key, a NAMESPACE_FLOOR, whose key is None, for the end of all.
-        self.applied: list[tuple[Keyspace, bytes | None, Kind]] = []
+        self._applied: list[tuple[Keyspace, bytes | tuple[bytes, ...] | None, Kind]] = []
         self._notifying = False
         self._entropy = entropy
         self._txn = Transaction()
@@ -194,20 +192,27 @@ class Store:
     def _places(self) -> Iterator[tuple[int, Place]]:
         """Yield the places of all changes since the last commit with their number, in order."""
         txn = self._txn
-        if not txn.others:
-            yield from enumerate(txn.places)
-            return
         number = own = 0
         for before, place in txn.others:
-            for own_place in txn.places[own:before]:
-                yield number, own_place
-                number += 1
+            yield from enumerate(txn.places[own:before], number)
+            number += before - own
             own = before
-            yield number, place
+            for row_key in place if isinstance(place, tuple) else (place,):
+                yield number, row_key
             number += 1
-        for own_place in txn.places[own:]:
-            yield number, own_place
-            number += 1
+        yield from enumerate(txn.places[own:], number)
+
+    @property
+    def applied(self) -> list[tuple[Keyspace, bytes | None, Kind]]:
+        """What the last commit has taken over from other nodes that clients can see: (keyspace, key, kind).
+
+        A FLOOR stands for any end of a live key; a NAMESPACE_FLOOR, whose key is None, for the end of all.
+        """
+        found: list[tuple[Keyspace, bytes | None, Kind]] = []
+        for keyspace, keys, kind in self._applied:
+            for key in keys if isinstance(keys, tuple) else (keys,):
+                found.append((keyspace, key, kind))  # noqa: PERF401 - two loops
+        return found
 
     @property
     def flushed(self) -> list[Keyspace]:
@@ -231,10 +236,10 @@ class Store:
             self._revert()
             raise Aborted(reason)
         written = len(txn.places)
-        if txn.others:
-            written += len(txn.bulk.places) + len(txn.local.places)
         incoming = txn.incoming
         mends = False
+        if txn.others:
+            written += len(txn.bulk.places) + len(txn.local.places)
         if incoming is not None:
             written += incoming.dot_count
             mends = overlaps(incoming, self._ledger)
@@ -258,15 +263,17 @@ class Store:
             keyspace.committed()
         self.sweeper.committed(txn.deadlines)
         self._compaction.committed(written)
-        self.applied = []
+        if self._applied:
+            self._applied = []
         after = txn.after
         txn.clear()
         self.commits += 1
         self.writable = None
         if incoming is not None:
             self._accepted(incoming)
-        for action in after:
-            action()
+        if after:
+            for action in after:
+                action()
 
     def poison(self, reason: str) -> None:
         """Have the coming commit fail: what is pending may be half of something. Reads go on."""
@@ -424,10 +431,11 @@ class Store:
         batch.put_all(Family.RECORDS, [(key, encode(record)) for key, record in rows.items()])
         if txn.members:
             self._add_members(batch)
-        for lane in txn.lanes:
-            if lane.places:
-                key = change_key(lane.origin, lane.seq - len(lane.places) + 1)
-                batch.put(Family.CHANGES, key, encode_chunk(txn.hlc, lane.places, lane.groups))
+        if txn.places:
+            self._add_chunk(batch, txn)
+        if txn.others:
+            self._add_chunk(batch, txn.bulk)
+            self._add_chunk(batch, txn.local)
         if txn.incoming is not None:
             add_chunks(batch, self.engine, txn.incoming, self._ledger, txn.hlc)
         self._ledger.add_rows(batch)
@@ -448,6 +456,12 @@ class Store:
                 batch.put(Family.META, key, stored)
         return batch
 
+    def _add_chunk(self, batch: Batch, lane: LaneLog) -> None:
+        places = lane.places
+        if places:
+            key = change_key(lane.origin, lane.seq - len(places) + 1)
+            batch.put(Family.CHANGES, key, encode_chunk(self._txn.hlc, places, lane.groups))
+
     def _add_members(self, batch: Batch) -> None:
         for key, row in self._txn.members.items():
             if row is None:
@@ -457,7 +471,7 @@ class Store:
 
     def _accepted(self, incoming: Incoming) -> None:
         """Take note that what came from other nodes was committed."""
-        self.applied = incoming.applied
+        self._applied = incoming.applied
         self._forks += incoming.forks
         self._lost += incoming.lost
         self._undecodable += incoming.undecodable

@@ -89,30 +89,48 @@ class Transaction(LaneLog):
         self.bulk = LaneLog(Lane.BULK)
         self.local = LaneLog(Lane.LOCAL)
         self.lanes: tuple[LaneLog, ...] = (self, self.bulk, self.local)
+        self.purges_rows = False  # whether `rows` has a removal
+        # What is not in `places`, with how many were there before it. A tuple stands for several row keys.
+        self.others: list[tuple[int, Place | tuple[bytes, ...]]] = []
+        self.flushed: list[tuple[Keyspace, bytes | None]] = []  # with the floor before
+        self.ranges: list[tuple[Family, bytes, bytes]] = []  # applied before everything else
+        self.removed: list[tuple[Family, bytes]] = []  # keys to be deleted
+        self.puts: list[tuple[Family, bytes, bytes]] = []  # anything else
+        self.members: dict[bytes, bytes | None] = {}  # rows of that family; None removes one
+        self.local_values: dict[bytes, bytes | None] = {}  # meta rows of `put_local`; None removes one
+        self.after: list[Callable[[], None]] = []  # to be done once it is committed
+        self.incoming: Incoming | None = None  # what was taken over from other nodes
         self.clear()
 
     def clear(self) -> None:
         """Forget all pending writes."""
+        # Hot: once for every commit. What is rarely used is only renewed if it was.
         self.rows: dict[bytes, Record] = {}  # by row key; `MISSING` removes the row for good
-        self.purges_rows = False  # whether there is such a removal
         self.places = []
         self.groups = []
-        self.others: list[
-            tuple[int, Place]
-        ] = []  # what is not in `places`, with how many were there before it
         self.replaced: list[bytes] = []  # registers that are no longer any record's
         self.deadlines: list[bytes] = []  # keys to be put
-        self.removed: list[tuple[Family, bytes]] = []  # keys to be deleted
-        self.ranges: list[tuple[Family, bytes, bytes]] = []  # applied before everything else
-        self.puts: list[tuple[Family, bytes, bytes]] = []  # anything else
-        self.members: dict[bytes, bytes | None] = {}  # rows of that family; None removes one
-        self.local_values: dict[bytes, bytes | None] = {}  # meta rows of `Store.put_local`; None removes one
         self.recounted: list[Keyspace] = []  # whose counts have changed
-        self.flushed: list[tuple[Keyspace, bytes | None]] = []  # with the floor before
-        self.after: list[Callable[[], None]] = []  # to be done once it is committed
-        self.incoming: Incoming | None = None  # what was taken over from other nodes
-        self.bulk.forget()
-        self.local.forget()
+        if self.others:
+            self.others = []
+            self.bulk.forget()
+            self.local.forget()
+        if self.flushed:
+            self.flushed = []
+        if self.ranges:
+            self.ranges = []
+        if self.removed:
+            self.removed = []
+        if self.puts:
+            self.puts = []
+        if self.members:
+            self.members = {}
+        if self.local_values:
+            self.local_values = {}
+        if self.after:
+            self.after = []
+        self.incoming = None
+        self.purges_rows = False
 
     def begin(self, now_ms: int) -> None:
         """Start a tick: raise the clock to `now_ms`. A wall clock that went back does not lower it."""

@@ -11,10 +11,10 @@ from storage.engine import Engine, Family
 from storage.engine_memory import MemoryEngine
 from storage.layout import database_id
 from storage.members import decode_member
-from storage.record import EXPIRES_AT, EXPIRY, FLOOR, METADATA, VALUE, VALUE_STAMP, decode
+from storage.record import EXPIRES_AT, EXPIRY, FLOOR, METADATA, VALUE, VALUE_STAMP, decode, registers
 from storage.replica import StoreReplica
 from storage.store import Store, StoreOptions
-from storage.version import unpack_full_register
+from storage.version import register_dot, unpack_full_register
 
 NOW_MS = 1_700_000_000_000
 DB = database_id(0)
@@ -108,11 +108,11 @@ def all_changes(replica: Replica, vector: VersionVector | None = None) -> list[C
 
 
 def contents(store: Store, *, live: bool = False) -> dict[Any, Any]:
-    """Return every row of a store with origins in place of their numbers.
+    """Return every row of a store with origins in place of their numbers, without what is not replicated.
 
     With `live`, only what a reader sees: no header, no deletion, no register that hides nothing.
     """
-    origins = store.state.origins
+    origins, is_local = store.state.origins, store.state.ledger.is_local
 
     def named(register: bytes | None) -> Any:
         if register is None:
@@ -123,6 +123,8 @@ def contents(store: Store, *, live: bool = False) -> dict[Any, Any]:
     found: dict[Any, Any] = {}
     for key, row in store.engine.iterate(Family.RECORDS):
         record = decode(row, origins)
+        if any(is_local(register_dot(register)[0]) for register in registers(record)):
+            continue
         expiry = record[EXPIRY]
         shown = [record[VALUE], record[METADATA], named(record[VALUE_STAMP])]
         if live:
@@ -135,7 +137,8 @@ def contents(store: Store, *, live: bool = False) -> dict[Any, Any]:
         register, payload, metadata = decode_member(row)
         found["member", key] = [named(register), payload, metadata]
     for key, register in store.engine.iterate(Family.META, b"floor:", b"floor;"):
-        found["floor", key] = named(register)
+        if not is_local(register_dot(register)[0]):
+            found["floor", key] = named(register)
     return found
 
 
