@@ -70,6 +70,7 @@ class ClockGate:
         self._core = core
         self._roster = roster
         self._samples: dict[bytes, deque[Sample]] = {}
+        self._best: dict[bytes, Sample] = {}  # of those; which one it is does not change as they age together
         self.clock_ok = True
         self.median: Sample | None = None  # None: too few peers
         self.on_jump: Callable[[float], None] = _ignore_jump
@@ -116,6 +117,7 @@ class ClockGate:
         offset = (received_ms + replied_ms) / 2000 - (sent_ms / 1000 + rtt / 2)
         samples = self._samples.setdefault(node, deque(maxlen=SAMPLES_MAX))
         samples.append(Sample(offset, uncertainty, now))
+        self._choose_best(node, now)
         if now - self._judged_at > JUDGE_GAP:
             self._judge(now)
 
@@ -138,7 +140,7 @@ class ClockGate:
 
     def offset(self, node: bytes) -> float | None:
         """Return how many seconds a peer's clock is ahead of this node's."""
-        best = self._best(node, self._core.now)
+        best = self._best.get(node)
         return None if best is None else best.offset
 
     def may_write(self, now: float, wall_ms: int) -> bool:
@@ -186,7 +188,9 @@ class ClockGate:
 
     def _judge(self, now: float) -> None:
         self._judged_at = now
-        estimates = [best for node in list(self._samples) if (best := self._best(node, now)) is not None]
+        for node in [node for node, best in self._best.items() if now - best.at > SAMPLE_AGE_MAX]:
+            self._choose_best(node, now)
+        estimates = list(self._best.values())
         if len(estimates) < PEERS_WANTED:
             self.median = None
             self.clock_ok = True
@@ -203,25 +207,25 @@ class ClockGate:
             self.clock_ok = True
             self._core.log.info("this node's clock is right again")
 
-    def _best(self, node: bytes, now: float) -> Sample | None:
-        samples = self._samples.get(node)
-        if samples is None:
-            return None
+    def _choose_best(self, node: bytes, now: float) -> None:
+        samples = self._samples[node]
         while samples and now - samples[0].at > SAMPLE_AGE_MAX:
             samples.popleft()
-        if not samples:
+        if samples:
+            self._best[node] = min(samples, key=lambda sample: sample.doubt(now))
+        else:
             del self._samples[node]
-            return None
-        return min(samples, key=lambda sample: sample.doubt(now))
+            self._best.pop(node, None)
 
     # --- jumps
 
     def _on_jump(self, seconds: float) -> None:
         self._core.log.warning("this node's clock has jumped", seconds=round(seconds, 3))
         self._core.count("clock_jumps_total")
-        for node, samples in self._samples.items():
+        for node, samples in list(self._samples.items()):
             moved = [attrs.evolve(sample, offset=sample.offset - seconds) for sample in samples]
             self._samples[node] = deque(moved, maxlen=SAMPLES_MAX)
+            self._choose_best(node, self._core.now)
         self.on_jump(seconds)
 
 

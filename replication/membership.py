@@ -104,7 +104,8 @@ class Membership:
         self._hints: dict[bytes, tuple[str, ...]] = {}
         self.version = 0  # grows with each change of a record
         self.on_state_changed: OnStateChanged = _ignore_change
-        self.wants: Callable[[bytes], bool] = _never  # set by the topology
+        self.wants: Callable[[bytes], bool] = _never  # set by the topology, as the next two
+        self.missing: Callable[[], list[bytes]] = list
         self.dial_member: Callable[[bytes], bool] = _never
         # Set once this node has found that it runs twice: what is known of the other one.
         self.duplicate: MemberRecord | None = None
@@ -357,11 +358,11 @@ class Membership:
             link.send(Members((better,)))
 
     def on_link_down(self, link: Link, now: float) -> None:
-        """See at once whether the peer is still there, unless the link was closed on purpose."""
+        """See at once whether the peer is still there, unless the link was only one too many."""
         self._look_at_own_delay(now)
-        self.prober.on_link_down(link, now)
-        is_accident = link.closing is None and link.number not in self._harmless
+        is_accident = link.closing != EXCESS and link.number not in self._harmless
         self._harmless.pop(link.number, None)
+        self.prober.on_link_down(link, now, is_accident=is_accident)
         if self._core.links.get(link.node) not in {None, link}:
             return  # another link has replaced it
         member = self._table.get(link.node)
@@ -415,7 +416,8 @@ class Membership:
         )
 
     def targets(self) -> list[bytes]:
-        return [node for node in self._table if self.is_target(node)]
+        linked = [node for node in self._core.links if self.is_target(node)]
+        return linked + [node for node in self.missing() if self.is_target(node)]
 
     def is_target(self, node: bytes) -> bool:
         state = self.state(node)

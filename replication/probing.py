@@ -127,12 +127,14 @@ class Prober:
                 self._succeed(probe, 0.0)
         self._begin(link.node, now, accuses=False)
 
-    def on_link_down(self, link: Link, now: float) -> None:
-        """Look for another way for the probes that went over the link."""
+    def on_link_down(self, link: Link, now: float, *, is_accident: bool) -> None:
+        """Look for another way for the probes that went over the link; if it was closed well, they are answered."""
         self._silences.pop(link.number, None)
         for probe in list(self._probes.values()):
             if probe.asker is not None and probe.asker[0] is link:
                 del self._probes[probe.number]
+            elif probe.link is link and not is_accident:
+                self._succeed(probe, None)
             elif probe.link is link:
                 probe.link = None
                 if not self._judge.dial(probe.node):

@@ -65,6 +65,7 @@ SETTLE: Final = 0.1  # between two looks at the table of members, which may chan
 class _Redial:
     attempts: int = 0
     next_at: float = 0.0
+    rests_until: float = -math.inf  # one of both had too many links: only a probe may dial before
     until: float = -math.inf  # a dial is under way until then at most
 
 
@@ -98,6 +99,7 @@ class Topology:
         self._has_other_zones = False  # with members that could be dialled
         self.is_partial = False
         membership.wants = self.wants
+        membership.missing = self.missing
         membership.dial_member = self.dial_member
 
     # --- questions
@@ -105,6 +107,12 @@ class Topology:
     def wants(self, node: bytes) -> bool:
         """Tell whether there should be a link with a member that this node can open."""
         return not self.is_partial and self._core.options.dialable and bool(self._addresses(node))
+
+    def missing(self) -> list[bytes]:
+        """Return those that `wants` is true for and that have no link."""
+        if self.is_partial or not self._core.options.dialable:
+            return []
+        return self._candidates(State.SUSPECT)
 
     def choose(self, existing: Link, new: Link) -> Link:
         """Return which of two links with one peer survives. Both ends choose alike.
@@ -142,7 +150,8 @@ class Topology:
         wanted = self._wanted(now)
         wanted += [node for node in self._requested if node not in wanted]
         for node in wanted:
-            self._dial_if_due(node, now)
+            if node in self._requested or now >= self._redial(node).rests_until:
+                self._dial_if_due(node, now)
         self._dial_to_join(now)
         if self.is_partial:
             self._revive(now)
@@ -182,8 +191,7 @@ class Topology:
         """Leave a peer alone for a while that has too many links."""
         is_last = len(self._core.links) <= 1
         if message.reason == EXCESS and not is_last:
-            redial = self._redial(link.node)
-            redial.next_at = now + self._core.options.redial_max * (1 + self._core.rng.random())
+            self._rest(link.node, now)
 
     def on_self(self, address: str) -> None:
         """Dial an address no more that turned out to be this node's own."""
@@ -259,7 +267,7 @@ class Topology:
         under_way = [node for node in candidates if now < self._redial(node).until]
         chosen = under_way[: max(0, missing)]
         # Rarely are so many backed off that only they are left; then those that may be dialled next come first.
-        free = [node for node in candidates if node not in chosen and now >= self._redial(node).next_at]
+        free = [node for node in candidates if node not in chosen and self._may_pick(node, now)]
         if self._lacks_other_zone() and missing > len(chosen):
             others = [node for node in free if self._is_other_zone(node)]
             if others and not any(self._is_other_zone(node) for node in chosen):
@@ -313,6 +321,14 @@ class Topology:
         options = self._core.options
         ceiling = min(options.redial_max, math.ldexp(options.redial_min, min(redial.attempts, 30)))
         return self._core.rng.random() * ceiling
+
+    def _rest(self, node: bytes, now: float) -> None:
+        rest = self._core.options.redial_max * (1 + self._core.rng.random())
+        self._redial(node).rests_until = now + rest
+
+    def _may_pick(self, node: bytes, now: float) -> bool:
+        redial = self._redial(node)
+        return now >= redial.next_at and now >= redial.rests_until
 
     def _put_off(self, redial: _Redial, now: float) -> None:
         redial.until = -math.inf
@@ -427,7 +443,7 @@ class Topology:
         candidates = [
             node
             for node in self._candidates(State.ALIVE)
-            if now >= self._redial(node).next_at and not self._is_other_zone(node)
+            if self._may_pick(node, now) and not self._is_other_zone(node)
         ]
         near = sorted(self._distance(link.node) for link in links)[:half]
         if not candidates or len(links) > self._core.options.degree_high:
@@ -459,8 +475,7 @@ class Topology:
         ]
         if free:
             link = self._core.rng.choice(free)
-            redial = self._redial(link.node)
-            redial.next_at = now + options.redial_max * (1 + self._core.rng.random())
+            self._rest(link.node, now)
             link.send(Bye(EXCESS))
             link.close(EXCESS)
 
@@ -479,7 +494,8 @@ class Topology:
         times = [now + (POLL if is_busy else IDLE_POLL)]
         for node in wanted:
             redial = self._redial(node)
-            times.append(max(redial.next_at, redial.until))
+            rest = redial.rests_until if node not in self._requested else -math.inf
+            times.append(max(redial.next_at, redial.until, rest))
         if not self._core.links:
             times += [max(join.redial.next_at, join.redial.until) for join in self._joins.values()]
         # What is overdue waits for a dial under way to end, or for the next poll.

@@ -412,9 +412,22 @@ def test_a_link_that_was_closed_as_one_too_many_is_none() -> None:
     node = lone()
     link, other = link_to(node, 1, dialable=False), link_to(node, 2)
     run(node, 3)
+    node.membership.prober.probe(node_id(1), node.mesh.now)
     node.membership.on_bye(link, Bye(EXCESS), node.mesh.now)
     unlink(node, link)
+    run(node, 3)
     assert not sent(other, PingRequest)
+    assert state(node, 1) == State.ALIVE
+
+
+def test_a_peer_that_said_goodbye_is_looked_for() -> None:
+    node = lone()
+    link, other = link_to(node, 1, dialable=False), link_to(node, 2)
+    run(node, 3)
+    node.membership.on_bye(link, Bye("it stops"), node.mesh.now)
+    link.close("the peer says goodbye: it stops")
+    unlink(node, link)
+    assert [request.target for request in sent(other, PingRequest)] == [node_id(1)]
 
 
 def test_a_relay_asks_and_tells() -> None:
