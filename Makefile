@@ -15,6 +15,9 @@ PYTEST_FLAGS ?=
 BENCH_FLAGS ?=
 LOCK_FLAGS ?=
 FUZZ_SECONDS ?= 600
+SEEDS ?= 0:1000
+SEED ?=
+SIM_FLAGS ?=
 LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate $(LOCK_FLAGS)
 
@@ -22,7 +25,7 @@ LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 
 COMPAT := .venv-compat
 NODE := tests/compat/node
 
-.PHONY: help serve test compat lint format bench bench-latency bench-scale bench-cluster soak docs lock clean
+.PHONY: sim mutations bench-sim help serve test compat lint format bench bench-latency bench-scale bench-cluster soak docs lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -35,6 +38,9 @@ help:
 	@echo "make bench-latency latency over ten minutes of mixed load"
 	@echo "make bench-scale   cost per operation from 10^4 to 10^7 keys"
 	@echo "make bench-cluster propagation, cost and catching up with real daemons on loopback"
+	@echo "make sim           simulated clusters under faults: SEEDS=0:1000, or SEED=17 to replay one"
+	@echo "make mutations     break the replication on purpose; the simulation has to find each breakage"
+	@echo "make bench-sim     propagation and idle traffic of 32 and 500 simulated nodes"
 	@echo "make soak          long runs: crashes under load, fuzzing"
 	@echo "make docs          generate conf/kvd.toml and the references in docs/ from the tables"
 	@echo "make lock          resolve the dependencies anew into the lock files"
@@ -70,6 +76,15 @@ bench-scale: $(VENV)/.dev
 
 bench-cluster: $(VENV)/.dev
 	$(BIN)/python -m tests.bench.cluster $(BENCH_FLAGS)
+
+sim: $(VENV)/.dev
+	$(BIN)/python -m tests.cluster.swarm $(or $(SEED),$(SEEDS)) $(SIM_FLAGS)
+
+mutations: $(VENV)/.dev
+	$(BIN)/python -m tests.cluster.mutations $(SIM_FLAGS)
+
+bench-sim: $(VENV)/.dev
+	$(BIN)/python -m tests.bench.bench_sim $(BENCH_FLAGS)
 
 soak: $(VENV)/.soak
 	$(BIN)/python -m pytest -m soak --timeout=0 $(PYTEST_FLAGS)

@@ -78,7 +78,9 @@ class Watch:
         for place, floor in self.stable_floors.items():
             held = state.get(place)
             if held is not None and held.value is not None and held.value < floor:
-                raise Violation(f"I6: {host.name} holds {place!r} of {held.value}, deleted everywhere at {floor}")
+                raise Violation(
+                    f"I6: {host.name} holds {place!r} of {held.value}, deleted everywhere at {floor}"
+                )
 
 
 def check_monotone(host: Host) -> None:
@@ -238,15 +240,19 @@ async def wait_for_rest(world: World, seconds: float) -> None:
             # What a disk that is lost had sent half of a sync of is held, uncovered, for ever.
             world.count("partial at rest")
             return
-        lines = [f"I12: no convergence within {seconds} s"]
-        for host in world.hosts.values():
-            if host.is_up:
-                lines.append(
-                    f"  {host.name} {host.node.replicator.rejoin.standing} partial={host.replica.is_partial()} "
-                    f"links={len(host.node.replicator.core.links)} {host.vector} durable={host.replica.durable()}"
-                )
+        lines = [f"I12: no convergence within {seconds} s", *map(_describe, world.hosts.values())]
         raise Violation("\n".join(lines))
     world.counts["rest_ms"] = int((trio.current_time() - started) * 1000)
+
+
+def _describe(host: Host) -> str:
+    if not host.is_up:
+        return f"  {host.name} is down"
+    replicator = host.node.replicator
+    return (
+        f"  {host.name} {replicator.rejoin.standing} partial={host.replica.is_partial()} "
+        f"links={len(replicator.core.links)} {host.vector} durable={host.replica.durable()}"
+    )
 
 
 def check_rest(world: World) -> None:
@@ -270,9 +276,7 @@ def check_rest(world: World) -> None:
     check_digests(up)
 
 
-def check_winners(
-    world: World, host: Host, vector: VersionVector, state: Mapping[bytes, Registers]
-) -> None:
+def check_winners(world: World, host: Host, vector: VersionVector, state: Mapping[bytes, Registers]) -> None:
     """I2: every register is the greatest of all writes that the vector covers."""
     now_ms = world.latest_ms()
     for place in world.history.places:
@@ -311,11 +315,9 @@ def check_digests(up: list[Host]) -> None:
     found = []
     for host in up:
         feed = host.replica.feed()
-        digest: Mapping[int, int] | None = None
-        for digest in host.replica.digest(feed, now_ms):
-            pass
+        slices = list(host.replica.digest(feed, now_ms))
         feed.close()
-        found.append((host.name, dict(digest or {})))
+        found.append((host.name, dict(slices[-1] or {})))
     for name, digest in found[1:]:
         if digest != found[0][1]:
             raise Violation(f"I1: the digests of {found[0][0]} and {name} differ")

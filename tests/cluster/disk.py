@@ -1,11 +1,11 @@
 """The simulated disk: the engine that models crashes, and the ways in which disks fail while they are used.
 
-    full         every write is refused until there is room again
-    failing      the next writes fail; such a batch may turn up whole after a restart (`ghosts`)
-    slow         a sync takes long; what was written meanwhile is not safe when it ends
-    power cut    the tail that was not synced is lost, all of it or from some batch on
-    kill         nothing is lost
-    restore      an earlier image is put back
+full         every write is refused until there is room again
+failing      the next writes fail; such a batch may turn up whole after a restart (`ghosts`)
+slow         a sync takes long; what was written meanwhile is not safe when it ends
+power cut    the tail that was not synced is lost, all of it or from some batch on
+kill         nothing is lost
+restore      an earlier image is put back
 """
 
 from __future__ import annotations

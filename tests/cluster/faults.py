@@ -16,8 +16,7 @@ def start(world: World, host: Host) -> None:
     if host.is_up or host.name in world.gone:
         return
     world.network.recover(host.name)
-    host.start()
-    if host.is_up:
+    if host.start():
         check_survived(world, host)
 
 
@@ -106,17 +105,17 @@ def start_process(world: World, name: str) -> None:
 
 
 @kind("full")
-def full(world: World, name: str, is_full: bool) -> None:  # noqa: FBT001 - an event's argument
+def full(world: World, name: str, is_full: bool) -> None:
     world.hosts[name].disk.is_full = is_full
 
 
 @kind("failing")
-def failing(world: World, name: str, count: int, ghosts: bool) -> None:  # noqa: FBT001
+def failing(world: World, name: str, count: int, ghosts: bool) -> None:
     world.hosts[name].disk.fail(count, ghosts=ghosts)
 
 
 @kind("sync")
-def sync(world: World, name: str, seconds: float, fails: bool) -> None:  # noqa: FBT001
+def sync(world: World, name: str, seconds: float, fails: bool) -> None:
     disk = world.hosts[name].disk
     disk.sync_seconds, disk.sync_fails = seconds, fails
 

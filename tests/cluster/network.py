@@ -144,9 +144,7 @@ class Pipe:
 
     def unblocked(self) -> None:
         """Send what had to wait."""
-        self.chunks = deque(
-            (self._arrival(len(data)) if at == inf else at, data) for at, data in self.chunks
-        )
+        self.chunks = deque((self._arrival(len(data)) if at == inf else at, data) for at, data in self.chunks)
         if self.ended_at == inf:
             self.ended_at = self._arrival(0)
         self.wake_reader()
@@ -195,7 +193,11 @@ class Pipe:
         if self.corrupts and data:
             self.corrupts = False
             position = self.path.rng.randrange(len(data))
-            data = data[:position] + bytes([data[position] ^ 1 << self.path.rng.randrange(8)]) + data[position + 1 :]
+            data = (
+                data[:position]
+                + bytes([data[position] ^ 1 << self.path.rng.randrange(8)])
+                + data[position + 1 :]
+            )
         return data
 
     @property
@@ -209,8 +211,7 @@ class Pipe:
     def wake_reader(self) -> None:
         if self._reader is not None:
             due = self.due()
-            if due < self._reader.deadline:
-                self._reader.deadline = due
+            self._reader.deadline = min(self._reader.deadline, due)
 
     def wake_writer(self) -> None:
         if self._writer is not None:
@@ -337,7 +338,7 @@ class _Listener:
 class SimNetwork:
     """All hosts and what lies between them."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int | str) -> None:
         self._seed = seed
         self._ports = 0
         self._paths: dict[tuple[str, str], Path] = {}
@@ -346,7 +347,9 @@ class SimNetwork:
         self.stalled: dict[str, None] = {}
         self.reading: dict[str, float] = {}
         self.dark: dict[str, None] = {}  # without power: nobody answers
-        self.unlisted: dict[str, None] = {}  # behind address translation: nobody can open a connection to them
+        self.unlisted: dict[
+            str, None
+        ] = {}  # behind address translation: nobody can open a connection to them
         self.refused = 0  # dials to those
         self.shape: Callable[[Path], None] = _leave
         self.observe: Observer | None = None

@@ -17,9 +17,8 @@ import trio
 from replication.messages import State
 from replication.options import Options
 from replication.rejoin import Standing
-from storage.changes import Change, Run, Stamp, VersionVector
+from storage.changes import Change, Run
 from storage.engine import Family
-from storage.keyspace import Keyspace
 from tests.cluster import faults
 from tests.cluster.checkers import cut_power, kill, wait_for_rest
 from tests.cluster.scenario import (
@@ -39,7 +38,7 @@ from tests.cluster.scenario import (
     value,
     write_for,
 )
-from tests.cluster.world import OPTIONS, Host, World
+from tests.cluster.world import Host, World
 
 DAY_MS = 86_400_000
 
@@ -280,9 +279,9 @@ def test_f11_away_longer_than_allowed(seeds: Sequence[int]) -> None:
         await write_for(world, hosts[:3], 12, 10, deletes=0.9)
         assert any(host.replica.floors() for host in hosts[:3]), "nothing was purged"
         join(world, [late], hosts[:3])
-        assert await world.wait_until(
-            lambda: late.node.replicator.rejoin.standing == Standing.REMOVED, 30
-        ), late.node.replicator.rejoin.standing
+        assert await world.wait_until(lambda: late.node.replicator.rejoin.standing == Standing.REMOVED, 30), (
+            late.node.replicator.rejoin.standing
+        )
         await trio.sleep(5)
         assert all(value(host, "late1") is None for host in hosts[:3])
         await late.stop()
@@ -332,7 +331,8 @@ def test_f12_deleted_while_a_member_is_away(seeds: Sequence[int]) -> None:
         place = bytes(16) + b"doomed"
         for host in hosts[:2]:
             held = host.registers().get(place)
-            assert held is not None and held.floor is not None, "purged though a member lacks it"
+            assert held is not None, "purged though a member lacks it"
+            assert held.floor is not None, "purged though a member lacks it"
             assert hosts[2].node.replicator.core.identity.node in host.node.replicator.stability.blocked_by
         join(world, [hosts[2]], hosts[:2])
         await end(world)
@@ -435,7 +435,9 @@ def test_f16_clock_goes_back_an_hour(seeds: Sequence[int]) -> None:
         await trio.sleep(3)
         assert put(victim, "k", "after the restart"), victim.node.replicator.refusal(world.now())
         second = victim.registers()[bytes(16) + b"k"].value
-        assert first is not None and second is not None and first < second
+        assert first is not None
+        assert second is not None
+        assert first < second
         await end(world)
         assert is_seen(hosts, "k", b"after the restart")
 
@@ -524,7 +526,9 @@ def test_f19_expire_on_one_side_and_set_on_the_other(seeds: Sequence[int]) -> No
     play("F19", story, seeds)
 
 
-@pytest.mark.skip(reason="counters (kind 4) are a data type that does not exist yet: INCR writes plain values")
+@pytest.mark.skip(
+    reason="counters (kind 4) are a data type that does not exist yet: INCR writes plain values"
+)
 def test_f20_counters() -> None:
     """I13: the value is the sum of the increments of its epoch."""
 
@@ -588,7 +592,9 @@ def test_f22_large_values_beside_small_ones(seeds: Sequence[int]) -> None:
         beside = await _measure_small_writes(world, hosts, large=2 << 20, seconds=8)
         bodies = hosts[1].node.replicator.bodies
         assert bodies.in_flight <= hosts[1].options.body_bytes_max
-        assert beside <= max(2 * without, 0.15), f"{without:.3f} s without, {beside:.3f} s beside large values"
+        assert beside <= max(2 * without, 0.15), (
+            f"{without:.3f} s without, {beside:.3f} s beside large values"
+        )
         await end(world, heals=False)
 
     play("F22", story, seeds)
@@ -745,9 +751,7 @@ def test_f27_removed_while_alive(seeds: Sequence[int]) -> None:
         await write_for(world, hosts, 2, 10)
         assert await world.wait_until(world.is_converged, 20)
         assert hosts[0].remove_member(node_of(outcast))
-        assert await world.wait_until(
-            lambda: outcast.node.replicator.rejoin.standing == Standing.REMOVED, 20
-        )
+        assert await world.wait_until(lambda: outcast.node.replicator.rejoin.standing == Standing.REMOVED, 20)
         assert not put(outcast, "late", "x")
         await write_for(world, others, 3, 10, deletes=0.8)
         await kill(world, outcast)
@@ -772,7 +776,8 @@ def test_f28_two_clusters_that_know_each_others_addresses(seeds: Sequence[int]) 
             host.cluster = bytes([ord(host.name[0])]) * 16
             host.start(founds=host.name.endswith("0"))
         assert await world.wait_until(lambda: all(host.is_whole for host in hosts), 60)
-        assert put(hosts[0], "k", "a") and put(hosts[3], "k", "b")
+        assert put(hosts[0], "k", "a")
+        assert put(hosts[3], "k", "b")
         await trio.sleep(30)
         for mine, theirs in ((hosts[:3], hosts[3:]), (hosts[3:], hosts[:3])):
             strangers = {node_of(host) for host in theirs}
@@ -805,9 +810,9 @@ def test_f29_secret_rotated_node_by_node(seeds: Sequence[int]) -> None:
                     if other is not host:
                         faults.cut(world, host.name, other.name)
                 await write_for(world, hosts, 1.5, 8)
-                assert await world.wait_until(
-                    lambda: world.is_formed(3), world.options.redial_max + 1.5
-                ), f"refused after {step}"
+                assert await world.wait_until(lambda: world.is_formed(3), world.options.redial_max + 1.5), (
+                    f"refused after {step}"
+                )
         await end(world)
 
     play("F29", story, seeds)
@@ -882,19 +887,25 @@ def test_f32_noise_on_the_wire(seeds: Sequence[int]) -> None:
         rng = Random(f"{world.seed} noise")
         before = [host.registers() for host in hosts]
 
+        ended: list[str] = []
+
         async def stranger() -> None:
-            with trio.move_on_after(20), pytest.raises((trio.BrokenResourceError, trio.EndOfChannel)):
+            with trio.move_on_after(20):
                 stream = await world.network.endpoint("evil").dial(rng.choice(hosts).address)
-                for _ in range(50):
-                    size = rng.choice((1, 8, 100, 5000, 70_000))
-                    await stream.send_all(_noise(rng, size))
-                    await trio.sleep(0.01)
-                if await stream.receive_some() == b"":
-                    raise trio.EndOfChannel
+                try:
+                    for _ in range(50):
+                        await stream.send_all(_noise(rng, rng.choice((1, 8, 100, 5000, 70_000))))
+                        await trio.sleep(0.01)
+                    while await stream.receive_some():
+                        pass
+                    ended.append("closed")
+                except trio.BrokenResourceError:
+                    ended.append("broken")
 
         async with trio.open_nursery() as nursery:
             for _ in range(6):
                 nursery.start_soon(stranger)
+        assert len(ended) == 6, "a stranger was listened to"
         assert [host.registers() for host in hosts] == before
         for _ in range(10):
             one, other = rng.sample(hosts, 2)
@@ -919,7 +930,9 @@ def test_f33_change_of_a_later_kind(seeds: Sequence[int]) -> None:
         origin = b"a later version!"
         now_hlc = hosts[0].wall_ms() << 16
         changes = [
-            Change(seq=seq, hlc=now_hlc + seq, kind=70, place=bytes(16) + b"odd", content=b"?", sub=b"%d" % seq)
+            Change(
+                seq=seq, hlc=now_hlc + seq, kind=70, place=bytes(16) + b"odd", content=b"?", sub=b"%d" % seq
+            )
             for seq in (1, 2, 3)
         ]
         run = Run(origin, 0, 3, changes)
@@ -1036,9 +1049,7 @@ def test_f37_bit_rot_is_found_and_mended(seeds: Sequence[int]) -> None:
 def test_f38_two_nodes_that_cannot_be_dialled(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         center = world.add("n0")
-        hidden = [
-            world.add(name, join=("n0:1",), dialable=False, addresses=()) for name in ("h1", "h2")
-        ]
+        hidden = [world.add(name, join=("n0:1",), dialable=False, addresses=()) for name in ("h1", "h2")]
         hosts = [center, *hidden]
         for name in ("h1", "h2"):
             world.network.unlisted[name] = None
@@ -1098,7 +1109,3 @@ def test_f40_two_nodes_flap(seeds: Sequence[int]) -> None:
         assert synced <= 3 * written * 600, (synced, written * 600)
 
     play("F40", story, seeds)
-
-
-def _unused(*_: object) -> tuple[Any, ...]:
-    return Keyspace, Stamp, VersionVector, OPTIONS

@@ -148,7 +148,9 @@ class Host:
         self.dead_letters: list[tuple[Stamp, Change]] = []
         self.published: list[m.Publish] = []
         self.has_handed_over: bool | None = None
-        self.rolled_back = False  # its disk lost what it had claimed: an image was restored, or it was deleted
+        self.rolled_back = (
+            False  # its disk lost what it had claimed: an image was restored, or it was deleted
+        )
         self.seen_vector = VersionVector()
         self.claimed = VersionVector()  # everything that its disk was ever known to keep
         self._scope: trio.CancelScope | None = None
@@ -212,8 +214,8 @@ class Host:
 
     # --- the process
 
-    def start(self, *, founds: bool = False) -> None:
-        """Start the process. Its node begins to talk when the scheduler comes to it."""
+    def start(self, *, founds: bool = False) -> bool:
+        """Start the process; False if its disk does not let it. The node begins to talk in its own time."""
         assert not self.is_up
         self.boots += 1
         self.is_up = True
@@ -227,10 +229,11 @@ class Host:
         except (StorageError, StoreFailed):
             self.is_up = False  # the process says why and ends; whoever starts it tries again
             self.disk.kill()
-            return
+            return False
         self.standing = self.node.replicator.rejoin.standing
         self._ended = trio.Event()
         self.world.nursery.start_soon(self._run)
+        return True
 
     def _open(self, options: StoreOptions, *, founds: bool) -> None:
         self.store = Store(self.disk, options, now_ms=self.wall_ms(), entropy=self._entropy_rng.randbytes)
@@ -454,7 +457,9 @@ def registers_of(record: Record, origins: list[bytes]) -> Registers:
 class World:
     """All hosts, the network between them, and the history of what was written."""
 
-    def __init__(self, seed: int | str, *, options: Options = OPTIONS, gc_min_age: float = GC_MIN_AGE) -> None:
+    def __init__(
+        self, seed: int | str, *, options: Options = OPTIONS, gc_min_age: float = GC_MIN_AGE
+    ) -> None:
         self.seed = seed
         self.options = options
         self.gc_min_age = gc_min_age
@@ -493,9 +498,7 @@ class World:
             host.start(founds=host.name == "n0")
         return hosts
 
-    def resume(
-        self, template: Template, durability: Sequence[str] = (), **changes: Any
-    ) -> list[Host]:
+    def resume(self, template: Template, durability: Sequence[str] = (), **changes: Any) -> list[Host]:
         """Add the hosts of a template and start them: a cluster that was shut down as a whole."""
         self.history = template.history.copy()
         names = [f"n{index}" for index in range(len(template.images))]
@@ -526,12 +529,10 @@ class World:
         """Return what a perfect clock shows."""
         return BASE_MS + int(trio.current_time() * 1000)
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
+    def watch_network(self) -> None:
         """Observe everything that is read from the network, for the hash of the run."""
         self.digest = hashlib.blake2b(digest_size=16)
         self.network.observe = self._observe
-        yield
 
     def _observe(self, now: float, source: str, target: str, data: bytes) -> None:
         self.digest.update(f"{now:.6f} {source} {target} {len(data)} ".encode())
@@ -548,18 +549,15 @@ class World:
     def is_formed(self, count: int) -> bool:
         """Tell whether `count` whole members are linked with each other, as far as the mesh is full."""
         whole = [host for host in self.hosts.values() if host.is_whole]
-        return len(whole) == count and all(len(host.node.replicator.core.links) == count - 1 for host in whole)
+        return len(whole) == count and all(
+            len(host.node.replicator.core.links) == count - 1 for host in whole
+        )
 
     def is_converged(self) -> bool:
         """Tell whether all that are up are whole and cover the same, durably."""
         up = self.up()
         first = up[0].vector if up else None
-        return all(
-            host.is_whole
-            and host.vector == first
-            and host.replica.durable() == first
-            for host in up
-        )
+        return all(host.is_whole and host.vector == first and host.replica.durable() == first for host in up)
 
     def is_partial(self) -> bool:
         """Tell whether any host holds merged changes that are not covered."""

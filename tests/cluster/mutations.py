@@ -1,0 +1,436 @@
+"""Does the simulation find what it is there to find? Each mutation breaks one mechanism; seeds run until one fails.
+
+    python -m tests.cluster.mutations              all of them, as a table
+    python -m tests.cluster.mutations no-floors    these only
+
+A mutation replaces methods of the product while its seeds run, in a process of its own. The mechanisms back
+each other up in places, so some mutations take two guards away at once; their text says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+
+import attrs
+
+from replication.dissemination import Dissemination
+from replication.rejoin import Rejoin
+from replication.roster import Roster
+from replication.stability import Stability
+from replication.sync import Syncs
+from storage import applying
+from storage.applying import Applier
+from storage.changes import Lane, Run, VersionVector
+from storage.feed import SnapshotFeed
+from storage.ledger import Ledger
+from storage.replica import StoreReplica
+from storage.version import ORIGIN_BYTES
+from tests.cluster import swarm
+from tests.cluster.world import template
+
+SEEDS_MAX: Final = 4000
+
+Patch = tuple[type[Any] | Any, str, Any]
+
+
+class Mutation(NamedTuple):
+    name: str
+    text: str
+    patches: Callable[[], list[Patch]]
+
+
+def _judge_by_stamp() -> list[Patch]:
+    """Covered dots are merged by their stamp, as any other."""
+
+    def apply(self: StoreReplica, run: Run) -> int:
+        number = self._number_for(run)
+        won = self._applier.merge(run, number, 0)
+        self._applier.finish()
+        incoming = self._txn.accept()
+        incoming.covered[number] = max(run.upto, self._ledger.covered(number))
+        return won
+
+    def merge(self: StoreReplica, run: Run) -> int:
+        number = self._number_for(run)
+        won = self._applier.merge(run, number, 0)
+        self._applier.finish()
+        incoming = self._txn.accept()
+        seqs = incoming.take(number).places
+        if seqs:
+            incoming.uncovered[number] = max(*seqs, incoming.uncovered.get(number, 0), 0)
+        return won
+
+    original = Dissemination.offer
+
+    def offer(self: Dissemination, run: Run, flow: Any) -> None:
+        if run.upto <= self._core.replica.covered(run.origin) and not self._is_own(run.origin):
+            self._core.replica.apply(run)
+            return
+        original(self, run, flow)
+
+    return [
+        (StoreReplica, "apply", apply),
+        (StoreReplica, "merge", merge),
+        (Dissemination, "offer", offer),
+    ]
+
+
+def _reuse_origin() -> list[Patch]:
+    """A restarted node goes on under the origin that it had, from where its disk ends."""
+
+    def draw(self: Ledger, lane: Any) -> None:
+        earlier = [
+            number
+            for number, kind in enumerate(self.lanes)
+            if number and kind == int(lane.lane) and self._stored[number]
+        ]
+        if lane.lane is Lane.SMALL and earlier and lane.origin == 0:
+            lane.origin = earlier[-1]
+            lane.seq = self._covered.get(lane.origin, 0)
+            return
+        lane.origin = self._append(self._entropy(ORIGIN_BYTES), int(lane.lane))
+        lane.seq = 0
+
+    return [(Ledger, "draw", draw)]
+
+
+def _cover_at_start() -> list[Patch]:
+    """The vector of a sync is granted when the session begins."""
+    original = Syncs.on_start
+
+    def on_start(self: Syncs, link: Any, start: Any) -> None:
+        original(self, link, start)
+        session = self._asked(link, start.number)
+        if session is not None and not session.full:
+            self._core.replica.cover(start.vector, start.floors, start.horizon)
+
+    return [(Syncs, "on_start", on_start)]
+
+
+def _purge_on_minimum() -> list[Patch]:
+    """What all members claim is purged without waiting until this node covers what any of them claims."""
+
+    def end_epoch(self: Stability, now: float) -> None:
+        if self._frozen is not None:
+            self._purgeable = self._purgeable.merged(self._frozen[0])
+            self._frozen = None
+
+    return [(Stability, "_end_epoch", end_epoch)]
+
+
+def _purge_by_age() -> list[Patch]:
+    """Marks of deletion are purged when they are old, whoever has them."""
+    return [(Stability, "covers", lambda self, origin, seq: self.may_purge)]
+
+
+def _forget_absent() -> list[Patch]:
+    """Members that are not linked at the moment are not waited for."""
+    original = Stability._claims_by_node
+
+    def claims(self: Stability) -> dict[bytes, VersionVector | None]:
+        found = original(self)
+        own = self._core.identity.node
+        return {node: claim for node, claim in found.items() if node == own or node in self._core.links}
+
+    return [(Stability, "_claims_by_node", claims)]
+
+
+def _no_floors() -> list[Patch]:
+    """Nobody tells what was purged, so nobody is sent back to a full sync."""
+    return [(StoreReplica, "floors", lambda self: VersionVector())]
+
+
+def _no_horizon() -> list[Patch]:
+    """Fresh writes beneath the purge horizon are taken, and own stale ones are kept; without floors' help."""
+    return [
+        (Dissemination, "_is_beneath_horizon", lambda self, run, covered: False),
+        (Rejoin, "on_peer_horizon", lambda self, known: None),
+        (StoreReplica, "horizon", lambda self: 0),
+        (Rejoin, "_settle_stale", lambda self, horizon: None),
+    ]
+
+
+def _no_snapshot() -> list[Patch]:
+    """A sync walks the live index, and ends with the vector of its start."""
+
+    class Live:
+        def __init__(self, engine: Any) -> None:
+            self.get, self.multi_get, self.iterate = engine.get, engine.multi_get, engine.iterate
+
+        def close(self) -> None:
+            """Nothing is held."""
+
+    original = SnapshotFeed.__init__
+
+    def init(self: SnapshotFeed, snapshot: Any, ledger: Ledger, moment: Any) -> None:
+        snapshot.close()
+        original(self, Live(_engines[id(ledger)]), ledger, moment)
+
+    _engines: dict[int, Any] = {}
+    feed = StoreReplica.feed
+
+    def feed_of(self: StoreReplica) -> Any:
+        _engines[id(self._ledger)] = self._store.engine
+        return feed(self)
+
+    return [(SnapshotFeed, "__init__", init), (StoreReplica, "feed", feed_of)]
+
+
+def _claim_unsynced() -> list[Patch]:
+    """What is committed is claimed, whether it is safe or not."""
+    return [(StoreReplica, "durable", lambda self: self.vector())]
+
+
+def _withhold_uncovered() -> list[Patch]:
+    """A sync leaves out what the server's own vector does not cover."""
+    original = SnapshotFeed.runs_after
+
+    def runs_after(self: SnapshotFeed, vector: Mapping[bytes, int]) -> Iterator[Run]:
+        own = self.vector()
+        for run in original(self, vector):
+            changes = [change for change in run.changes if change.seq <= own[run.origin]]
+            if changes:
+                yield run._replace(changes=changes, upto=changes[-1].seq)
+
+    return [(SnapshotFeed, "runs_after", runs_after)]
+
+
+def _ignore_count() -> list[Patch]:
+    """A sync is granted whatever has arrived of it, and the server does not mind what was lost of its queue."""
+    original = Syncs.on_end
+
+    def on_end(self: Syncs, link: Any, end: Any) -> None:
+        session = self._asked(link, end.number)
+        if session is not None:
+            end = attrs.evolve(end, count=session.count)
+        original(self, link, end)
+
+    def lose(self: Syncs, session: Any, run: Run) -> None:
+        """Stand in for what a queue that overflows may lose: one run of twenty."""
+        if (
+            sha256(run.origin + session.number.to_bytes(4, "big") + run.upto.to_bytes(8, "big")).digest()[0]
+            > 12
+        ):
+            merge(self, session, run)
+
+    merge = Syncs._merge
+    return [
+        (Syncs, "on_end", on_end),
+        (Syncs, "_merge", lose),
+        (Syncs, "drop_serving", lambda self, link: None),
+    ]
+
+
+def _drop_expiry() -> list[Patch]:
+    """Expiries that come from others are taken as covered and not looked at."""
+    return [(Applier, "_merge_expiry", lambda self, change, register: (False, False))]
+
+
+def _tie_by_arrival() -> list[Patch]:
+    """Of two writes at the same clock value the one that comes last wins."""
+
+    def is_newer(left: bytes, right: bytes, origins: Sequence[bytes]) -> bool:
+        return left[:8] > right[:8]
+
+    return [(applying, "is_newer", is_newer)]
+
+
+def _skip_gap() -> list[Patch]:
+    """A run is applied though something before it is missing."""
+    original = Dissemination.offer
+
+    def offer(self: Dissemination, run: Run, flow: Any) -> None:
+        covered = self._core.replica.covered(run.origin)
+        original(self, run._replace(after=covered) if run.after > covered else run, flow)
+
+    return [(Dissemination, "offer", offer)]
+
+
+def _keep_unlisted() -> list[Patch]:
+    """A full sync only adds: what the server no longer has stays."""
+    return [(Syncs, "_drop_unlisted", lambda self, walk: None)]
+
+
+def _sweep_nothing_below() -> list[Patch]:
+    """A flush that comes from another node does not hold back what comes later and is older."""
+    original = Applier._is_dead
+
+    def is_dead(self: Applier, keyspace: Any, old: Any, register: bytes) -> bool:
+        floor, keyspace.floor = keyspace.floor, None
+        try:
+            return bool(original(self, keyspace, old, register))
+        finally:
+            keyspace.floor = floor
+
+    return [(Applier, "_is_dead", is_dead)]
+
+
+def _split_transactions() -> list[Patch]:
+    """Every change leaves in a run of its own."""
+    original = StoreReplica.take_fresh
+
+    def take_fresh(self: StoreReplica) -> list[Run]:
+        found = []
+        for run in original(self):
+            after = run.after
+            for change in run.changes:
+                found.append(Run(run.origin, after, change.seq, [change]))
+                after = change.seq
+            if after < run.upto:
+                found.append(Run(run.origin, after, run.upto, []))
+        return found
+
+    def joined(runs: list[Run]) -> list[Run]:
+        return runs
+
+    from replication import dissemination
+
+    return [(StoreReplica, "take_fresh", take_fresh), (dissemination, "joined", joined)]
+
+
+def _no_rotation_after_failure() -> list[Patch]:
+    """After a failed commit the origin is used on, its last sequences once more."""
+    from storage.store import Store
+
+    original = Store._revert
+
+    def revert(self: Store) -> None:
+        written = {lane: len(lane.places) for lane in self._txn.lanes}
+        rotate = self._ledger.rotate
+        self._ledger.rotate = lambda: None  # type: ignore[method-assign]
+        try:
+            original(self)
+        finally:
+            self._ledger.rotate = rotate  # type: ignore[method-assign]
+        for lane, count in written.items():
+            lane.seq -= count
+
+    return [(Store, "_revert", revert)]
+
+
+def _removal_at_once() -> list[Patch]:
+    """A removed member is not waited for from the moment in which its removal is known here."""
+    return [(Roster, "_is_effective", lambda self, node: True)]
+
+
+def _ignore_deletion() -> list[Patch]:
+    """A deletion that is older than what it meets is forgotten, instead of being kept for what is older still."""
+    original = Applier._merge_floor
+
+    def merge_floor(self: Applier, change: Any, register: bytes) -> tuple[bool, bool]:
+        _, _, old = self._open(change.place)
+        if old[3] is not None and old[3][:8] > register[:8]:
+            return False, False
+        return original(self, change, register)
+
+    return [(Applier, "_merge_floor", merge_floor)]
+
+
+def _observe_nothing() -> list[Patch]:
+    """The clock does not follow what is taken in from others."""
+    original = Applier.merge
+
+    def merge(self: Applier, run: Run, number: int, after: int) -> int:
+        before = self._txn.hlc
+        won = original(self, run, number, after)
+        self._txn.hlc = before
+        return won
+
+    return [
+        (StoreReplica, "observe", lambda self, hlc: None),
+        (Applier, "merge", merge),
+    ]
+
+
+def _relay_uncommitted() -> list[Patch]:
+    """What a failed commit took back stays in the vector."""
+    from storage.store import Store
+
+    original = Store._revert
+
+    def revert(self: Store) -> None:
+        incoming = self._txn.incoming
+        covered = {} if incoming is None else dict(incoming.covered)
+        original(self)
+        self._ledger._covered.update(covered)
+        self._ledger._vector = None
+
+    return [(Store, "_revert", revert)]
+
+
+MUTATIONS: Final = (
+    Mutation("judge-by-stamp", "covered dots are judged by their stamp", _judge_by_stamp),
+    Mutation("reuse-origin", "an origin is used on after a restart", _reuse_origin),
+    Mutation("cover-at-start", "a sync's vector is granted at its start", _cover_at_start),
+    Mutation("purge-on-minimum", "purge does not wait for what others have", _purge_on_minimum),
+    Mutation("purge-by-age", "purge asks nobody", _purge_by_age),
+    Mutation("forget-absent", "purge waits only for linked members", _forget_absent),
+    Mutation("removal-at-once", "a removal counts before all know of it", _removal_at_once),
+    Mutation("no-floors", "no purge floors, so no NEED_FULL", _no_floors),
+    Mutation("no-horizon", "no purge horizon, and stale writes stay", _no_horizon),
+    Mutation("no-snapshot", "a sync walks the live index", _no_snapshot),
+    Mutation("claim-unsynced", "claims before the sync of the disk", _claim_unsynced),
+    Mutation("withhold-uncovered", "a sync leaves uncovered dots out", _withhold_uncovered),
+    Mutation("ignore-count", "coverage though something was lost on the way", _ignore_count),
+    Mutation("drop-expiry", "expiries of others are dropped", _drop_expiry),
+    Mutation("tie-by-arrival", "equal clock values are decided by arrival", _tie_by_arrival),
+    Mutation("skip-gap", "a run is applied over a gap", _skip_gap),
+    Mutation("keep-unlisted", "a full sync only adds", _keep_unlisted),
+    Mutation("flush-kills-once", "a flush does not stay", _sweep_nothing_below),
+    Mutation("split-transactions", "transactions travel change by change", _split_transactions),
+    Mutation("no-rotation", "an origin is used on after a failed commit", _no_rotation_after_failure),
+    Mutation("cover-failed", "a failed commit stays covered", _relay_uncommitted),
+    Mutation("ignore-deletion", "a late deletion beneath a newer value is forgotten", _ignore_deletion),
+    Mutation("observe-nothing", "the clock ignores what comes in", _observe_nothing),
+)
+
+
+def apply(mutation: Mutation) -> None:
+    """Break this process for good."""
+    for target, name, replacement in mutation.patches():
+        assert hasattr(target, name), f"{mutation.name}: {target} has no {name} any more"
+        setattr(target, name, replacement)
+
+
+def hunt(name: str, seeds_max: int = SEEDS_MAX) -> tuple[str, int | None, str, float]:
+    """Run seeds under a mutation until one fails; return (name, seeds needed, failure, CPU seconds)."""
+    mutation = next(one for one in MUTATIONS if one.name == name)
+    started = time.process_time()
+    for number in range(2, 6):
+        template(number)
+    apply(mutation)
+    for seed in range(seeds_max):
+        failure = swarm.attempt(swarm.draw(seed))
+        if failure is not None:
+            return name, seed + 1, failure, time.process_time() - started
+    return name, None, "not found", time.process_time() - started
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="tests.cluster.mutations", description=__doc__)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--seeds", type=int, default=SEEDS_MAX)
+    options = parser.parse_args(arguments)
+    names = options.names or [mutation.name for mutation in MUTATIONS]
+    texts = {mutation.name: mutation.text for mutation in MUTATIONS}
+    missed = 0
+    print(f"{'mutation':<20} {'seeds':>6} {'CPU s':>6}  found by")
+    with ProcessPoolExecutor(max_tasks_per_child=1) as pool:
+        jobs = [pool.submit(hunt, name, options.seeds) for name in names]
+        for job in jobs:
+            name, seeds, failure, seconds = job.result()
+            missed += seeds is None
+            print(
+                f"{name:<20} {seeds or '-':>6} {seconds:>6.1f}  {failure[:70]}  ({texts[name]})", flush=True
+            )
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
