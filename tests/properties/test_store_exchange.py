@@ -188,8 +188,12 @@ class Exchange(RuleBasedStateMachine):
         fails=st.booleans(),
     )
     def deliver(self, who: int, picks: list[int], last: int, fails: bool) -> None:
-        """Push some of the latest runs: new ones, duplicates, and such that leave a gap."""
-        node = self.member(who)
+        """Push some of the latest runs: new ones, duplicates, and such that leave a gap.
+
+        The third node gets some before it is a member, and so has what was purged elsewhere.
+        """
+        node = self.nodes[who]
+        node.store.begin(self.now_ms)
         latest = self.sent[-last:]
         vector = node.replica.vector()
         for pick in picks:
@@ -297,6 +301,39 @@ class Exchange(RuleBasedStateMachine):
     @rule(who=WHO, budget=st.integers(1, 50))
     def sweep(self, who: int, budget: int) -> None:
         self.member(who).store.sweep(budget)
+
+    @rule(purges=st.booleans(), who=WHO)
+    def settle(self, purges: bool, who: int) -> None:
+        """Let all members hold the same, durably, and let time go by; then one purges."""
+        for _ in range(2):
+            for node in self.members:
+                for source in self.members:
+                    if node is not source:
+                        node.store.begin(self.now_ms)
+                        self.take_from(node, source, None, 5)
+        for node in self.members:
+            node.store.sync()
+        if purges:
+            self.now_ms += 130_000
+            for _ in range(2):  # what has expired is dropped first
+                self.member(who).store.sweep(100)
+                self.now_ms += 130_000
+
+    @rule(who=WHO, other=WHO, key=KEYS, forever=st.booleans(), swept=st.booleans())
+    def extend_late(self, who: int, other: int, key: bytes, forever: bool, swept: bool) -> None:
+        """Extend an expiry that others do not hear of before it is over and the value dropped."""
+        node, writer = self.member(who), self.member(other)
+        node.store.keyspace(0).put(key, b"short", self.now_ms + 100)
+        self.finish(node)
+        if node is not writer:
+            self.take_from(writer, node, None, 5)
+        writer.store.keyspace(0).expire(key, NEVER if forever else self.now_ms + 500_000)
+        self.finish(writer)
+        self.now_ms += 200
+        for member in self.members:
+            if swept or member is not writer:
+                member.store.begin(self.now_ms)
+                member.store.sweep(100)
 
     def check_vectors(self) -> None:
         for index, node in enumerate(self.nodes):
