@@ -92,7 +92,7 @@ class ChunkDecoder:
         line, position = self._take_line(data, start, TRAILER_BYTES_MAX)
         if line is None:
             return position
-        self._trailer_bytes += len(line)
+        self._trailer_bytes += len(line) + 2
         if not line:
             self.done = True
         elif self._trailer_bytes > TRAILER_BYTES_MAX or _match_trailer(line) is None:

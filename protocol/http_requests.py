@@ -87,6 +87,10 @@ class HttpRequest:
         return f"<HttpRequest {self.method!r} {self.target[:80]!r}>"
 
 
+def _open_nothing(request: HttpRequest) -> BodySink:
+    raise AssertionError("the reader is closed")
+
+
 class HttpReader:
     """Reads one client's stream; `feed` takes bytes, `next` gives requests whose body has been received.
 
@@ -99,6 +103,7 @@ class HttpReader:
         self._open_body = open_body
         self.head = b""  # of the last request, as it came
         self._data = b""
+        self._skipped_empty_line = False
         self._searched = 0  # so much of `_data` is known to hold no end of a head
         self._request: HttpRequest | None = None  # whose body is being read
         self._chunks: ChunkDecoder | None = None
@@ -146,6 +151,14 @@ class HttpReader:
             self._request = None
             return None
 
+    def close(self) -> None:
+        """Let go of everything now; without this it would wait for the garbage collector."""
+        self.error = self.error or HttpError(400, "closed")
+        self._data = self.head = b""
+        self._request = None
+        self._parser = None
+        self._open_body = _open_nothing
+
     # --- heads
 
     def _read_head(self) -> HttpRequest | None:
@@ -162,6 +175,7 @@ class HttpReader:
         if end > self._limits.head_bytes_max:
             raise HttpError(431, "Request Header Fields Too Large")
         self._searched = 0
+        self._skipped_empty_line = False
         if end == len(data):
             self._data = b""
             head = data
@@ -175,16 +189,17 @@ class HttpReader:
 
     def _skip_empty_line(self, data: bytes) -> bytes:
         """Pass over one empty line before a request. Source: RFC 9112 §2.2."""
-        self._data = data = data[2:]
-        self._searched = 0
-        if data.startswith(b"\r\n"):
+        if self._skipped_empty_line or data.startswith(_HEAD_END):
             raise HttpError(400, "Bad Request")
-        return data
+        self._skipped_empty_line = True
+        self._searched = 0
+        self._data = data[2:]
+        return self._data
 
     def _check_incomplete(self, data: bytes) -> None:
         if len(data) > self._limits.head_bytes_max:
             raise HttpError(431, "Request Header Fields Too Large")
-        if _find_bare_lf(data) is not None:
+        if _find_bare_lf(data, self._searched) is not None:
             raise HttpError(400, "Bad Request: a line does not end with CRLF")
         self._searched = max(len(data) - 3, 0)
 

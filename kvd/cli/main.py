@@ -11,6 +11,7 @@ import kvd
 from kvd.cli.cluster import cluster
 from kvd.cli.data import verify
 from kvd.cli.serve import check_config, serve
+from kvd.cli.token import token
 
 
 @click.group(
@@ -40,4 +41,5 @@ main.add_command(serve)
 main.add_command(check_config)
 main.add_command(verify)
 main.add_command(cluster)
+main.add_command(token)
 main.add_command(version)

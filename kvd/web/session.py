@@ -155,7 +155,7 @@ class HttpSession:
             ):
                 self.backlog = self.job is not None or bool(reader.pending_bytes)
                 return
-        if reader.error is not None:
+        if reader.error is not None and not self.closing:
             self._end_after(reader.error)
         self._may_know = self._was_read and not (reader.pending_bytes or self.closing)
         self._head_since_ms = (self._head_since_ms or self.active_at_ms) if reader.in_head else 0
@@ -353,6 +353,7 @@ class HttpSession:
         """Forget the session everywhere; the connection is gone."""
         self.closing = True
         self._stop_work()
+        self._reader.close()
         self.server.input_bytes -= self.input_bytes
         self.input_bytes = 0
         self.server.http_sessions.pop(self.id, None)
