@@ -367,6 +367,7 @@ async def test_backlogs_are_run_for_a_tick_s_time_and_none_is_forgotten(
             await ask(stream, "PING", expect=PONG)
         monkeypatch.setattr(hub_module, "TICK_NANOSECONDS", 0)
         for connection in live.hub.connections():
+            assert isinstance(connection.session, Session)
             connection.session.backlog.append([b"INCR", b"n"])
             live.hub.run_backlog_later(connection)
         live.hub.exclusively(live.hub._run_backlogs)
