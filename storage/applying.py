@@ -59,6 +59,7 @@ from storage.version import (
 
 _PREFETCH_CHANGES_MIN: Final = 8
 _KIND_MAX: Final = 0xFFFF
+_HLC_MAX: Final = 2**64 - 1
 _FLOORS: Final = frozenset({Kind.FLOOR, Kind.NAMESPACE_FLOOR})
 
 
@@ -96,14 +97,18 @@ class Applier:
         won = top = 0
         self._prefetch(run.changes)
         for change in run.changes:
-            seq, hlc, kind, place, content, metadata, _, prev_hlc, prev_origin, group_end = change
+            seq, hlc, kind, place, content, metadata, sub, prev_hlc, prev_origin, group_end = change
             if seq <= after:
                 continue
-            if hlc > top:  # noqa: PLR1730 - twice as fast
-                top = hlc
             if group_end:
                 taken.groups[seq] = group_end
-            if kind == 0 and type(content) is bytes and metadata is None and len(place) >= NAMESPACE_BYTES:
+            if (
+                kind == 0
+                and type(content) is bytes
+                and metadata is None
+                and not sub
+                and len(place) >= NAMESPACE_BYTES
+            ):
                 if keyspace is None or not place.startswith(namespace):
                     namespace = place[:NAMESPACE_BYTES]
                     if shown and keyspace is not None:
@@ -125,6 +130,8 @@ class Applier:
                     except struct.error:
                         incoming.undecodable += 1
                         continue
+                    if hlc > top:  # noqa: PLR1730 - twice as fast
+                        top = hlc
                     record = (content, NEVER, None, register, None, None)
                     clock = hlc.to_bytes(8, "big")  # greater than a register: greater than its clock value
                     if old_value is not None and old_stamp is not None:
@@ -153,6 +160,8 @@ class Applier:
                 incoming.applied.append((keyspace, tuple(shown), Kind.VALUE))
                 shown = []
             won += self._merge_change(change, number, taken)
+            if top < hlc <= _HLC_MAX:
+                top = hlc
             rows, keyspace = txn.rows, None  # a flush makes new ones
         if shown and keyspace is not None:
             incoming.applied.append((keyspace, tuple(shown), Kind.VALUE))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 from storage.changes import Change, Kind, Replica, Run, VersionVector
@@ -14,7 +15,8 @@ from storage.members import decode_member
 from storage.record import EXPIRES_AT, EXPIRY, FLOOR, METADATA, VALUE, VALUE_STAMP, decode, registers
 from storage.replica import StoreReplica
 from storage.store import Store, StoreOptions
-from storage.version import register_dot, unpack_full_register
+from storage.version import hlc_at, register_dot, unpack_full_register
+from tests.storage.engines import EngineRig, make_rig
 
 NOW_MS = 1_700_000_000_000
 DB = database_id(0)
@@ -155,3 +157,58 @@ def _results(node: Node, feed: Any) -> Iterator[dict[int, int]]:
     for result in node.replica.digest(feed, node.store.now_ms):
         if result is not None:
             yield dict(result)
+
+
+BIG = b"x" * 70_000
+X = b"\xee" * 16  # the origin of some other node
+
+
+class Nodes:
+    """Makes nodes over one kind of engine."""
+
+    def __init__(self, kind: str, directory: Path) -> None:
+        self.kind = kind
+        self.directory = directory
+        self.rigs: dict[bytes, EngineRig] = {}
+
+    def __call__(self, name: bytes = b"a", *, now_ms: int = NOW_MS, durability: str = "everysec") -> Node:
+        rig = self.rigs[name] = make_rig(self.kind, self.directory / name.decode())
+        return Node(name, rig.open(), now_ms=now_ms, options=StoreOptions(durability=durability))
+
+    def reopen(self, node: Node, name: bytes = b"a", now_ms: int = NOW_MS) -> None:
+        node.store.close()
+        node.engine = self.rigs[name].open()
+        node.open(now_ms)
+
+    def close(self) -> None:
+        for rig in self.rigs.values():
+            rig.close()
+
+
+def dot(seq: int, key: bytes = b"k", content: bytes | int | None = b"v", **fields: object) -> Change:
+    """Return a change of another node: a value, unless told otherwise."""
+    defaults: dict[str, object] = {
+        "seq": seq,
+        "hlc": hlc_at(NOW_MS) + seq,
+        "kind": 0,
+        "place": key_place(key),
+    }
+    return Change(**{**defaults, "content": content, **fields})  # type: ignore[arg-type]
+
+
+def run_of(*changes: Change, after: int | None = None, upto: int | None = None, origin: bytes = X) -> Run:
+    first = changes[0].seq if changes else 1
+    last = changes[-1].seq if changes else 0
+    return Run(origin, first - 1 if after is None else after, last if upto is None else upto, changes)
+
+
+class Members:
+    """Members who hold whatever the test says."""
+
+    alone = False
+
+    def __init__(self, *, hold: bool = False) -> None:
+        self.hold = hold
+
+    def covers(self, origin: bytes, seq: int) -> bool:
+        return self.hold
