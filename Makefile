@@ -31,6 +31,7 @@ NODE := tests/compat/node
 help:
 	@echo "make serve         run the daemon with conf/kvd.toml, data in ./data (SERVE_FLAGS=... for more)"
 	@echo "make test          lint, types, import directions and all tests (PYTEST_FLAGS=... for more)"
+	@echo "make test-dashboard the dashboard in headless Chromium (needs chromium and chromium-driver)"
 	@echo "make compat        Django, Flask, Node.js clients and others against the daemon (needs npm)"
 	@echo "make lint          the first three of these"
 	@echo "make format        let ruff lay out the code"
@@ -51,6 +52,9 @@ serve: $(VENV)/.serve
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal $(PYTEST_FLAGS)
+
+test-dashboard: $(VENV)/.dev
+	KVD_REQUIRE_BROWSER=1 $(BIN)/python -m pytest tests/dashboard $(PYTEST_FLAGS)
 
 compat: $(COMPAT)/.installed $(NODE)/node_modules/.installed
 	KVD_REQUIRE_COMPAT=1 $(COMPAT)/bin/python -m pytest tests/compat $(PYTEST_FLAGS)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import structlog
 
 from kvd.web.errors import AUTHENTICATION, Refused
-from kvd.web.tokens import ADMIN, READ, WRITE, Token, Tokens
+from kvd.web.tokens import ADMIN, READ, RIGHTS, WRITE, Token, Tokens
 
 if TYPE_CHECKING:
     from kvd.acl import User
@@ -54,6 +54,12 @@ class Access(Protocol):
 
     def permits(self, right: int, keyspace: Keyspace | None, key: bytes | None = None) -> bool:
         """Tell about READ, WRITE or ADMIN of a namespace (None: of all that there are), or of one key in it."""
+
+
+def greatest_right(access: Access, keyspace: Keyspace | None) -> str | None:
+    """Return the word for the most that somebody may do in a namespace (None: in all that there are)."""
+    found = max((right for right in (READ, WRITE, ADMIN) if access.permits(right, keyspace)), default=None)
+    return None if found is None else RIGHTS[found]
 
 
 class Everybody:

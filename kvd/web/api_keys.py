@@ -9,7 +9,7 @@ from urllib.parse import quote
 import attrs
 
 from kvd.web import anywhere, envelope, json_text, records, rules
-from kvd.web.access import ADMIN, READ, WRITE
+from kvd.web.access import ADMIN, READ, WRITE, greatest_right
 from kvd.web.binding import VALUE_HEADERS
 from kvd.web.bodies import Body, BytesBody
 from kvd.web.errors import AUTHENTICATION, BAD_KEY, KEY_NOT_FOUND, Refused, as_envelope
@@ -45,10 +45,10 @@ def _namespaces(exchange: Exchange) -> Response:
     databases = [store.keyspace(index) for index in range(exchange.server.settings.compat.databases)]
     shown = [*store.keyspaces.all(), *(one for one in databases if one.count)]
     permits = exchange.access.permits
-    return envelope.result([_describe(one) for one in shown if permits(READ, one)])
+    return envelope.result([_describe(exchange, one) for one in shown if permits(READ, one)])
 
 
-def _describe(keyspace: Keyspace) -> dict[str, Any]:
+def _describe(exchange: Exchange, keyspace: Keyspace) -> dict[str, Any]:
     return {
         "id": anywhere.name_of(keyspace),
         "title": anywhere.title_of(keyspace),
@@ -56,6 +56,7 @@ def _describe(keyspace: Keyspace) -> dict[str, Any]:
         "expires": keyspace.expires,
         "hits": keyspace.hits,
         "misses": keyspace.misses,
+        "right": greatest_right(exchange.access, keyspace),
         "is_database": keyspace.index is not None,
     }
 
@@ -68,7 +69,7 @@ def _open_create(exchange: Exchange) -> Body:
 
 def _create(exchange: Exchange) -> Response:
     made = exchange.server.store.keyspaces.create(title_of(exchange.body_of(BytesBody).json()))
-    return envelope.result(_describe(made))
+    return envelope.result(_describe(exchange, made))
 
 
 def _named(exchange: Exchange) -> Keyspace:
@@ -79,7 +80,7 @@ def _named(exchange: Exchange) -> Keyspace:
 
 
 def _one(exchange: Exchange) -> Response:
-    return envelope.result(_describe(anywhere.find_keyspace(exchange, READ)))
+    return envelope.result(_describe(exchange, anywhere.find_keyspace(exchange, READ)))
 
 
 def _open_rename(exchange: Exchange) -> Body:
@@ -91,7 +92,7 @@ def _rename(exchange: Exchange) -> Response:
     keyspace = _named(exchange)
     title = title_of(exchange.body_of(BytesBody).json())
     exchange.server.store.keyspaces.rename(keyspace.id, title)
-    return envelope.result(_describe(keyspace))
+    return envelope.result(_describe(exchange, keyspace))
 
 
 def _drop(exchange: Exchange) -> Response:
@@ -110,10 +111,10 @@ def _keys(exchange: Exchange) -> Response:
 
 
 def _search(exchange: Exchange) -> Response:
-    text = (exchange.parameter("text") or "").encode("utf-8", "replace").lower()
+    text = (exchange.parameter("text") or "").lower()
 
     def holds(key: bytes, record: Record) -> bool:
-        return text in key.lower() or text in (record[METADATA] or b"").lower()
+        return text in shown_name(key).lower() or text in shown_name(record[METADATA] or b"").lower()
 
     return _page(exchange, holds if text else None)
 

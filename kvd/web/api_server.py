@@ -12,10 +12,9 @@ import kvd
 from kvd import process
 from kvd.peering.report import MemberReport, member_reports
 from kvd.web import envelope
-from kvd.web.access import ADMIN, READ, WRITE
+from kvd.web.access import READ, greatest_right
 from kvd.web.errors import AUTHENTICATION, Refused, as_envelope
 from kvd.web.front import Route
-from kvd.web.tokens import RIGHTS
 
 if TYPE_CHECKING:
     from kvd.server import Server
@@ -24,13 +23,11 @@ if TYPE_CHECKING:
 
 
 def _session(exchange: Exchange) -> Response:
-    permits = exchange.access.permits
-    right = max((right for right in (READ, WRITE, ADMIN) if permits(right, None)), default=None)
     server = exchange.server
     return envelope.result(
         {
             "name": exchange.access.name,
-            "right": None if right is None else RIGHTS[right],  # null: in some namespaces only
+            "right": greatest_right(exchange.access, None),  # null: in some namespaces only
             "is_open": exchange.front.gatekeeper.is_open,
             "version": kvd.__version__,
             "node": server.store.node_id.hex(),
@@ -83,7 +80,9 @@ def _milliseconds(seconds: float | None) -> float | None:
 
 
 def _figures(exchange: Exchange) -> Response:
-    """Counters: commands, http_requests, hits, misses, input_bytes, output_bytes, commits, expired. The rest are gauges."""
+    """Counters: commands, http_requests, hits, misses, input_bytes, output_bytes, commits, expired, and the
+    histograms, whose item i counts what took 2**(i-1) to 2**i nanoseconds. The rest are gauges.
+    """
     _require_read(exchange)
     return envelope.result(figures(exchange.server))
 
@@ -92,6 +91,8 @@ def figures(server: Server) -> dict[str, Any]:
     """Return what the live charts show. Times in seconds, sizes in bytes."""
     store, stats, web = server.store, server.stats, server.web
     requests = 0 if web is None else sum(web.traffic.totals().values())
+    calls = _histogram(server)
+    requests_by_time = [] if web is None else web.traffic.histogram
     disk = shutil.disk_usage(server.settings.storage.data_dir) if _has_disk(server) else None
     return {
         "at_ms": time.time_ns() // 1_000_000,
@@ -114,8 +115,10 @@ def figures(server: Server) -> dict[str, Any]:
         "disk_total_bytes": None if disk is None else disk.total,
         "disk_free_bytes": None if disk is None else disk.free,
         "is_writable": store.writable is None and server.refusal is None,
-        "command_latency_seconds": _latency(server),
-        "http_latency_seconds": {} if web is None else _percentiles(web.traffic.histogram),
+        "command_latency_seconds": _percentiles(calls),
+        "http_latency_seconds": _percentiles(requests_by_time),
+        "command_histogram": calls,
+        "http_histogram": requests_by_time,
         "storage": store.stats(),
     }
 
@@ -124,12 +127,13 @@ def _has_disk(server: Server) -> bool:
     return server.hub is not None and bool(server.settings.storage.data_dir)
 
 
-def _latency(server: Server) -> dict[str, float]:
+def _histogram(server: Server) -> list[int]:
+    """Return how many calls took less than 2**index nanoseconds, and not less than half of that."""
     total = [0] * 64
     for spec in server.table.everything():
         for bucket, count in enumerate(spec.stats.histogram):
             total[bucket] += count
-    return _percentiles(total)
+    return total
 
 
 def _percentiles(histogram: list[int]) -> dict[str, float]:
