@@ -25,7 +25,7 @@ LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 
 COMPAT := .venv-compat
 NODE := tests/compat/node
 
-.PHONY: sim mutations bench-sim help serve test compat lint format bench bench-latency bench-scale bench-cluster soak docs lock clean
+.PHONY: sim mutations bench-sim help serve test compat lint format bench bench-latency bench-http bench-scale bench-cluster soak docs lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -37,6 +37,7 @@ help:
 	@echo "make format        let ruff lay out the code"
 	@echo "make bench         speed against redis-server, side by side (BENCH_FLAGS=--help)"
 	@echo "make bench-latency latency over ten minutes of mixed load"
+	@echo "make bench-http    HTTP beside RESP and a web framework (needs wrk)"
 	@echo "make bench-scale   cost per operation from 10^4 to 10^7 keys"
 	@echo "make bench-cluster propagation, cost and catching up with real daemons on loopback"
 	@echo "make sim           simulated clusters under faults: SEEDS=0:1000, or SEED=17 to replay one"
@@ -74,6 +75,9 @@ bench: $(VENV)/.dev
 
 bench-latency: $(VENV)/.dev
 	$(BIN)/python -m tests.bench.latency $(BENCH_FLAGS)
+
+bench-http: $(COMPAT)/.installed
+	$(COMPAT)/bin/python -m tests.bench.web $(BENCH_FLAGS)
 
 bench-scale: $(VENV)/.dev
 	$(BIN)/python -m tests.bench.scale $(BENCH_FLAGS)

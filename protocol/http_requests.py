@@ -278,6 +278,8 @@ class HttpReader:
     def _settle_connection(self, request: HttpRequest, *, is_1_1: bool) -> None:
         headers = request.headers
         host = headers.get(b"host")
+        if host is None and request.authority is not None:
+            host = request.authority  # workerd's proxy style sends no Host
         if (host is None and is_1_1) or (host is not None and _match_host(host) is None):
             raise HttpError(400, "Bad Request: invalid Host")
         words = headers.get(b"connection")

@@ -95,6 +95,11 @@ def test_keep_alive(version: bytes, connection: bytes, keep_alive: bool) -> None
     assert one(b"GET / HTTP/" + version + b"\r\n" + H + connection + b"\r\n").keep_alive is keep_alive
 
 
+def test_absolute_target_may_stand_for_the_host() -> None:
+    request = one(b"GET https://fake-host/k?x HTTP/1.1\r\n\r\n")
+    assert (request.authority, request.path, request.query) == (b"fake-host", b"/k", b"x")
+
+
 # What another reader might understand differently, or what is no HTTP at all.
 SMUGGLING = {
     "both lengths": b"PUT / HTTP/1.1\r\n" + H + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -137,6 +142,7 @@ SMUGGLING = {
     "two namespaces": b"GET / HTTP/1.1\r\n" + H + b"X-KV-Namespace: a\r\nx-kv-namespace: b\r\n\r\n",
     "no colon": b"GET / HTTP/1.1\r\n" + H + b"A\r\n\r\n",
     "no name": b"GET / HTTP/1.1\r\n" + H + b": x\r\n\r\n",
+    "absolute target without a sound authority": b"GET http://a@b/ HTTP/1.1\r\n\r\n",
     "CONNECT": b"CONNECT a:1 HTTP/1.1\r\n" + H + b"\r\n",
     "expectation": b"PUT / HTTP/1.1\r\n" + H + b"Content-Length: 1\r\nExpect: magic\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
