@@ -87,21 +87,26 @@ class Bodies:
                 self._forget(fetch)
 
     def on_data(self, link: Link, piece: BodyData) -> None:
-        """Take a piece in. Inside a tick."""
+        """Take a piece in. Inside a tick.
+
+        Whoever waits for just this one gets it: a push and a sync may fetch the same body at once, and pieces
+        may still come in that a fetch asked for which was given up. A dot's body is the same for all of them.
+        """
         for fetch in self._active:
-            change = fetch.change
-            if fetch.link is link and fetch.run.origin == piece.origin and change.seq == piece.seq:
+            named = (fetch.run.origin, fetch.change.seq, len(fetch.buffer))
+            if fetch.link is link and named == (piece.origin, piece.seq, piece.offset):
                 self._take(fetch, piece)
                 return
 
     def _take(self, fetch: _Fetch, piece: BodyData) -> None:
-        if piece.offset != len(fetch.buffer) or piece.total != fetch.change.content:
-            self._end(fetch, None)  # out of order only if something is wrong
+        missing = piece.total - len(fetch.buffer)
+        if not 0 < len(piece.data) <= missing or piece.total != fetch.change.content:
+            self._end(fetch, None)  # only if something is wrong
             return
         fetch.buffer += piece.data
         fetch.progress_at = self._core.now
         self._core.count("body_bytes_total", len(piece.data))
-        if len(fetch.buffer) < piece.total and piece.data:
+        if len(fetch.buffer) < piece.total:
             self._ask(fetch)
             return
         fetch.found[fetch.change.seq] = bytes(fetch.buffer)

@@ -56,6 +56,7 @@ class Link:
         self._bulk: deque[bytes] = deque()
         self.control_bytes = 0
         self.data_bytes = 0
+        self.data_sent = 0  # bytes of data taken to be sent so far
         self.bulk_bytes = 0
         self.sent_bytes = 0
         self.received_bytes = 0
@@ -136,6 +137,7 @@ class Link:
         if self._data:
             frame = self._data.popleft()
             self.data_bytes -= len(frame)
+            self.data_sent += len(frame)
             return frame
         if self._bulk:
             frame = self._bulk.popleft()

@@ -26,7 +26,7 @@ import attrs
 
 from replication.core import Core, Link
 from replication.messages import LinkMode, Pull, Push, SyncFail, SyncFailure
-from storage.changes import Change, Kind, Lane, Run
+from storage.changes import INLINE_BYTES_MAX, Change, Kind, Lane, Run
 
 if TYPE_CHECKING:
     from replication.bodies import Bodies
@@ -72,8 +72,11 @@ class Flow:
     duplicates: int = 0
     have: dict[bytes, int] = attrs.field(factory=dict)  # the peer's, as it told
     parts: list[Change] = attrs.field(factory=list)  # of a run that comes in parts
+    parts_of: tuple[bytes, int, int] = (b"", 0, 0)  # that run's (origin, after, upto)
     parts_bytes: int = 0
-    data_since: float = 0.0  # when its queue of data was last seen empty
+    # All data that had been queued at `data_since` is sent once so many bytes of it are.
+    data_mark: int = 0
+    data_since: float = 0.0
 
 
 @attrs.define(eq=False)
@@ -224,22 +227,33 @@ class Dissemination:
     def on_push(self, link: Link, push: Push) -> None:
         """Take a run, or a part of one, from a peer. Inside a tick."""
         flow = self.flows.get(link.node)
-        if flow is None or not flow.ready:
-            return  # what its peer may push is not known yet; a sync follows
-        self._core.count("push_received_total")
-        run = self._assembled(flow, push)
-        if run is None:
+        if flow is None:
             return
+        self._core.count("push_received_total")
+        # Parts are put together in any case: the last one alone looks like a whole run.
+        run = self._assembled(flow, push)
+        if run is None or not flow.ready:
+            return  # if not ready: what its peer may push is not known yet; a sync follows
         if push.wants_ack:
             self._after_commit(self._core.claim_soon)
         if run.upto > run.after:
             self.offer(run, flow)
 
     def _assembled(self, flow: Flow, push: Push) -> Run | None:
-        """Return the whole run once its last part is there."""
+        """Return the whole run once its last part is there.
+
+        The sender may drop what it has queued (`_fall_behind`): then other runs follow the first parts of one.
+        """
+        changes = push.run.changes
+        named = (push.run.origin, push.run.after, push.run.upto)
+        if flow.parts and (
+            flow.parts_of != named or (changes and changes[0].seq <= flow.parts[-1].seq)  # sent again
+        ):
+            flow.parts, flow.parts_bytes = [], 0
         if not push.more and not flow.parts:
             return push.run
-        flow.parts.extend(push.run.changes)
+        flow.parts_of = named
+        flow.parts.extend(changes)
         flow.parts_bytes += run_bytes(push.run)
         if flow.parts_bytes > 2 * self._core.options.transaction_bytes_max:
             flow.link.drop("a run without end")
@@ -287,7 +301,8 @@ class Dissemination:
         self._unpark(run.origin)
 
     def _pass_on(self, run: Run, source: Flow) -> None:
-        """Relay a run that has been committed."""
+        """Relay a run that has been committed; large values as their sizes, as they came."""
+        run = _sized(run)
         self._advance(run)
         self._wanted.pop(run.origin, None)
         self._send(
@@ -440,8 +455,9 @@ class Dissemination:
 
     def _drop_old(self, now: float) -> None:
         for flow in self.flows.values():
-            if not flow.link.data_bytes:
-                flow.data_since = now
+            link = flow.link
+            if not link.data_bytes or link.data_sent >= flow.data_mark:
+                flow.data_mark, flow.data_since = link.data_sent + link.data_bytes, now
             elif now - flow.data_since > self._core.options.queue_age_max and not flow.behind:
                 self._fall_behind(flow, "it does not take what was sent")
 
@@ -535,6 +551,20 @@ def parts_of(run: Run, *, wants_ack: bool = False) -> list[Push]:
         Push(run._replace(changes=part), more=index < last, wants_ack=wants_ack)
         for index, part in enumerate(parts)
     ]
+
+
+def _sized(run: Run) -> Run:
+    """Return the run with large values as their sizes."""
+    contents = [change.content for change in run.changes]
+    if not any(type(content) is bytes and len(content) > INLINE_BYTES_MAX for content in contents):
+        return run
+    changes = [
+        change._replace(content=len(content))
+        if type(content) is bytes and len(content) > INLINE_BYTES_MAX
+        else change
+        for change, content in zip(run.changes, contents, strict=True)
+    ]
+    return run._replace(changes=changes)
 
 
 def _are_joined(runs: list[Run]) -> bool:

@@ -10,7 +10,7 @@ directory, so a restart in the middle goes on.
 
 *Stale writes* are dots of this node's earlier origins that no member covers, found on the way back: they were
 made beside a history that has gone on without them, and marks of deletion that should have met them may be
-purged. `stale_writes` decides: written to a file and undone (the default), written anew, or undone.
+purged. `stale_writes` decides: written to a file and undone (the default), written anew as they stand, or undone.
 Undone means a deletion with the least stamp above the write's own, so that whoever has the old write drops
 exactly that and nothing newer.
 """
@@ -96,6 +96,16 @@ class Rejoin:
         self._set(standing)
         self.begin()
 
+    def reverted(self) -> None:
+        """Be what the data directory says: a tick that may have changed the standing was not committed."""
+        stored = self._core.replica.get_local(_STATE)
+        if stored is None:
+            return
+        standing = Standing(stored.decode())
+        if standing != self.standing or standing in {Standing.JOINING, Standing.REJOINING}:
+            self.standing = standing
+            self.begin()
+
     def on_need_full(self, link: Link) -> None:
         """A peer has purged what this node lacks. Inside a tick."""
         if self.standing == Standing.READY:
@@ -154,11 +164,11 @@ class Rejoin:
         if policy == "deadletter":
             self.dead_letter(stale)
         replica = self._core.replica
+        if policy == "replay":  # undone by being written over
+            replica.touch([change.place for _, change in stale])
+            return
         for stamp, change in stale:
             replica.void(change.place, stamp)
-        if policy == "replay":
-            for _, change in stale:
-                replica.replay(change)
 
     def _stale(self, horizon: int | None) -> list[tuple[Stamp, Change]]:
         replica = self._core.replica

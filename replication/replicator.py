@@ -76,7 +76,7 @@ class Replicator:
         self.vectors = Vectors(core, self.dissemination)
         self.stability = Stability(core, self.roster, self.vectors)
         self.rejoin = Rejoin(core, self.roster, self.vectors, self.syncs)
-        self.verification = Verification(core, after_commit=self._staged.append)
+        self.verification = Verification(core, self.clock, self.bodies, after_commit=self._staged.append)
         self.dropped = DroppedValues(core, self.bodies)
         self.writers = Writers(core)
         self._link_numbers = 0
@@ -255,6 +255,9 @@ class Replicator:
         """A peer has told its vector: see whether the two may push to each other, and who lacks what."""
         if not known.is_complete:
             return
+        if self._is_absurd(known):
+            self.dissemination.set_ready(link, ready=False)
+            return
         replica = self.core.replica
         self.rejoin.on_peer_horizon(known)
         standing = self.rejoin.standing
@@ -268,6 +271,14 @@ class Replicator:
         elif ready and not was_ready:
             self.syncs.want(link)  # on connect
         self._check_clone(known)
+
+    def _is_absurd(self, known: Known) -> bool:
+        """Tell whether a peer claims to have purged what it does not cover, or what is still to be written.
+
+        Following such a claim would take this node out of service, or move its clock for good.
+        """
+        ahead = self.clock.held_seconds(known.horizon, self.core.wall_ms())
+        return ahead > 0 or is_below(known.vector, known.floors)
 
     def _check_clone(self, known: Known) -> None:
         """Rotate if a peer has more of this node's own writes than this node has made (R1.3 a)."""
@@ -293,9 +304,10 @@ class Replicator:
     def _want_sync(self, link: Link) -> None:
         self.syncs.want(link)
 
-    def _on_covered(self, raised: list[bytes]) -> None:
+    def _on_covered(self, raised: list[bytes], full: bool) -> None:
         """A sync session is about to grant what it has brought. Inside its tick."""
-        self.rejoin.on_covered()
+        if full:
+            self.rejoin.on_covered()
         self.dissemination.unpark_all()
         self._staged.append(lambda: self._after_covered(raised))
 
@@ -352,6 +364,7 @@ class Replicator:
         """The tick's commit has failed: nothing of it happened, so nothing of it leaves."""
         self._staged.clear()
         self.roster.changed()
+        self.rejoin.reverted()
         for link in list(self.core.links.values()):
             link.drop("the store takes no writes")
 
@@ -382,7 +395,7 @@ class Replicator:
         self._system_version = self.core.replica.system_version
         self.roster.changed()
         for link in list(self.core.links.values()):
-            if self.roster.is_gone(link.node):
+            if self.roster.is_removed(link.node):  # who leaves hands over what it has, and goes by itself
                 link.send(m.Reject(m.Refusal.REMOVED, REMOVED_TEXT))
                 link.close("the peer was removed from the cluster")
 
@@ -497,6 +510,8 @@ class Replicator:
             return "LOADING this node is joining the cluster and catches up"
         if standing == Standing.REMOVED:
             return "READONLY this node was removed from the cluster"
+        if standing == Standing.LEAVING:
+            return "READONLY this node leaves the cluster"
         return self.membership.refusal() or self.clock.refusal(now, self.core.wall_ms())
 
 

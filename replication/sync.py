@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from replication.core import Core, Link
-from replication.dissemination import is_bodied, run_bytes
+from replication.dissemination import change_bytes, is_bodied, run_bytes
 from replication.messages import (
     Credit,
     SyncBatch,
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 # What a server puts into one link's queue in one turn.
 _BATCHES_A_TURN: Final = 2
+# Snapshots that one link may keep open: a session, and one that has ended without the asker's having said so.
+_SESSIONS_A_LINK: Final = 2
 _RETRY_SECONDS: Final = 0.5
 
 
@@ -55,7 +57,10 @@ _RETRY_SECONDS: Final = 0.5
 class Walk:
     """How far a full sync has come, over all servers that it used."""
 
-    cursor: bytes = b""
+    cursor: bytes = b""  # where the next batch begins
+    safe: bytes = (
+        b""  # all before this is on disk here, large values too: where to go on if the session breaks
+    )
     vector: VersionVector | None = None  # the least of the starts
     floors: VersionVector = attrs.field(factory=VersionVector)
     horizon: int = 0
@@ -131,11 +136,10 @@ class Syncs:
         self._next_random = 0.0
         self.may_serve = True  # False while this node itself is joining or rejoining
         self.is_usable: Callable[[Link], bool] = _always  # whether a peer may serve this node
-        # A session has ended well, in its tick; with the origins whose entries it has raised.
-        self.on_covered: Callable[[list[bytes]], None] = _ignore_raised
+        # A session has ended well, in its tick: with the origins whose entries it has raised, and whether it was full.
+        self.on_covered: Callable[[list[bytes], bool], None] = _ignore_raised
         self.on_served: Callable[[Link], None] = _ignore  # a peer has got all
         self.on_need_full: Callable[[Link], None] = _ignore
-        self.on_held: Callable[[Link], None] = _ignore
         bodies.read_session = self._read_body
 
     # --- asking
@@ -203,6 +207,9 @@ class Syncs:
         session = self._asked(link, start.number)
         if session is None:
             return
+        if self._seconds_ahead(start.horizon) > 0:
+            self._fail(session, SyncFailure.HELD)
+            return
         session.server = start
         session.progress_at = self._core.now
         walk = self.walk
@@ -222,9 +229,12 @@ class Syncs:
             link.drop("a sync without a start")
             return
         session.progress_at = self._core.now
-        if self._is_held(batch):
-            self._fail(session, SyncFailure.HELD)
-            self.on_held(link)
+        held = self._seconds_ahead(
+            max((change.hlc for run in batch.runs for change in run.changes), default=0)
+        )
+        if held > 0:
+            # What is sent again before that time is refused again.
+            self._fail(session, SyncFailure.HELD, retry=min(held, self._core.options.sync_interval))
             return
         if session.full and not self._note_walked(session, batch):
             return
@@ -240,15 +250,21 @@ class Syncs:
             self.walk.bytes += size
         number = session.number
         self._after_commit(lambda: self._give_credit(link, number, size))
+        self._after_commit(lambda: self._note_safe(session))
 
     def _give_credit(self, link: Link, number: int, size: int) -> None:
         if number in self.asking:
             link.send(Credit(number, size))
 
-    def _is_held(self, batch: SyncBatch) -> bool:
-        wall_ms = self._core.wall_ms()
-        latest = max((change.hlc for run in batch.runs for change in run.changes), default=0)
-        return self._clock.held_seconds(latest, wall_ms) > 0
+    def _note_safe(self, session: _Asking) -> None:
+        """Take note that what a full sync has brought so far is committed, unless a large value is still to come."""
+        is_current = self.asking.get(session.number) is session
+        if session.full and is_current and not session.bodies and self.walk is not None:
+            self.walk.safe = self.walk.cursor
+
+    def _seconds_ahead(self, hlc: int) -> float:
+        """Return how long a clock value has to wait, as `ClockGate.held_seconds`."""
+        return self._clock.held_seconds(hlc, self._core.wall_ms())
 
     def _merge(self, session: _Asking, run: Run) -> None:
         """Merge a run; large values one by one, when their bodies are there."""
@@ -276,6 +292,7 @@ class Syncs:
             return
         self._core.replica.merge(run)
         self._clock.observe_run(run)
+        self._after_commit(lambda: self._note_safe(session))
         if session.end is not None:
             self._finish(session)
 
@@ -301,6 +318,9 @@ class Syncs:
             return
         if session.server is None or end.count != session.count:
             self._fail(session, SyncFailure.IO)
+            return
+        if self._seconds_ahead(end.horizon) > 0:
+            self._fail(session, SyncFailure.HELD)
             return
         session.end = end
         session.progress_at = self._core.now
@@ -332,7 +352,7 @@ class Syncs:
                 changes=session.count,
                 bytes=session.bytes,
             )
-        self.on_covered(raised)
+        self.on_covered(raised, session.full)
 
     def _cover(self, vector: Mapping[bytes, int], floors: Mapping[bytes, int], horizon: int) -> list[bytes]:
         """Grant coverage; return the origins whose entries it has raised."""
@@ -372,16 +392,18 @@ class Syncs:
         session = self.asking.get(number)
         return session if session is not None and session.link is link else None
 
-    def _fail(self, session: _Asking, code: SyncFailure) -> None:
+    def _fail(self, session: _Asking, code: SyncFailure, *, retry: float = _RETRY_SECONDS) -> None:
         """Give a session up; what was merged stays, nothing is granted."""
         session.link.send(SyncFail(session.number, SyncFailure.GIVEN_UP))
-        self._not_before[session.link.node] = self._core.now + _RETRY_SECONDS
+        self._not_before[session.link.node] = self._core.now + retry
         self._end_asking(session, code)
         if not session.full:
             self.want(session.link)
 
     def _end_asking(self, session: _Asking, code: int) -> None:
         self.asking.pop(session.number, None)
+        if session.full and self.walk is not None:
+            self.walk.cursor = self.walk.safe
         self._bodies.cancel(session.link, session.number)
         self._core.count("sync_failed_total")
         self._core.log.debug("sync failed", peer=session.link.node.hex()[:8], code=code, full=session.full)
@@ -391,8 +413,12 @@ class Syncs:
     def on_request(self, link: Link, request: SyncRequest) -> None:
         """Open a session for a peer: take the snapshot, make it durable, then send."""
         key = (link.number, request.number)
-        busy = sum(session.ended_at is None for session in self.serving.values())
-        if not self.may_serve or busy >= self._core.options.sync_serving_max or key in self.serving:
+        sessions = self.serving.values()
+        is_busy = (
+            sum(session.ended_at is None for session in sessions) >= self._core.options.sync_serving_max
+            or sum(session.link is link for session in sessions) >= _SESSIONS_A_LINK
+        )
+        if not self.may_serve or is_busy or key in self.serving:
             link.send(SyncFail(request.number, SyncFailure.BUSY, retry_ms=500))
             return
         feed = self._core.replica.feed()
@@ -491,7 +517,8 @@ class Syncs:
         self._start_wanted(now)
         timeout = self._core.options.sync_timeout
         for session in list(self.asking.values()):
-            if now - session.progress_at > timeout:
+            # While large values are on their way, `Bodies` sees whether they make progress.
+            if not session.bodies and now - session.progress_at > timeout:
                 self._fail(session, SyncFailure.CANCEL)
         due = now + 1.0 if not (self._wanted or self.walk) else now + 0.1
         for key, serving in list(self.serving.items()):
@@ -522,7 +549,7 @@ def is_below(vector: Mapping[bytes, int], floors: Mapping[bytes, int]) -> bool:
 def _incremental_batches(feed: ChangeFeed, request: SyncRequest, bytes_max: int) -> Iterator[SyncBatch]:
     runs: list[Run] = []
     size = 0
-    for run in feed.runs_after(request.vector):
+    for run in (part for whole in feed.runs_after(request.vector) for part in _cut(whole, bytes_max)):
         more = run_bytes(run)
         if runs and size + more > bytes_max:
             yield SyncBatch(request.number, tuple(runs))
@@ -548,6 +575,20 @@ def _full_batches(feed: ChangeFeed, request: SyncRequest, bytes_max: int) -> Ite
         yield SyncBatch(request.number, tuple(runs), END_OF_PLACES, start)
 
 
+def _cut(run: Run, bytes_max: int) -> Iterator[Run]:
+    """Cut a run to what fits into a batch: the feed keeps groups together, and a group may be large."""
+    changes: list[Change] = []
+    size, after = 0, run.after
+    for change in run.changes:
+        more = change_bytes(change)
+        if changes and size + more > bytes_max:
+            yield run._replace(after=after, upto=changes[-1].seq, changes=changes)
+            changes, size, after = [], 0, changes[-1].seq
+        changes.append(change)
+        size += more
+    yield run._replace(after=after, changes=changes)
+
+
 def _cut_at_bodies(run: Run) -> list[Run]:
     """Cut a run so that each large value is alone: what is merged without coverage may be cut anywhere."""
     if not any(is_bodied(change) for change in run.changes):
@@ -568,7 +609,7 @@ def _cut_at_bodies(run: Run) -> list[Run]:
     return found
 
 
-def _ignore_raised(raised: list[bytes]) -> None:
+def _ignore_raised(raised: list[bytes], full: bool) -> None:
     """Stand in for a callback that the replicator sets."""
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from struct import Struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -31,7 +31,11 @@ from replication.messages import (
     Digest,
     DigestRequest,
 )
-from storage.changes import ChangeFeed, Run, Stamp, VersionVector
+from storage.changes import Change, ChangeFeed, Kind, Run, Stamp, VersionVector
+
+if TYPE_CHECKING:
+    from replication.bodies import Bodies
+    from replication.clock import ClockGate
 
 _BUCKET: Final = Struct(">H16s")
 _DIGEST_PART: Final = 32_768  # buckets in one message
@@ -83,8 +87,17 @@ class Outcome:
 class Verification:
     """Compares this node with others, one at a time, and answers their questions."""
 
-    def __init__(self, core: Core, *, after_commit: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(
+        self,
+        core: Core,
+        clock: ClockGate,
+        bodies: Bodies,
+        *,
+        after_commit: Callable[[Callable[[], None]], None],
+    ) -> None:
         self._core = core
+        self._clock = clock
+        self._bodies = bodies
         self._after_commit = after_commit
         self._check: _Check | None = None
         self._answers: list[_Answer] = []
@@ -182,20 +195,36 @@ class Verification:
         )
 
     def on_cells(self, link: Link, cells: Cells) -> None:
-        """Merge what the peer holds and write the winners anew. Inside a tick."""
+        """Merge what the peer holds and write the winners anew. Inside a tick.
+
+        A large value follows when its body is there. What is stamped too far ahead is rotten itself.
+        """
         check = self._checking(link, cells.number)
         if check is None:
             return
-        replica = self._core.replica
-        places: dict[bytes, None] = {}
+        wall_ms = self._core.wall_ms()
+        places: dict[bytes, bool] = {}  # whether all of it can be merged now
         for run in cells.runs:
-            replica.repair(run)
-            places.update(dict.fromkeys(change.place for change in run.changes))
-        for run in replica.changes_at(list(places)):
-            places.update(dict.fromkeys(change.place for change in run.changes))
-        replica.touch(list(places))
+            small: list[Change] = []
+            for change in run.changes:
+                is_held = self._clock.held_seconds(change.hlc, wall_ms) > 0
+                is_large = type(change.content) is int and change.kind != Kind.EXPIRY
+                places[change.place] = places.get(change.place, True) and not (is_held or is_large)
+                if is_large and not is_held:
+                    alone = run._replace(changes=[change])
+                    self._bodies.fetch(link, alone, session=0, done=self._mend, waiting=[change])
+                elif not is_held:
+                    small.append(change)
+            self._core.replica.repair(run._replace(changes=small))
+        self._core.replica.touch([place for place, is_whole in places.items() if is_whole])
         differences = len(places)
         self._after_commit(lambda: self._finish(differences))
+
+    def _mend(self, run: Run | None) -> None:
+        """Take in a large value that differs; without its body it is left to the next verification. Inside a tick."""
+        if run is not None:
+            self._core.replica.repair(run)
+            self._core.replica.touch([change.place for change in run.changes])
 
     def _checking(self, link: Link, number: int) -> _Check | None:
         check = self._check
@@ -226,6 +255,8 @@ class Verification:
     # --- answering
 
     def on_digest_request(self, link: Link, request: DigestRequest) -> None:
+        if self._asks_too_much(link):
+            return
         replica = self._core.replica
         vector = VersionVector(request.vector)
         if replica.is_partial() or replica.vector() != vector or len(self._answers) >= 2:
@@ -236,6 +267,8 @@ class Verification:
         self._answers.append(_Answer(link, request.number, feed, replica.digest(feed, now_ms), now_ms))
 
     def on_bucket_request(self, link: Link, request: BucketRequest) -> None:
+        if self._asks_too_much(link):
+            return
         feed = self._core.replica.feed()
         try:
             runs = self._core.replica.bucket(feed, request.buckets[:_BUCKETS_MAX], self._core.wall_ms())
@@ -246,9 +279,18 @@ class Verification:
             link.send_data(Bucket(request.number, tuple(part), more=index + 1 < len(slices)))
 
     def on_cells_request(self, link: Link, request: CellsRequest) -> None:
+        if self._asks_too_much(link):
+            return
         runs = self._core.replica.changes_at(request.places[:_PLACES_MAX])
         first = next(_slices(runs))  # what does not fit into a frame is asked for another time
         link.send_data(Cells(request.number, tuple(first)))
+
+    def _asks_too_much(self, link: Link) -> bool:
+        """Tell whether a peer asks without taking the answers; then its link ends."""
+        if link.data_bytes <= self._core.options.queue_bytes_max:
+            return False
+        link.drop("it asks for more than it takes")
+        return True
 
     # --- links and time
 

@@ -289,10 +289,6 @@ class Replica(Protocol):
         """Write a deletion of `place` with the least stamp above `stamp`, under the current origin."""
         ...
 
-    def replay(self, change: Change) -> None:
-        """Write the change's value anew, as a write of this moment under the current origin. In the tick."""
-        ...
-
     def feed(self) -> ChangeFeed:
         """Return the changes of this moment. Close it after use."""
         ...

@@ -276,12 +276,6 @@ class StoreReplica:
         if keyspace is self._store.keyspaces.system:
             self._store.keyspaces.accept(key)
 
-    def replay(self, change: Change) -> None:
-        if change.kind != Kind.VALUE or not isinstance(change.content, bytes):
-            return
-        keyspace, key = self._place(change.place)
-        self._rewrite(keyspace, key, change.content, NEVER, change.metadata)
-
     def touch(self, places: Sequence[bytes]) -> None:
         now_ms = self._txn.now_ms
         for place in places:

@@ -256,10 +256,6 @@ class ModelReplica:
         self._fresh.append(Run(self._origin, self._seq - 1, self._seq, [change]))
         self._settle()
 
-    def replay(self, change: Change) -> None:
-        assert isinstance(change.content, bytes)
-        self.put(change.place, change.content)
-
     def feed(self) -> ChangeFeed:
         return ModelFeed(self)
 

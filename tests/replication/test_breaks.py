@@ -1,0 +1,360 @@
+"""What must hold when things break in the middle: commits, links, runs that come in parts, slow ways."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import attrs
+import pytest
+
+from replication import messages as m
+from replication.core import Link
+from replication.rejoin import Standing
+from storage.changes import INLINE_BYTES_MAX, Change, Kind, Lane, Run
+from tests.replication.lab import FAST, Lab, Node, Wire, is_equal, place, ready
+
+LARGE = b"v" * (INLINE_BYTES_MAX * 3 + 1)
+
+
+def end(wire: Wire, node: Node) -> Link:
+    """Return a node's end of a wire."""
+    return next(link for one, link in wire.ends if one is node)
+
+
+def standing(node: Node) -> Standing:
+    return node.replicator.rejoin.standing
+
+
+def fails(node: Node, link: Link, messages: Sequence[m.Message], now: float) -> None:
+    """Handle messages in a tick whose commit fails: the store is what it was."""
+    before = copy.deepcopy(
+        {name: value for name, value in vars(node.replica).items() if name not in {"purging", "_now_ms"}}
+    )
+    node.replicator.on_messages(link, messages, now)
+    vars(node.replica).update(before)
+    node.replicator.after_failure()
+
+
+class Breaking:
+    """Lets the first commit fail that takes in a message of one kind."""
+
+    def __init__(self, lab: Lab, wire: Wire, node: Node, kind: type) -> None:
+        self.is_done = False
+        self._lab, self._wire, self._node, self._kind = lab, wire, node, kind
+        wire.drops = self._drops
+
+    def _drops(self, sender: Node, message: m.Message) -> bool:
+        if sender is self._node or self.is_done:
+            return self.is_done  # the link is as good as dead
+        link, replicator = end(self._wire, self._node), self._node.replicator
+        if isinstance(message, self._kind):
+            self.is_done = True
+            fails(self._node, link, [message], self._lab.now)
+        else:
+            replicator.on_messages(link, [message], self._lab.now)
+            replicator.after_commit()
+        return True
+
+
+# --- runs in parts
+
+
+def part(origin: bytes, after: int, upto: int, seqs: Sequence[int], hlc: int, *, more: bool) -> m.Push:
+    changes = [Change(seq, hlc + seq, Kind.VALUE, place(f"{origin[:1].decode()}{seq}"), b"v") for seq in seqs]
+    return m.Push(Run(origin, after, upto, changes), more=more)
+
+
+def test_parts_of_a_run_whose_rest_was_dropped_do_not_mix_with_the_next() -> None:
+    lab = ready(Lab("a", "b"))
+    b, hlc = lab["b"], lab.wall_ms() << 16
+    link = end(lab.wire("a", "b"), b)
+    x, y = b"x" * 16, b"y" * 16
+    b.replicator.on_messages(link, [part(x, 0, 9, [1, 2], hlc, more=True)], lab.now)
+    b.replicator.on_messages(link, [part(y, 0, 9, [9], hlc, more=False)], lab.now)
+    assert b.get("y9") == b"v"
+    assert b.get("x1") is None
+    assert b.replica.covered(x) == 0
+
+
+def test_a_run_is_not_taken_from_its_last_part_alone() -> None:
+    lab = ready(Lab("a", "b"))
+    b, hlc = lab["b"], lab.wall_ms() << 16
+    link = end(lab.wire("a", "b"), b)
+    x = b"x" * 16
+    flow = b.replicator.dissemination.flows[lab["a"].id]
+    flow.ready = False
+    b.replicator.on_messages(link, [part(x, 0, 4, [1, 2], hlc, more=True)], lab.now)
+    flow.ready = True
+    b.replicator.on_messages(link, [part(x, 0, 4, [3, 4], hlc, more=False)], lab.now)
+    assert b.replica.covered(x) == 0 or b.get("x1") == b"v"
+
+
+def test_a_run_that_is_sent_again_after_a_part_of_it_is_taken_once() -> None:
+    lab = ready(Lab("a", "b"))
+    b, hlc = lab["b"], lab.wall_ms() << 16
+    link = end(lab.wire("a", "b"), b)
+    x = b"x" * 16
+    first, last = part(x, 0, 4, [1, 2], hlc, more=True), part(x, 0, 4, [3, 4], hlc, more=False)
+    b.replicator.on_messages(link, [first, first, last], lab.now)
+    assert b.replica.covered(x) == 4
+    b.replicator.after_commit()
+    run = b.replicator.dissemination._history[-1][0]
+    assert [change.seq for change in run.changes] == [1, 2, 3, 4]
+
+
+# --- large values
+
+
+def test_a_relay_passes_a_large_value_on_as_its_size() -> None:
+    lab = ready(Lab("a", "b", "c"))
+    lab.cut(lab.wire("a", "c"))
+    lab["b"].replicator.dissemination.flows[lab["c"].id].relays = True
+    lab["a"].put("large", LARGE)
+    lab.run(3.0)
+    assert lab["c"].get("large") == LARGE
+
+
+@pytest.mark.parametrize("data", [b"", LARGE + b"more"])
+def test_a_body_of_another_size_is_not_taken(data: bytes) -> None:
+    lab = ready(Lab("a", "b"))
+    a, b = lab["a"], lab["b"]
+    wire = lab.wire("a", "b")
+    wire.drops = lambda sender, message: isinstance(message, m.BodyGet)
+    a.put("large", LARGE)
+    lab.run(0.1)
+    origin = a.replica.origin(Lane.SMALL)
+    assert origin is not None
+    seq = a.replica.covered(origin)
+    b.replicator.on_messages(end(wire, b), [m.BodyData(origin, seq, 0, len(LARGE), data)], lab.now)
+    assert b.get("large") is None
+
+
+def test_a_large_value_that_comes_slowly_does_not_end_its_sync() -> None:
+    options = attrs.evolve(FAST, sync_timeout=3.0)
+    lab = ready(Lab("a", "b", options=options))
+    lab.cut(lab.wire("a", "b"))
+    value = b"v" * (64 * 1024 * 40)
+    lab["a"].put("large", value)
+    wire = lab.link("a", "b")
+    sending, sent_at = end(wire, lab["a"]), [0.0]
+    original = sending.take
+
+    def take(bytes_max: int) -> bytes:
+        """Let one piece of the body through every fifth of a second: eight seconds for all."""
+        if not sending._control and not sending._data and sending._bulk:
+            if lab.now < sent_at[0] + 0.2:
+                return b""
+            sent_at[0] = lab.now
+        return original(1)
+
+    sending.take = take  # type: ignore[method-assign]
+    lab.run(20.0, 0.05)
+    assert lab["b"].get("large") == value
+    assert is_equal([lab["a"], lab["b"]])
+
+
+def test_a_large_value_that_differs_is_mended() -> None:
+    lab = ready(Lab("a", "b", "c"))
+    lab["a"].put("large", LARGE)
+    lab.run(0.5)
+    del lab["b"].replica.cells[place("large"), int(Kind.VALUE), b""]
+    outcomes: list[object] = []
+    lab["b"].replicator.verification.verify(lab["a"].id, outcomes.append)
+    lab.run(2.0)
+    assert lab["b"].get("large") == LARGE
+    assert is_equal([lab[name] for name in "abc"])
+
+
+# --- syncs
+
+
+def test_what_is_more_than_a_frame_comes_by_a_sync() -> None:
+    lab = ready(Lab("a", "b"))
+    lab.cut(lab.wire("a", "b"))
+    for number in range(60):
+        lab["a"].put(f"key{number}", b"v" * 50_000)  # the model gives all of an origin in one run
+    lab.run(0.1)
+    lab.link("a", "b")
+    lab.run(2.0)
+    assert is_equal([lab["a"], lab["b"]])
+
+
+def test_a_sync_that_keeps_its_link_busy_is_not_taken_for_a_stall() -> None:
+    lab = ready(Lab("a", "b", options=attrs.evolve(FAST, queue_age_max=1.0)))
+    a = lab["a"]
+    link = end(lab.wire("a", "b"), a)
+    flow = a.replicator.dissemination.flows[lab["b"].id]
+    lab.wires.clear()
+    link.take(1 << 20)
+    link.send_frame(b"x" * 100)
+    for _ in range(40):  # something waits at any time, nothing for long
+        link.send_frame(b"x" * 100)
+        lab.run(0.1)
+        link.take(100)
+        assert link.data_bytes
+    assert not flow.behind
+    lab.run(3.0)
+    assert flow.behind
+
+
+def test_a_full_sync_that_breaks_goes_on_before_the_large_value_it_lacks() -> None:
+    options = attrs.evolve(FAST, sync_batch_bytes=20_000)
+    lab = ready(Lab("a", "b", options=options))
+    lab["a"].put("a-large", LARGE)
+    for number in range(100):
+        lab["a"].put(f"key{number:03}", "x" * 2000)
+    lab.run(1.0)
+    lab.add("c", options=options)
+    wire = lab.link("a", "c")
+    wire.drops = lambda sender, message: isinstance(message, m.BodyData)
+    lab.run(1.0)
+    lab.cut(wire)
+    lab.link("b", "c")
+    lab.run(5.0)
+    assert standing(lab["c"]) == Standing.READY
+    assert lab["c"].get("a-large") == LARGE
+    assert is_equal([lab[name] for name in "abc"])
+
+
+@pytest.mark.parametrize("kind", [m.SyncBatch, m.SyncEnd])
+def test_a_full_sync_whose_commit_failed_goes_on_where_the_store_is(kind: type) -> None:
+    options = attrs.evolve(FAST, sync_batch_bytes=20_000)
+    lab = ready(Lab("a", "b", options=options))
+    for number in range(100):
+        lab["a"].put(f"key{number:03}", "x" * 2000)
+    lab.run(1.0)
+    c = lab.add("c", options=options)
+    wire = lab.link("a", "c")
+    breaking = Breaking(lab, wire, c, kind)
+    lab.run(0.5)
+    assert breaking.is_done
+    assert standing(c) == Standing.JOINING
+    assert not c.replicator.vectors.ready
+    lab.link("b", "c")
+    lab.run(5.0)
+    assert standing(c) == Standing.READY
+    assert is_equal([lab[name] for name in "abc"])
+
+
+def test_a_peer_does_not_make_this_node_keep_more_and_more_snapshots() -> None:
+    lab = ready(Lab("a", "b"))
+    a = lab["a"]
+    link = end(lab.wire("a", "b"), a)
+    for number in range(1000, 1050):
+        a.replicator.on_messages(link, [m.SyncRequest(number, False, {}, {}, 0)], lab.now)
+        durables, a.durables[:] = list(a.durables), []
+        for then in durables:
+            then()
+        a.replicator.after_commit()
+    assert len(a.replicator.syncs.serving) <= 4
+
+
+# --- coming back
+
+
+def beneath(lab: Lab, *, value: bytes = b"alone") -> tuple[Node, Node]:
+    """Let b write something unseen, and come back to an a that has purged what b lacks."""
+    ready(lab)
+    lab["a"].put("key", "1")
+    lab.run(0.5)
+    lab.cut(lab.wire("a", "b"))
+    lab["a"].delete("key")
+    lab.run(0.1)
+    lab["b"].put("unseen", value)
+    floor, _ = lab["a"].replica.cells.pop((place("key"), int(Kind.FLOOR), b""))
+    lab["a"].replica.cover({}, {floor.origin: floor.seq}, floor.hlc)
+    return lab["a"], lab["b"]
+
+
+def test_a_large_stale_write_is_written_anew_too() -> None:
+    a, b = beneath(lab := Lab("a", "b", options=attrs.evolve(FAST, stale_writes="replay")), value=LARGE)
+    lab.link("a", "b")
+    lab.run(5.0)
+    assert a.get("unseen") == b.get("unseen") == LARGE
+
+
+def test_dead_letters_that_cannot_be_kept_keep_the_node_out_until_they_can() -> None:
+    a, b = beneath(lab := Lab("a", "b"))
+    wire = lab.link("a", "b")
+    is_full = [True]
+    kept: list[object] = []
+
+    def keep(stale: list[object]) -> None:
+        if is_full[0]:
+            raise OSError
+        kept.extend(stale)
+
+    b.replicator.rejoin.dead_letter = keep  # type: ignore[assignment]
+    with pytest.raises(OSError):  # noqa: PT011 - its own
+        lab.run(5.0)
+    b.replicator.after_failure()
+    lab.cut(wire)
+    assert standing(b) == Standing.REJOINING
+    is_full[0] = False
+    lab.link("a", "b")
+    lab.run(5.0)
+    assert standing(b) == Standing.READY
+    assert len(kept) == 1
+    assert is_equal([a, b])
+
+
+def test_an_incremental_sync_does_not_end_a_rejoining() -> None:
+    lab = ready(Lab("a", "b", "c"))
+    b = lab["b"]
+    for wire in [lab.wire("a", "b"), lab.wire("b", "c")]:
+        lab.cut(wire)
+    lab["c"].put("key", "1")
+    wire = lab.link("b", "c")
+    wire.drops = lambda sender, message: isinstance(message, m.SyncEnd)
+    lab.run(0.2)
+    assert b.replicator.syncs.asking
+    b.replicator.rejoin.enter(Standing.REJOINING)
+    b.replicator.after_commit()
+    session = next(iter(b.replicator.syncs.asking.values()))
+    end_of = m.SyncEnd(session.number, lab["c"].replica.vector(), {}, 0, session.count)
+    b.replicator.on_messages(end(wire, b), [end_of], lab.now)
+    assert standing(b) == Standing.REJOINING
+
+
+def test_a_node_that_leaves_sees_that_others_have_what_it_wrote() -> None:
+    lab = ready(Lab("a", "b", "c"))
+    a = lab["a"]
+    a.put("last", "1")
+    a.put("large", LARGE)
+    a.replicator.roster.leave()
+    a.replicator.rejoin.enter(Standing.LEAVING)
+    a.replicator.after_commit()
+    a.replicator.committed(lab.now)
+    a.due = 0.0
+    assert a.replicator.refusal(lab.now)
+    lab.run(2.0)
+    assert a.replicator.covering(a.replica.durable())
+    assert lab["b"].get("large") == LARGE
+
+
+# --- absurd claims
+
+
+ABSURD = 2**63
+
+
+def test_a_horizon_in_the_far_future_does_not_move_the_clock() -> None:
+    lab = ready(Lab("a", "b"))
+    b = lab["b"]
+    wire = lab.wire("a", "b")
+    wire.drops = lambda sender, message: isinstance(message, m.SyncEnd)
+    b.replicator.syncs.want(end(wire, b))
+    lab.run(0.2)
+    session = next(iter(b.replicator.syncs.asking.values()))
+    b.put("unseen", "1")
+    end_of = m.SyncEnd(session.number, {}, {}, ABSURD, session.count)
+    b.replicator.on_messages(end(wire, b), [end_of], lab.now)
+    assert b.replica.hlc < ABSURD
+    assert b.replica.horizon() < ABSURD
+    b.replicator.after_commit()
+    told = m.Vector(lab["a"].id, end(wire, b).boot, 10**6, False, {}, {}, {}, ABSURD)
+    b.replica.rotate()
+    b.replicator.on_messages(end(wire, b), [told], lab.now)
+    assert b.get("unseen") == b"1"
+    assert not b.dead_letters
