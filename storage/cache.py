@@ -85,12 +85,12 @@ class Cache:
         self._retired_entry_bytes = _ENTRY_BYTES
         self._seen_bytes = 0
         self._spare: list[Generation] = []
-        self._hots: set[Hot] = set()
+        self._hots: dict[Hot, None] = {}  # in order, so that nothing depends on where an object lies
 
     def open(self) -> Hot:
         """Return an empty pair of generations, counted against the bound."""
         hot = Hot(self._take(), self._take())
-        self._hots.add(hot)
+        self._hots[hot] = None
         return hot
 
     def drop(self, hot: Hot) -> None:
@@ -103,7 +103,7 @@ class Cache:
     def close(self, hot: Hot) -> None:
         """Forget `hot` for good."""
         self.drop(hot)
-        self._hots.discard(hot)
+        self._hots.pop(hot, None)
 
     def promote(self, hot: Hot, key: bytes) -> Record | None:
         """Move the entry of `key` from old to young, if it is there, and return it."""

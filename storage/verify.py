@@ -63,6 +63,7 @@ from storage.record import (
     registers,
 )
 from storage.version import (
+    DOT_BYTES,
     REGISTER_BYTES,
     STAMP_BYTES,
     dot_bytes,
@@ -109,7 +110,9 @@ class _Needs:
 
     expiry: dict[bytes, int] = attrs.field(factory=dict)  # row key -> the latest time of its deadline
     purge: set[bytes] = attrs.field(factory=set)  # row keys
-    dots: dict[bytes, bytes] = attrs.field(factory=dict)  # dot -> row key, or namespace of a floor
+    dots: set[bytes] = attrs.field(
+        factory=set
+    )  # dot ‖ key of the row that carries it, or namespace of a floor
 
 
 @contextlib.contextmanager
@@ -343,10 +346,11 @@ class Verifier:
                 yield Finding(_row_name(key), "its expiry has no deadline, so it will not be swept")
             for key in sorted(needs.purge):
                 yield Finding(_row_name(key), "its deletion has no deadline, so it will not be purged")
-            for dot, key in sorted(needs.dots.items()):
-                number, seq = register_dot(bytes(8) + dot + bytes(12))
+            for named in sorted(needs.dots):
+                number, seq = register_dot(bytes(8) + named[:DOT_BYTES] + bytes(12))
                 yield Finding(
-                    _row_name(key), f"the change log does not name it for its dot ({number}, {seq})"
+                    _row_name(named[DOT_BYTES:]),
+                    f"the change log does not name it for its dot ({number}, {seq})",
                 )
 
     def _collect_needs(self, part: int, passes: int) -> _Needs:
@@ -364,13 +368,13 @@ class Verifier:
                 needs.expiry[key] = record[EXPIRES_AT]
             if record[VALUE] is None or record[FLOOR] is not None:
                 needs.purge.add(key)
-            needs.dots.update((register[8:20], key) for register in registers(record))
+            needs.dots.update(register[8:20] + key for register in registers(record))
         for row_key, row in self._engine.iterate(Family.MEMBERS):
             if crc32(row_key) % passes == part:
                 with contextlib.suppress(RecordError):
-                    needs.dots[decode_member(row)[0][8:20]] = row_key
+                    needs.dots.add(decode_member(row)[0][8:20] + row_key)
         if part == 0:
-            needs.dots.update((floor[8:20], namespace) for namespace, floor in self._floors.items())
+            needs.dots.update(floor[8:20] + namespace for namespace, floor in self._floors.items())
         return needs
 
     def _match_deadlines(self, needs: _Needs, *, count: bool) -> None:
@@ -386,9 +390,9 @@ class Verifier:
         for key, value in self._engine.iterate(Family.CHANGES):
             number, first_seq = parse_change_key(key)
             for index, place in enumerate(_places(value)):
-                dot = dot_bytes(number, first_seq + index)
-                if dot in needs.dots and needs.dots[dot] == _row_key(place):
-                    del needs.dots[dot]
+                row_key = _row_key(place)
+                if row_key:
+                    needs.dots.discard(dot_bytes(number, first_seq + index) + row_key)
 
 
 def _places(value: bytes) -> list[Place]:

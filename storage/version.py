@@ -31,6 +31,7 @@ from storage.errors import RecordError
 STAMP_BYTES: Final = 20
 REGISTER_BYTES: Final = 32
 ORIGIN_BYTES: Final = 16
+DOT_BYTES: Final = 12
 PREV_BYTES: Final = 12
 NO_PREV: Final = bytes(PREV_BYTES)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,10 +18,14 @@ from storage.layout import (
     database_id,
     deadline_prefix,
     due_before,
+    member_suffix,
+    members_prefix,
+    members_start,
     number_of,
     origin_key,
     parse_change_key,
     parse_deadline,
+    parse_member,
 )
 
 
@@ -67,3 +74,40 @@ def test_the_fixed_namespaces_are_distinct() -> None:
     fixed = {SYSTEM, *(database_id(index) for index in range(DATABASES))}
     assert len(fixed) == DATABASES + 1
     assert all(len(namespace) == 16 for namespace in fixed)
+
+
+# Zero bytes and their neighbours, which the escaping of keys has to keep in order.
+USER_KEYS = st.lists(st.sampled_from([b"\x00", b"\x01", b"\xff", b"a"]), max_size=5).map(b"".join)
+NAMESPACES = st.sampled_from([database_id(0), database_id(1), b"\xff" * 16])
+KINDS = st.integers(0, 0xFFFF)
+SUBS = st.binary(max_size=4) | USER_KEYS
+
+
+@given(NAMESPACES, USER_KEYS, KINDS, SUBS)
+def test_a_member_comes_back_from_its_row_key(namespace: bytes, key: bytes, kind: int, sub: bytes) -> None:
+    row_key = members_prefix(namespace + key) + member_suffix(kind, sub)
+    assert parse_member(row_key) == (namespace + key, kind, sub)
+
+
+@given(st.tuples(NAMESPACES, USER_KEYS, SUBS), st.tuples(NAMESPACES, USER_KEYS, SUBS))
+def test_members_sort_as_their_keys_do(
+    left: tuple[bytes, bytes, bytes], right: tuple[bytes, bytes, bytes]
+) -> None:
+    places = [namespace + key for namespace, key, _ in (left, right)]
+    rows = [members_prefix(namespace + key) + member_suffix(3, sub) for namespace, key, sub in (left, right)]
+    if places[0] != places[1]:
+        assert (places[0] < places[1]) == (rows[0] < rows[1])
+    assert (rows[0] >= members_start(places[1])) == (places[0] >= places[1])
+    assert rows[0].startswith(members_prefix(places[1])) == (places[0] == places[1])
+
+
+@pytest.mark.parametrize("row_key", [b"", b"n" * 16, b"n" * 16 + b"key", b"n" * 16 + b"key\x00\x01k"])
+def test_a_row_key_that_is_no_members_is_refused(row_key: bytes) -> None:
+    with pytest.raises(ValueError, match=r"subsection|kind"):
+        parse_member(row_key)
+
+
+@given(st.binary(max_size=40))
+def test_no_bytes_crash_the_parser_of_members(row_key: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        parse_member(row_key)

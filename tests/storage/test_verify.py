@@ -8,17 +8,22 @@ from pathlib import Path
 import pytest
 
 from storage.changelog import encode_chunk
+from storage.changes import Kind
 from storage.engine import Engine, Family
 from storage.errors import Locked, Missing, NewerFormat
 from storage.layout import (
+    BODYLESS_PREFIX,
     EXPIRY_KIND,
     META_FORMAT,
     META_NODE,
     PURGE_KIND,
     SYSTEM,
     change_key,
+    covered_key,
     database_id,
     deadline_prefix,
+    member_suffix,
+    members_prefix,
     origin_key,
     parse_deadline,
 )
@@ -28,6 +33,7 @@ from storage.verify import Verifier, open_verifier
 from storage.version import NO_PREV, hlc_at, pack_register
 from tests.storage.conftest import NOW_MS
 from tests.storage.helpers import findings, keys_of, raw_delete, raw_put
+from tests.storage.replicas import Node, Nodes, dot, run_of
 
 DB = database_id(0)
 OLD = pack_register(hlc_at(NOW_MS - 5000), 1, 1, NO_PREV)
@@ -275,3 +281,119 @@ def test_a_damaged_table_is_a_finding(tmp_path: Path) -> None:
     with open_verifier(tmp_path, now_ms=2**45) as verifier:
         found = [str(finding) for finding in verifier.run()]
     assert any("checksum" in finding for finding in found)
+
+
+# What others have written.
+
+
+@pytest.fixture
+def shared(nodes: Nodes) -> Node:
+    """A node with rows of another one: with holes, members, a flush, a dropped value that is wanted back."""
+    node = nodes()
+    node.put(b"mine", b"v")
+    hlc = hlc_at(NOW_MS)
+    node.receive(
+        [
+            run_of(
+                dot(1, b"theirs"),
+                dot(4, b"theirs", kind=64, sub=b"s"),
+                dot(5, b"deleted", None, kind=Kind.FLOOR, hlc=hlc + 5),
+                dot(6, b"deleted", kind=64, hlc=hlc + 6),
+                dot(7, place=database_id(3), content=None, kind=Kind.NAMESPACE_FLOOR),
+                dot(8, b"dropped", None),
+                dot(200, place=b"?" * 16 + b"hidden"),
+            )
+        ]
+    )
+    node.replica.merge(run_of(dot(300, b"merged")))
+    node.store.commit()
+    return node
+
+
+def test_nothing_is_wrong_with_what_was_taken_over(shared: Node) -> None:
+    verifier = Verifier(shared.engine, now_ms=NOW_MS, pass_rows=2)
+    assert list(verifier.run()) == []
+    summary = verifier.summary
+    assert (summary.keys, summary.dead_rows, summary.members) == (4, 2, 2)
+    assert summary.chunks == 4
+
+
+def member_key(key: bytes, sub: bytes = b"") -> bytes:
+    return members_prefix(DB + key) + member_suffix(64, sub)
+
+
+def put_member(key: bytes, row: bytes, sub: bytes = b"") -> Callable[[Engine], None]:
+    return lambda engine: raw_put(engine, Family.MEMBERS, member_key(key, sub), row)
+
+
+def register(seq: int, hlc: int = hlc_at(NOW_MS), number: int = 2) -> bytes:
+    return pack_register(hlc, number, seq, NO_PREV)
+
+
+SHARED_FAULTS: dict[str, tuple[Callable[[Engine], None], list[str]]] = {
+    "garbage member": (put_member(b"theirs", b"garbage", b"s"), ["member b'", "cannot be read"]),
+    "member of the wrong shape": (put_member(b"theirs", dumps([1])), ["not an array of two or three"]),
+    "member without a register": (put_member(b"theirs", dumps([b"x", 1])), ["not 32 bytes"]),
+    "member with a key that is none": (
+        lambda engine: raw_put(engine, Family.MEMBERS, DB + b"k", dumps([register(4), b""])),
+        ["the key of a member makes no sense"],
+    ),
+    "member of an unknown origin": (
+        put_member(b"theirs", dumps([register(4, number=9), b"v"])),
+        ["member of record b'theirs'", "(9, 4) has no known origin"],
+    ),
+    "member that a deletion kills": (
+        put_member(b"deleted", dumps([register(4, hlc_at(NOW_MS)), b"v"])),
+        ["member of record b'deleted'", "older than what deleted it"],
+    ),
+    "member that a flush kills": (
+        lambda engine: raw_put(
+            engine,
+            Family.MEMBERS,
+            members_prefix(database_id(3) + b"k") + member_suffix(64, b""),
+            dumps([register(4), b"v"]),
+        ),
+        [f"namespace {database_id(3).hex()}", "older than what deleted it"],
+    ),
+    "member that the log does not name": (
+        put_member(b"theirs", dumps([register(4), b"v"]), b"other"),
+        ["does not name it for its dot (2, 4)"],
+    ),
+    "chunk lost": (
+        lambda engine: raw_delete(engine, Family.CHANGES, change_key(2, 300)),
+        ["record b'merged'", "does not name it for its dot (2, 300)"],
+    ),
+    "chunks that overlap": (
+        lambda engine: raw_put(
+            engine, Family.CHANGES, change_key(2, 4), encode_chunk(hlc_at(NOW_MS), [DB + b"x"] * 9, [])
+        ),
+        ["chunk of origin 2 from 4 on", "does not follow"],
+    ),
+    "coverage that is no number": (
+        lambda engine: raw_put(engine, Family.META, covered_key(2), b"garbage"),
+        ["meta", "cannot be read"],
+    ),
+    "origin without a lane": (
+        lambda engine: raw_put(engine, Family.META, origin_key(2), dumps([b"x" * 16, 1])),
+        ["meta", "cannot be read"],
+    ),
+    "stamp of a dropped value": (
+        lambda engine: raw_put(engine, Family.META, BODYLESS_PREFIX + DB + b"dropped", b"short"),
+        ["record b'dropped'", "stamp of its dropped value has 5 bytes"],
+    ),
+    "wrong count of deletions": (
+        lambda engine: raw_put(engine, Family.META, b"count:" + DB, dumps([3, 0, 2, 1])),
+        ["counts of namespace", "2 deletions and 1 dropped", "1 deletions and 1 dropped"],
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", SHARED_FAULTS)
+def test_a_fault_planted_in_what_was_taken_over_is_found(shared: Node, fault: str) -> None:
+    plant, wanted = SHARED_FAULTS[fault]
+    plant(shared.engine)
+    found = findings(shared.store)
+    assert found
+    text = "\n".join(found)
+    for part in wanted:
+        assert part in text
