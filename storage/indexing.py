@@ -5,9 +5,10 @@ sent and what has lost is not stored; a hole is a blank place, a wide one ends t
 origin never overlap, so that one seek finds where to go on.
 
 Nearly always a dot lies beyond all that the log holds of its origin, because dots are applied in order. It
-may not after an unfinished sync, which merges dots without covering what is before them, and when a
-damaged record is mended. Then the older chunks that the new ones would overlap are read, and what they
-name is written again together with the new dots.
+may not after an unfinished sync, which merges dots without covering what is before them; in a full sync, which
+brings them in the order of their places; and when a damaged record is mended. Then the older chunks that
+the new ones would overlap, and only those, are read, and what they name is written again together with the new
+dots. Such chunks are kept short: each may be written again for every dot that it comes to hold.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from storage.version import hlc_at
 
 _HOLE_MAX: Final = 32
 _CHUNK_DOTS_MAX: Final = 1024
+_MENDED_DOTS_MAX: Final = 128
 
 # How far the clocks of two nodes may differ, generously; see `places_since`.
 _DISORDER: Final = hlc_at(5_000)
@@ -46,30 +48,70 @@ def add_chunks(batch: Batch, engine: Engine, incoming: Incoming, ledger: Ledger,
     for number, taken in incoming.taken.items():
         if not taken.places:
             continue
-        last_hlc = hlc
         uncovered = ledger.uncovered(number)
         if incoming.mends or (uncovered and uncovered >= min(taken.places)):
-            # Later chunks are there already: the clock may be beyond what they tell, the dots are not.
-            last_hlc = max(taken.hlc, _take_older(batch, engine, number, taken))
-        _add_taken(batch, number, taken, last_hlc)
+            for segment in _segments(engine, number, sorted(taken.places)):
+                part, last_hlc = _joined(batch, segment, taken)
+                # Later chunks are there already: the clock may be beyond what they tell, the dots are not.
+                _add_taken(batch, number, part, max(taken.hlc, last_hlc), _MENDED_DOTS_MAX)
+        else:
+            _add_taken(batch, number, taken, hlc, _CHUNK_DOTS_MAX)
 
 
-def _take_older(batch: Batch, engine: Engine, number: int, taken: Taken) -> int:
-    """Move the dots of chunks that overlap those of `taken` there, and remove the chunks.
+class _Segment:
+    """New dots that are close to each other, and the chunks that they lie in: no other chunk lies in between."""
 
-    Return the greatest clock value that they told.
-    """
+    __slots__ = ("chunks", "end", "seqs")
+
+    def __init__(self) -> None:
+        self.seqs: list[int] = []
+        self.chunks: dict[bytes, tuple[int, Chunk]] = {}  # first seq and chunk, by key
+        self.end = 0  # where the last of both ends
+
+
+def _segments(engine: Engine, number: int, seqs: list[int]) -> Iterator[_Segment]:
+    """Yield the segments of new dots, ascending. Costs a seek for each group of neighbouring dots."""
+    segment = _Segment()
+    for cluster in _clusters(seqs):
+        found = list(_overlapped(engine, number, cluster[0], cluster[-1]))
+        begin = min(cluster[0], found[0][1]) if found else cluster[0]
+        if segment.seqs and begin > segment.end:
+            yield segment
+            segment = _Segment()
+        segment.seqs += cluster
+        segment.end = max(segment.end, cluster[-1])
+        for key, first_seq, chunk in found:
+            segment.chunks[key] = (first_seq, chunk)
+            segment.end = max(segment.end, first_seq + len(chunk.places) - 1)
+    yield segment
+
+
+def _clusters(seqs: list[int]) -> Iterator[list[int]]:
+    start = 0
+    for index in range(1, len(seqs) + 1):
+        if index == len(seqs) or seqs[index] - seqs[index - 1] > _HOLE_MAX:
+            yield seqs[start:index]
+            start = index
+
+
+def _joined(batch: Batch, segment: _Segment, taken: Taken) -> tuple[Taken, int]:
+    """Return the segment's new dots with those of its chunks, which are removed, and the greatest clock value told."""
+    part = Taken()
     hlc = 0
-    for key, first_seq, chunk in _overlapped(engine, number, min(taken.places), max(taken.places)):
+    for key, (first_seq, chunk) in segment.chunks.items():
         batch.delete(Family.CHANGES, key)
         hlc = max(hlc, chunk.last_hlc)
         for seq, place in enumerate(chunk.places, first_seq):
             if place:
-                taken.places.setdefault(seq, place)
+                part.places[seq] = place
         for index, count in chunk.groups:
             for seq in range(first_seq + index, first_seq + index + count):
-                taken.groups.setdefault(seq, first_seq + index + count - 1)
-    return hlc
+                part.groups[seq] = first_seq + index + count - 1
+    for seq in segment.seqs:
+        part.places[seq] = taken.places[seq]
+        if seq in taken.groups:
+            part.groups[seq] = taken.groups[seq]
+    return part, hlc
 
 
 def _overlapped(engine: Engine, number: int, first: int, last: int) -> Iterator[tuple[bytes, int, Chunk]]:
@@ -85,10 +127,10 @@ def _overlapped(engine: Engine, number: int, first: int, last: int) -> Iterator[
             yield key, first_seq, chunk
 
 
-def _add_taken(batch: Batch, number: int, taken: Taken, last_hlc: int) -> None:
+def _add_taken(batch: Batch, number: int, taken: Taken, last_hlc: int, dots_max: int) -> None:
     places = taken.places
     seqs = list(places)
-    if len(seqs) <= _CHUNK_DOTS_MAX and seqs == list(range(seqs[0], seqs[0] + len(seqs))):
+    if len(seqs) <= dots_max and seqs == list(range(seqs[0], seqs[0] + len(seqs))):
         _add_chunk(batch, number, seqs, taken, last_hlc)  # the common case
         return
     if seqs != sorted(seqs):
@@ -98,7 +140,7 @@ def _add_taken(batch: Batch, number: int, taken: Taken, last_hlc: int) -> None:
         if (
             index == len(seqs)
             or seqs[index] - seqs[index - 1] > _HOLE_MAX
-            or (index - start >= _CHUNK_DOTS_MAX and seqs[index - 1] not in taken.groups)
+            or (index - start >= dots_max and seqs[index - 1] not in taken.groups)
         ):
             _add_chunk(batch, number, seqs[start:index], taken, last_hlc)
             start = index
