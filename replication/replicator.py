@@ -80,6 +80,7 @@ class Replicator:
         self.dropped = DroppedValues(core, self.bodies)
         self.writers = Writers(core)
         self._link_numbers = 0
+        self._fresh_link: Link | None = None  # came up in the tick under way
         self._system_version = 0
         self._roster_due = 0.0
         self._members_kept_at = 0.0
@@ -208,7 +209,7 @@ class Replicator:
                 return None
             existing.drop("replaced by a newer link")
             self.link_down(existing, now)
-        core.links[peer.node] = link
+        core.links[peer.node] = self._fresh_link = link
         self._admit_linked()
         self.dissemination.on_link_up(link, eager=self.topology.is_partial)
         self.membership.on_link_up(link, now)
@@ -351,6 +352,7 @@ class Replicator:
 
     def after_commit(self) -> None:
         """Do what had to wait for the tick's commit."""
+        self._fresh_link = None
         if self.core.replica.system_version != self._system_version:
             self._cluster_changed()
         if self.core.replica.has_fresh:
@@ -367,6 +369,9 @@ class Replicator:
         self.rejoin.reverted()
         for link in list(self.core.links.values()):
             link.drop("the store takes no writes")
+        fresh, self._fresh_link = self._fresh_link, None
+        if fresh is not None:  # nobody serves it, so nobody sees that it ends
+            self.link_down(fresh, self.core.now)
 
     def _on_bye(self, link: Link, message: m.Bye) -> None:
         self.membership.on_bye(link, message, self.core.now)

@@ -42,6 +42,7 @@ class Known:
     head_hlc: int = 0
     at: float = 0.0
     is_complete: bool = True  # False: its sealed origins are still to come
+    former: VersionVector | None = None  # what its boot before had claimed, until it is compared
 
 
 @attrs.define(eq=False)
@@ -214,9 +215,10 @@ class Vectors:
             return  # known at first hand, or of an earlier run
         known = self._taken(known, message)
         self.known[message.node] = known
+        if is_own and message.is_full and message.sealed_count:
+            self._fill_sealed(link, known, message)
+        self._check_rollback(known)
         if is_own:
-            if message.is_full and message.sealed_count:
-                self._fill_sealed(link, known, message)
             self.on_known(link, known)
             if message.have:
                 self._dissemination.on_have(link, message.have)
@@ -225,10 +227,11 @@ class Vectors:
     def _taken(self, known: Known | None, message: Vector) -> Known:
         """Return what is known of a member after its message."""
         vector, floors = VersionVector(message.vector), VersionVector(message.floors)
+        former = None if known is None else known.former
         if known is not None and not message.is_full:
             vector, floors = known.vector.merged(vector), known.floors.merged(floors)
-        elif known is not None and known.boot != message.boot and not message.sealed_count:
-            self._check_rollback(known, vector)
+        elif known is not None and known.boot != message.boot:
+            former = known.vector
         complete = (
             known.is_complete if known is not None and not message.is_full else not message.sealed_count
         )
@@ -243,10 +246,15 @@ class Vectors:
             message.head_hlc,
             self._core.now,
             complete,
+            former,
         )
 
-    def _check_rollback(self, known: Known, vector: VersionVector) -> None:
-        if not vector.covers(known.vector):
+    def _check_rollback(self, known: Known) -> None:
+        """See whether a member's new boot has all that the one before claimed, once all of it is told."""
+        if known.former is None or not known.is_complete:
+            return
+        former, known.former = known.former, None
+        if not known.vector.covers(former):
             self._core.log.warning("a member has come back with less than it had", peer=known.node.hex()[:8])
             self._core.count("rollbacks_total")
             self.on_rollback(known.node)
@@ -272,6 +280,7 @@ class Vectors:
         self._peer_sealed[link.node] = message.origins
         known.vector = known.vector.merged(message.origins)
         known.is_complete = True
+        self._check_rollback(known)
         self.on_known(link, known)
         self.on_claims()
 

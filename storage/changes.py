@@ -165,7 +165,8 @@ class ChangeFeed(Protocol):
         """Yield everything alive in slices of the key order from the place `start` on.
 
         Each slice is (the place at which the next one starts, runs with after == upto == 0). The last slice's place
-        is ``END_OF_PLACES``. Floors of namespaces come first, with the first slice of a walk from b"".
+        is ``END_OF_PLACES``. Floors of namespaces come first, in slices of their own, at the beginning of a walk from
+        b"", and after them it still stands at b"".
         """
         ...
 

@@ -208,8 +208,12 @@ class Sweeper:
         self._state.txn.deadlines.append(deadline_prefix(due_ms, kind) + keyspace.id + key)
 
     def _remember(self, purged: list[bytes]) -> None:
+        """Keep what was purged. A dot that is not covered here is no floor: nobody can be asked to cover it."""
+        ledger = self._state.ledger
         dots = [(*register_dot(register), register_hlc(register)) for register in purged]
-        self.raise_horizon([dot for dot in dots if not self._state.ledger.is_local(dot[0])])
+        dots = [dot for dot in dots if not ledger.is_local(dot[0])]
+        covered = [dot for dot in dots if dot[1] <= ledger.covered(dot[0])]
+        self.raise_horizon(covered, max((dot[2] for dot in dots), default=0))
 
     def raise_horizon(self, dots: list[tuple[int, int, int]], hlc: int = 0) -> None:
         """Take note in the tick that (origin number, seq, hlc) were purged, here or elsewhere, and clocks to `hlc`."""

@@ -29,7 +29,7 @@ from kvd.peering import dead_letters
 from kvd.peering.applied import Applied
 from kvd.peering.options import peer_options
 from kvd.peering.users import SharedUsers
-from replication.messages import Publish
+from replication.messages import CHANNEL_BYTES_MAX, PUBLISH_BYTES_MAX, Publish
 from replication.node import PeerNode, StoreFailed
 from replication.options import Options
 from replication.rejoin import HasOwnData, Standing, WrongCluster
@@ -50,8 +50,6 @@ Result = TypeVar("Result")
 
 # How often it is looked whether clients may write, and at waiters that nothing has woken.
 _LOOK_SECONDS: Final = 0.1
-# What of a published message fits into one frame; a longer one stays on its node.
-_PUBLISH_BYTES_MAX: Final = 1000 * 1024
 _CONFLICTS_REMEMBERED: Final = 1024
 # In these standings a node does not know what the cluster knows: it serves no reads either.
 _CATCHING_UP: Final = frozenset({Standing.JOINING, Standing.REJOINING})
@@ -219,8 +217,10 @@ class Peers:
     def spread(self, channel: bytes, payload: bytes, *, sharded: bool) -> None:
         """Let a published message reach the subscribers of the other nodes, unless it is to stay here."""
         peers = self.server.settings.peers
-        if peers.publish == "local" or len(channel) + len(payload) > _PUBLISH_BYTES_MAX:
+        if peers.publish == "local":
             return
+        if len(channel) > CHANNEL_BYTES_MAX or len(payload) > PUBLISH_BYTES_MAX:
+            return  # it does not fit into a frame
         prefixes = peers.publish_local_prefixes
         if prefixes and channel.startswith(tuple(prefix.encode() for prefix in prefixes)):
             return

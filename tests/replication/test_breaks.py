@@ -10,7 +10,9 @@ import pytest
 
 from replication import messages as m
 from replication.core import Link
+from replication.frames import encode
 from replication.rejoin import Standing
+from replication.vectors import seal_digest
 from storage.changes import INLINE_BYTES_MAX, Change, Kind, Lane, Run
 from tests.replication.lab import FAST, Lab, Node, Wire, is_equal, place, ready
 
@@ -331,6 +333,45 @@ def test_a_node_that_leaves_sees_that_others_have_what_it_wrote() -> None:
     lab.run(2.0)
     assert a.replicator.covering(a.replica.durable())
     assert lab["b"].get("large") == LARGE
+
+
+def test_a_link_whose_first_commit_failed_is_none() -> None:
+    lab = ready(Lab("a", "b"))
+    a = lab["a"]
+    hello = Lab("c")["c"].replicator.hello(bytes(32))
+    assert a.replicator.link_up(hello, outgoing=False, now=lab.now, encode=encode) is not None
+    a.replicator.after_failure()
+    assert hello.node not in a.replicator.core.links
+    assert hello.node not in a.replicator.dissemination.flows
+
+
+def test_a_member_that_comes_back_with_less_is_noticed_though_origins_are_sealed() -> None:
+    lab = ready(Lab("a", "b"))
+    lab["b"].put("key", "1")
+    lab.run(0.5)
+    lab.cut(lab.wire("a", "b"))
+    b = lab["b"].replica
+    b.rotate()
+    lab.start("b", b, founds=False)
+    lab.link("a", "b")
+    lab.run(6.0)
+    assert lab["b"].replicator.vectors.sealed
+    older = copy.deepcopy(b._vector)
+    lab["b"].put("key", "2")
+    lab.run(3.0)
+    wire = lab.wire("a", "b")
+    sealed = lab["b"].replicator.vectors.sealed
+    count, xor = seal_digest(sealed)
+    lab.cut(wire)
+    wire = lab.link("a", "b")
+    link = end(wire, lab["a"])
+    lab.wires.clear()
+    vector = {origin: seq for origin, seq in older.items() if origin not in sealed}
+    link.boot = b"another boot...!"
+    told = m.Vector(lab["b"].id, link.boot, 1, True, vector, {}, {}, 0, count, xor)
+    lab["a"].replicator.vectors.is_current = lambda node, boot: True
+    lab["a"].replicator.on_messages(link, [told], lab.now)
+    assert lab["a"].replicator.core.counters["rollbacks_total"] == 1
 
 
 # --- absurd claims

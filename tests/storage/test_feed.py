@@ -244,7 +244,8 @@ def test_a_walk_by_place_gives_everything_once(store: Store, monkeypatch: pytest
     store.keyspace(1).delete(b"04")
     store.commit()
     found = slices(store)
-    assert len(found) == 5
+    assert len(found) == 6  # the first is the flush
+    assert found[0][0] == b""
     assert found[-1][0] == END_OF_PLACES
     assert all(run.after == run.upto == 0 for _, part in found for run in part)
     listed = [change for _, part in found for run in part for change in run.changes]
@@ -253,6 +254,15 @@ def test_a_walk_by_place_gives_everything_once(store: Store, monkeypatch: pytest
     assert found[0][1][0].changes[-1].kind == Kind.EXPIRY or Kind.NAMESPACE_FLOOR in {
         change.kind for run in found[0][1] for change in run.changes
     }
+
+
+def test_a_walk_cuts_flushes_of_many_namespaces(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "RUN_CHANGES_MAX", 3)
+    for number in range(7):
+        store.keyspace(number).flush()
+    store.commit()
+    found = [(following, [len(run.changes) for run in runs]) for following, runs in slices(store)]
+    assert found == [(b"", [3]), (b"", [3]), (b"", [1]), (END_OF_PLACES, [])]
 
 
 def test_a_walk_goes_on_where_another_ended(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -426,6 +426,17 @@ def test_purging_asks_by_origin_and_sequence(nodes: Nodes) -> None:
     assert findings(node.store) == []
 
 
+def test_what_is_purged_without_being_covered_is_no_floor(nodes: Nodes) -> None:
+    node = nodes()
+    node.replica.merge(run_of(dot(5, content=None, kind=Kind.FLOOR)))
+    node.store.commit()
+    node.store.begin(NOW_MS + 8_000_000)
+    node.store.sweep(10)
+    assert node.replica.stats()["tombstones"] == 0
+    assert node.replica.floors() == VersionVector()
+    assert node.replica.horizon() == dot(5).hlc
+
+
 def test_a_failed_purge_raises_no_floor(nodes: Nodes) -> None:
     node = nodes()
     node.receive([run_of(dot(1, content=None, kind=Kind.FLOOR))])

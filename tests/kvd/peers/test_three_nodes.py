@@ -217,6 +217,14 @@ def test_a_message_on_a_local_channel_stays_on_its_node(clients: list[Client]) -
     listener.close()
 
 
+def test_a_message_that_fits_into_no_frame_costs_no_link(clients: list[Client]) -> None:
+    clients[1].publish("news", b"x" * 900 * 1024)
+    clients[1].publish("x" * 70_000, "hello")
+    clients[1].set("after:large", "1")
+    wait_to_see(clients[0], "after:large", "1")
+    assert clients[0].info("peers")["protocol_errors_total"] == 0
+
+
 def test_shard_channels_reach_all_nodes_too(clients: list[Client]) -> None:
     listener = clients[0].pubsub()
     listener.ssubscribe("shard")
