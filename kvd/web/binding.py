@@ -29,7 +29,7 @@ from kvd.web.listing import Page, read_page, shown_name
 from protocol.http_errors import TargetError
 from protocol.http_responses import Response
 from protocol.http_targets import decode_text
-from storage.record import METADATA, VALUE, Record
+from storage.record import METADATA, NEVER, VALUE, Record
 
 if TYPE_CHECKING:
     from kvd.web.exchange import Exchange
@@ -172,6 +172,8 @@ def _written(keyspace: Keyspace, key: bytes) -> Response:
 
 
 def _expiry_ms(exchange: Exchange) -> int:
+    if b"expiration" not in exchange.request.query:
+        return NEVER
     parameters = exchange.parameters
     return rules.expiry_ms(exchange.server, parameters.get("expiration"), parameters.get("expiration_ttl"))
 

@@ -89,7 +89,9 @@ def test_curl_as_in_the_original_post(shared: RunningServer) -> None:
     values = f"{base}/storage/kv/namespaces/{made['result']['id']}/values"
     assert json.loads(curl(f"{values}/first-key", "-X", "PUT", "-d", "My first value!", *auth))["success"]
     assert curl(f"{values}/first-key", *auth) == "My first value!"
-    curl(f"{values}/with-metadata", "-X", "PUT", "--form-string", "value=a;b", "-F", 'metadata={"a":1}', *auth)
+    curl(
+        f"{values}/with-metadata", "-X", "PUT", "--form-string", "value=a;b", "-F", 'metadata={"a":1}', *auth
+    )
     assert curl(f"{values}/with-metadata") == "a;b"
     assert curl("-o", "/dev/null", "-w", "%{http_code}", f"{values}/nothing") == "404"
     assert "HTTP/1.1 200 OK" in curl("-I", f"{values}/first-key")
