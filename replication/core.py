@@ -14,6 +14,7 @@ from typing import Any, Final
 import attrs
 import structlog
 
+from replication.errors import LocalProtocolError
 from replication.messages import Hello, Message
 from replication.options import Options
 from storage.changes import Replica
@@ -70,7 +71,7 @@ class Link:
 
     def send(self, message: Message) -> None:
         """Queue a control message."""
-        frame = self.encode(message)
+        frame = self._framed(message)
         self._control.append(frame)
         self.control_bytes += len(frame)
         if self.control_bytes > CONTROL_BYTES_MAX:
@@ -79,7 +80,7 @@ class Link:
 
     def send_data(self, message: Message) -> int:
         """Queue a data message; return its bytes. Whoever calls it bounds what waits (`data_bytes`)."""
-        frame = self.encode(message)
+        frame = self._framed(message)
         self.send_frame(frame)
         return len(frame)
 
@@ -91,10 +92,18 @@ class Link:
 
     def send_bulk(self, message: Message) -> None:
         """Queue a piece of a body."""
-        frame = self.encode(message)
+        frame = self._framed(message)
         self._bulk.append(frame)
         self.bulk_bytes += len(frame)
         self.wake()
+
+    def _framed(self, message: Message) -> bytes:
+        """Encode a message. One that no frame can hold ends the link and nothing else."""
+        try:
+            return self.encode(message)
+        except LocalProtocolError as error:
+            self.drop(str(error))
+            return b""
 
     def clear_data(self) -> None:
         """Forget the data that waits."""

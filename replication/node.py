@@ -122,6 +122,7 @@ class PeerNode:
         self._timer = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._rotate_why: str | None = None
+        self._standing: Standing | None = None  # as the host knows it
         self._claims_wanted = False
         self._unlinking = trio.lowlevel.ParkingLot()  # who waits for links to end
         self._syncing: list[Callable[[], None]] = []
@@ -194,9 +195,18 @@ class PeerNode:
         except self._store_errors as error:
             self.replicator.after_failure()
             raise error if isinstance(error, StoreFailed) else StoreFailed(str(error)) from error
+        finally:
+            self._tell_standing()
         if self.replicator.deferred:
             self._timer.set()
         return result
+
+    def _tell_standing(self) -> None:
+        """Let the host know at once whether clients may still write."""
+        standing = self.replicator.rejoin.standing
+        if standing != self._standing:
+            self._standing = standing
+            self.host.stood(standing)
 
     def committed(self) -> None:
         """Take note that a tick of clients has been committed. Called by the host after every such tick."""

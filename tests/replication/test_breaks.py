@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any
 
 import attrs
 import pytest
+import trio
 
 from replication import messages as m
 from replication.core import Link
 from replication.frames import encode
+from replication.node import PeerNode
 from replication.rejoin import Standing
 from replication.vectors import seal_digest
 from storage.changes import INLINE_BYTES_MAX, Change, Kind, Lane, Run
 from tests.replication.lab import FAST, Lab, Node, Wire, is_equal, place, ready
+from tests.replication.model_replica import ModelReplica
 
 LARGE = b"v" * (INLINE_BYTES_MAX * 3 + 1)
 
@@ -372,6 +377,50 @@ def test_a_member_that_comes_back_with_less_is_noticed_though_origins_are_sealed
     lab["a"].replicator.vectors.is_current = lambda node, boot: True
     lab["a"].replicator.on_messages(link, [told], lab.now)
     assert lab["a"].replicator.core.counters["rollbacks_total"] == 1
+
+
+def test_the_host_hears_at_once_what_the_node_is() -> None:
+    heard: list[Standing] = []
+
+    class Host:
+        replica = ModelReplica(b"n" * 16)
+
+        def transact(self, work: Callable[[], object]) -> object:
+            return work()
+
+        def wall_ms(self) -> int:
+            return 1_700_000_000_000
+
+        def stood(self, standing: Standing) -> None:
+            heard.append(standing)
+
+        def __getattr__(self, name: str) -> Any:
+            return None
+
+    host: Any = Host()
+    nothing: Any = None
+
+    async def run() -> None:
+        node = PeerNode(
+            host, nothing, nothing, FAST, cluster=b"c" * 16, rng=Random(1), entropy=Random(1).randbytes
+        )
+        node.open(founds=True)
+        node._in_tick(lambda: node.replicator.rejoin.enter(Standing.REJOINING))
+
+    trio.run(run)
+    assert heard == [Standing.READY, Standing.REJOINING]
+
+
+def test_what_no_frame_can_hold_ends_its_link_alone() -> None:
+    lab = ready(Lab("a", "b", "c"))
+    a = lab["a"]
+    link = end(lab.wire("a", "b"), a)
+    link.send(m.Sealed({bytes([n >> 8, n & 255]) * 8: 1 for n in range(60_000)}))
+    assert link.dropped
+    lab.run(0.1)
+    a.put("key", "1")
+    lab.run(0.1)
+    assert lab["c"].get("key") == b"1"
 
 
 # --- absurd claims
