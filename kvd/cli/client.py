@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -32,32 +32,40 @@ class Client:
         self._socket = sock
         self._reader = ReplyReader()
 
-    def ask(self, *arguments: str, seconds: float = 30.0) -> Any:
+    def ask(self, *arguments: bytes | str, seconds: float = 30.0) -> Any:
         """Return the reply to one request. Raise `CommandFailed` for an error, or when it takes longer."""
+        (reply,) = self.ask_many([arguments], seconds=seconds)
+        if isinstance(reply, ErrorReply):
+            raise CommandFailed(reply.text.removeprefix("ERR "))
+        return reply
+
+    def ask_many(self, requests: Sequence[tuple[bytes | str, ...]], *, seconds: float = 30.0) -> list[Any]:
+        """Return the replies to requests sent together; errors are among them, as `ErrorReply`."""
         self._socket.settimeout(seconds)
         try:
-            self._socket.sendall(encode_request(*arguments))
-            return self._receive()
+            self._socket.sendall(b"".join(encode_request(*request) for request in requests))
+            return self._receive(len(requests))
         except TimeoutError:
             raise CommandFailed(f"no answer within {seconds:g} seconds") from None
         except OSError as error:
             raise CommandFailed(f"the connection was lost: {error.strerror or error}") from error
 
-    def _receive(self) -> Any:
-        while data := self._socket.recv(64 * 1024):
+    def _receive(self, count: int) -> list[Any]:
+        replies: list[Any] = []
+        while len(replies) < count:
+            data = self._socket.recv(64 * 1024)
+            if not data:
+                raise CommandFailed("the daemon closed the connection")
             try:
-                for reply in self._reader.feed(data):
-                    if isinstance(reply, ErrorReply):
-                        raise CommandFailed(reply.text.removeprefix("ERR "))
-                    return reply
+                replies += self._reader.feed(data)
             except ValueError:
                 raise CommandFailed("what answers there does not speak the Redis protocol") from None
-        raise CommandFailed("the daemon closed the connection")
+        return replies
 
 
 @contextlib.contextmanager
-def connect(url: str) -> Iterator[Client]:
-    """Connect and log in, with RESP3. Raise `CommandFailed`."""
+def connect(url: str, *, resp3: bool = True) -> Iterator[Client]:
+    """Connect and log in, with RESP3 unless it may be a server too old for it. Raise `CommandFailed`."""
     parts = urlsplit(url)
     try:
         sock = _open(parts.scheme, parts.hostname, parts.port, parts.path)
@@ -69,10 +77,12 @@ def connect(url: str) -> Iterator[Client]:
         ) from error
     with sock:
         client = Client(sock)
-        login = (
-            ("AUTH", unquote(parts.username or "default"), unquote(parts.password)) if parts.password else ()
-        )
-        client.ask("HELLO", "3", *login)
+        user = (unquote(parts.username),) if parts.username else ()
+        if resp3:
+            login = ("AUTH", *(user or ("default",)), unquote(parts.password)) if parts.password else ()
+            client.ask("HELLO", "3", *login)
+        elif parts.password:
+            client.ask("AUTH", *user, unquote(parts.password))
         yield client
 
 

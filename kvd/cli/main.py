@@ -8,10 +8,14 @@ from importlib.metadata import version as version_of
 import click
 
 import kvd
+from kvd.cli.bulk import bulk
 from kvd.cli.cluster import cluster
 from kvd.cli.data import verify
+from kvd.cli.keys import key
+from kvd.cli.namespaces import namespace
 from kvd.cli.serve import check_config, serve
 from kvd.cli.token import token
+from kvd.cli.transfer import export, import_
 
 
 @click.group(
@@ -21,6 +25,8 @@ Examples:
   kvd serve --config conf/kvd.toml     run the daemon
   kvd check-config --config my.toml    find mistakes in a configuration
   kvd verify --data-dir ./data         examine a database that no daemon uses
+  kvd key put -n shop greeting hello   write a key of a namespace, over HTTP
+  kvd export --all everything.jsonl    every key with metadata and expiry
 """,
 )
 @click.version_option(kvd.__version__, prog_name="kvd", message="%(prog)s %(version)s")
@@ -42,4 +48,6 @@ main.add_command(check_config)
 main.add_command(verify)
 main.add_command(cluster)
 main.add_command(token)
+for verb in (namespace, key, bulk, export, import_):
+    main.add_command(verb)
 main.add_command(version)

@@ -1,0 +1,202 @@
+"""Entries of bulk files and exports: where they come from, and how they are written to a daemon.
+
+A file is a JSON array, as wrangler's are, or JSON lines, which are read one by one and may be of any length. An
+entry is ``{"key" or "key_base64", "value"[, "base64": true][, "expiration"][, "expiration_ttl"][, "metadata"]}``.
+
+Most go in batches through the bulk endpoint of REST v4, each batch whole or not at all. What that cannot take (numbered
+databases, keys that are no UTF-8 or too long for it) goes alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Final
+
+import attrs
+
+from kvd.cli.client import CommandFailed
+from kvd.cli.rest import Refused, Rest, Space
+
+BATCH_ENTRIES: Final = 1000
+BATCH_BYTES: Final = 8 << 20
+_KEY_BYTES_MAX: Final = 512  # of REST v4
+_match_refusal: Final = re.compile(r"entry (\d+):? (.*)", re.DOTALL).match
+
+
+@attrs.frozen
+class Item:
+    """One entry of a source: its number from 1, how far the source was read, and what it holds."""
+
+    number: int
+    position: int
+    content: Any
+
+
+class Source:
+    """A file of entries. `total` is in the unit of the positions; 0 if it is not known."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        first = _first_byte(file)
+        self._array = _load_array(first + file.read()) if first == b"[" else None
+        self._first = first
+        self.total = len(self._array) if self._array is not None else _size(file)
+
+    def __iter__(self) -> Iterator[Item]:
+        if self._array is not None:
+            for number, content in enumerate(self._array, 1):
+                yield Item(number, number, content)
+            return
+        position = number = 0
+        for raw in self._file:
+            text = self._first + raw
+            self._first = b""
+            position += len(text)
+            if text.strip():
+                number += 1
+                yield Item(number, position, _load_line(number, text))
+
+
+def _first_byte(file: BinaryIO) -> bytes:
+    while (byte := file.read(1)) and byte in b" \t\r\n":
+        pass
+    return byte
+
+
+def _size(file: BinaryIO) -> int:
+    if not file.seekable():
+        return 0
+    here = file.tell()
+    size = file.seek(0, 2)
+    file.seek(here)
+    return size
+
+
+def _load_array(text: bytes) -> list[Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise CommandFailed(f"the file is no valid JSON: {error}") from None
+    assert isinstance(found, list), "it begins with a bracket"
+    return found
+
+
+def _load_line(number: int, text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise CommandFailed(f"entry {number} is no valid JSON: {error}") from None
+
+
+# --- writing
+
+
+@attrs.frozen
+class _Single:
+    """An entry that goes alone."""
+
+    key: bytes
+    value: bytes
+    metadata: str | None
+    expiration: int | None
+    ttl: int | None
+
+
+class Writer:
+    """Writes entries to a namespace. `done` is the number of the last that is certainly written."""
+
+    def __init__(self, rest: Rest) -> None:
+        self._rest = rest
+        self._space: Space | None = None
+        self._batch: list[tuple[Item, bytes]] = []
+        self._bytes = 0
+        self.done = 0
+        self.count = 0
+
+    def into(self, space: Space) -> None:
+        """Write what follows to another namespace."""
+        self.flush()
+        self._space = space
+
+    def add(self, item: Item) -> None:
+        """Take an entry. Raise `CommandFailed` that names the entry which was wrong."""
+        assert self._space is not None, "a namespace comes first"
+        single = _single(item, self._space)
+        if single is not None:
+            self.flush()
+            self._put(item, single)
+            return
+        text = json.dumps(item.content, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        if self._batch and self._bytes + len(text) > BATCH_BYTES:
+            self.flush()
+        self._batch.append((item, text))
+        self._bytes += len(text)
+        if len(self._batch) >= BATCH_ENTRIES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        if not self._batch or self._space is None:
+            return
+        try:
+            self._rest.bulk(self._space, "PUT", "bulk", [text for _, text in self._batch])
+        except Refused as refused:
+            raise self._name(refused) from None
+        self.done = self._batch[-1][0].number
+        self.count += len(self._batch)
+        self._batch.clear()
+        self._bytes = 0
+
+    def _name(self, refused: Refused) -> CommandFailed:
+        """Return a refusal that counts in the source, not in the batch."""
+        match = _match_refusal(str(refused))
+        if match is None or int(match[1]) >= len(self._batch):
+            return refused
+        return wrong_entry(self._batch[int(match[1])][0], match[2])
+
+    def _put(self, item: Item, single: _Single) -> None:
+        assert self._space is not None, "checked by who calls"
+        try:
+            self._rest.put(
+                *(self._space, single.key, single.value),
+                metadata=single.metadata,
+                expiration=single.expiration,
+                ttl=single.ttl,
+            )
+        except Refused as refused:
+            raise wrong_entry(item, str(refused)) from None
+        self.done = item.number
+        self.count += 1
+
+
+def wrong_entry(item: Item, text: str) -> CommandFailed:
+    content = item.content
+    name = content.get("key", content.get("key_base64")) if isinstance(content, dict) else None
+    shown = f" ({name!r})" if isinstance(name, str) else ""
+    return CommandFailed(f"entry {item.number}{shown}: {text}")
+
+
+def _single(item: Item, space: Space) -> _Single | None:
+    """Return the entry if the bulk endpoint cannot take it. What is malformed is left to the daemon to name."""
+    content = item.content
+    if not isinstance(content, dict) or not isinstance(content.get("value"), str):
+        return None if not space.is_database else _raise(item, "it is no object with a key and a value")
+    try:
+        key = base64.b64decode(content["key_base64"]) if "key_base64" in content else content["key"].encode()
+        if not (space.is_database or "key_base64" in content or len(key) > _KEY_BYTES_MAX):
+            return None
+        text = content["value"]
+        value = base64.b64decode(text, validate=True) if content.get("base64") is True else text.encode()
+    except (LookupError, AttributeError, TypeError, UnicodeEncodeError, binascii.Error):
+        return None if not space.is_database else _raise(item, "its key or its value cannot be read")
+    metadata = content.get("metadata")
+    shown = None if metadata is None else json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))
+    return _Single(key, value, shown, content.get("expiration"), content.get("expiration_ttl"))
+
+
+def _raise(item: Item, text: str) -> _Single:
+    raise wrong_entry(item, text)

@@ -1,0 +1,59 @@
+"""The flags of verbs that ask a daemon over HTTP, and how these verbs fail."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from kvd.cli.client import CommandFailed
+from kvd.cli.errors import EXIT_FAILED, describe
+from kvd.cli.http_client import client_options, open_client
+from kvd.cli.rest import Rest
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+def asks_rest(function: Callable[..., None]) -> Callable[..., None]:
+    """Add --url, --token-file and --json; the function gets a `Rest` first, and `as_json`."""
+
+    @functools.wraps(function)
+    def run(url: str, token_file: Path | None, **arguments: Any) -> None:
+        try:
+            with contextlib.closing(Rest(url, open_client(url, token_file).token)) as rest:
+                function(rest, **arguments)
+        except (CommandFailed, OSError) as error:
+            click.echo(f"kvd: {describe(error)}", err=True)
+            sys.exit(EXIT_FAILED)
+
+    return client_options(
+        click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(run)
+    )
+
+
+def in_namespace(function: FunctionT) -> FunctionT:
+    """Add --namespace, which must be given."""
+    return click.option(
+        *("-n", "--namespace", "--namespace-id"),
+        "namespace",
+        required=True,
+        envvar="KVD_NAMESPACE",
+        metavar="NAME",
+        help="Title or id of the namespace, or db0, db1 … for a numbered database. Also from KVD_NAMESPACE.",
+    )(function)
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def confirm(question: str, *, is_sure: bool) -> None:
+    """Ask before what cannot be undone. Ends the program if the answer is no."""
+    if not is_sure:
+        click.confirm(question, abort=True, err=True)
