@@ -64,6 +64,7 @@ class HttpRequest:
         "content_length",
         "expects_continue",
         "headers",
+        "is_1_1",
         "is_chunked",
         "keep_alive",
         "method",
@@ -77,6 +78,7 @@ class HttpRequest:
         self.target = target
         self.path, self.query, self.authority = split_target(target)
         self.headers = headers
+        self.is_1_1 = True  # older clients know no chunks
         self.keep_alive = True
         self.content_length = 0  # bytes that follow; -1 if only their end will tell
         self.is_chunked = False
@@ -220,7 +222,8 @@ class HttpReader:
         if version not in {"1.1", "1.0"}:
             raise HttpError(505, "HTTP Version Not Supported")
         request = HttpRequest(parser.get_method(), self._target, self._headers)
-        self._settle_connection(request, is_1_1=version == "1.1")
+        request.is_1_1 = version == "1.1"
+        self._settle_connection(request)
         return request
 
     def _run_parser(self, head: bytes) -> None:
@@ -275,7 +278,9 @@ class HttpReader:
 
     # --- framing
 
-    def _settle_connection(self, request: HttpRequest, *, is_1_1: bool) -> None:
+    @staticmethod
+    def _settle_connection(request: HttpRequest) -> None:
+        is_1_1 = request.is_1_1
         headers = request.headers
         host = headers.get(b"host")
         if host is None and request.authority is not None:
@@ -300,7 +305,7 @@ class HttpReader:
             return
         self._parser = None  # it waits for a body that it will not see
         if coding is not None:
-            if coding.strip().lower() != b"chunked" or length is not None:
+            if coding.strip().lower() != b"chunked" or length is not None or not request.is_1_1:
                 raise HttpError(400, "Bad Request: invalid Transfer-Encoding")
             request.is_chunked = True
             request.content_length = -1
@@ -319,7 +324,7 @@ class HttpReader:
     @staticmethod
     def _check_expectation(request: HttpRequest) -> None:
         expectation = request.headers.get(b"expect")
-        if expectation is not None:
+        if expectation is not None and request.is_1_1:
             if expectation.lower() != b"100-continue":
                 raise HttpError(417, "Expectation Failed")
             request.expects_continue = True

@@ -65,15 +65,19 @@ class Response:
         self.close = close
         self.stands_on_commit = stands_on_commit
 
-    def encode(self, date: DateLine, *, head_only: bool = False, keep_alive: bool = True) -> bytes:
+    def encode(
+        self, date: DateLine, *, head_only: bool = False, keep_alive: bool = True, is_1_1: bool = True
+    ) -> bytes:
         """Return the whole response. Of a HEAD request's the length is that of the body it leaves out."""
-        if self.status == 200 and keep_alive and not head_only:
+        if self.status == 200 and keep_alive and is_1_1 and not head_only:
             return b"%bContent-Length: %d\r\n%b\r\n%b" % (date.ok, len(self.body), self.headers, self.body)
         parts = [status_line(self.status, self.reason), date.line]
         if self.status not in {204, 304}:
             parts.append(b"Content-Length: %d\r\n" % len(self.body))
         if not keep_alive or self.close:
             parts.append(b"Connection: close\r\n")
+        elif not is_1_1:
+            parts.append(b"Connection: keep-alive\r\n")
         parts += [self.headers, b"\r\n"]
         if not head_only and self.status not in {204, 304}:
             parts.append(self.body)

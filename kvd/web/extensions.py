@@ -41,7 +41,13 @@ def _prefix(exchange: Exchange) -> bytes:
 
 def _changes(exchange: Exchange) -> Feed | Response:
     keyspace = find_keyspace(exchange, READ)
+    _check_version(exchange)
     return Feed(exchange, keyspace, _prefix(exchange))
+
+
+def _check_version(exchange: Exchange) -> None:
+    if not exchange.request.is_1_1:
+        raise Refused(505, "a stream needs HTTP/1.1", NO_ROUTE)
 
 
 # --- export
@@ -49,6 +55,7 @@ def _changes(exchange: Exchange) -> Feed | Response:
 
 def _export(exchange: Exchange) -> Job:
     keyspace = find_keyspace(exchange, READ)
+    _check_version(exchange)
     lines = export_lines(keyspace, _prefix(exchange))
     return Job("export", streamed(exchange, _NDJSON, lines), writes_head=True)
 

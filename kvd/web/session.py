@@ -219,7 +219,9 @@ class HttpSession:
     def _answer(self, exchange: Exchange, response: Response) -> None:
         request = exchange.request
         keep_alive = request.keep_alive and not response.close
-        encoded = response.encode(self.front.date, head_only=exchange.is_head, keep_alive=keep_alive)
+        encoded = response.encode(
+            self.front.date, head_only=exchange.is_head, keep_alive=keep_alive, is_1_1=request.is_1_1
+        )
         if response.stands_on_commit:
             self._standing.append(len(self.out))
         if exchange.state.__class__ is Found and keep_alive and response.status == 200:

@@ -115,6 +115,7 @@ SMUGGLING = {
     "other coding": b"PUT / HTTP/1.1\r\n" + H + b"Transfer-Encoding: gzip\r\n\r\n",
     "two codings": b"PUT / HTTP/1.1\r\n" + H + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     "coding twice": b"PUT / HTTP/1.1\r\n" + H + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunks of HTTP/1.0": b"PUT / HTTP/1.0\r\n" + H + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "misspelt coding": b"PUT / HTTP/1.1\r\n" + H + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
     "vertical tab": b"PUT / HTTP/1.1\r\n" + H + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
     "blank before colon": b"PUT / HTTP/1.1\r\n" + H + b"Content-Length : 1\r\n\r\na",

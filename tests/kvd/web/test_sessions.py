@@ -77,6 +77,20 @@ def test_connection_close(web: Web) -> None:
     assert web.session.closing
 
 
+def test_older_clients(web: Web) -> None:
+    kept = web.raw(b"GET /livez HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    assert b"\r\nConnection: keep-alive\r\n" in kept
+    (refused,) = parse(
+        web.raw(
+            b"GET /kvd/v1/namespaces/db0/export HTTP/1.0\r\nConnection: keep-alive\r\nHost: localhost\r\n\r\n"
+        )
+    )
+    assert refused.status == 505
+    (last,) = parse(web.raw(b"GET /livez HTTP/1.0\r\n\r\n"))
+    assert last.headers["connection"] == "close"
+    assert web.session.closing
+
+
 def test_malformed_request_is_answered_and_ends(web: Web) -> None:
     good = encode("GET", "/livez")
     answers = parse(web.raw(good + b"GET / HTTP/1.1\nHost: x\n\n" + good))
