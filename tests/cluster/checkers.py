@@ -25,6 +25,7 @@ import attrs
 import trio
 
 from storage.changes import Kind, VersionVector
+from storage.layout import NAMESPACE_BYTES
 from storage.verify import Verifier
 from tests.cluster.history import Expected, Stamp, Violation
 from tests.cluster.world import Host, Registers, World
@@ -94,9 +95,13 @@ def check_coverage(world: World, host: Host, state: Mapping[bytes, Registers]) -
     """I3: what the vector covers is held, or dominated, or was purged."""
     vector = host.vector
     now_ms = world.latest_ms()
+    flushes = host.namespace_floors()
     for place in world.history.places:
         expected = world.history.expected(place, vector)
         held = state.get(place, NOTHING)
+        flush = flushes.get(place[:NAMESPACE_BYTES])
+        if flush is not None and (held.floor is None or held.floor < flush):
+            held = attrs.evolve(held, floor=flush)
         _check_place(world, host, place, expected, held, now_ms)
 
 

@@ -13,7 +13,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
@@ -420,10 +420,9 @@ def main(arguments: Sequence[str]) -> int:
     names = options.names or [mutation.name for mutation in MUTATIONS]
     texts = {mutation.name: mutation.text for mutation in MUTATIONS}
     missed = 0
-    print(f"{'mutation':<20} {'seeds':>6} {'CPU s':>6}  found by")
+    print(f"{'mutation':<20} {'seeds':>6} {'CPU s':>6}  found by", flush=True)
     with ProcessPoolExecutor(max_tasks_per_child=1) as pool:
-        jobs = [pool.submit(hunt, name, options.seeds) for name in names]
-        for job in jobs:
+        for job in as_completed([pool.submit(hunt, name, options.seeds) for name in names]):
             name, seeds, failure, seconds = job.result()
             missed += seeds is None
             print(

@@ -23,11 +23,12 @@ from typing import Final
 import attrs
 import trio
 
+from replication.options import Options
 from tests.cluster import faults, workloads
 from tests.cluster.checkers import Watch, check_rest, wait_for_rest
 from tests.cluster.history import Violation
 from tests.cluster.plan import Event, play
-from tests.cluster.world import GC_MIN_AGE, World, simulate, template
+from tests.cluster.world import GC_MIN_AGE, OPTIONS, World, simulate, template
 
 REST_SECONDS: Final = 60.0
 PURGE_SECONDS: Final = 4.0
@@ -44,6 +45,8 @@ class Plan:
     durability: tuple[str, ...]
     skews_ms: tuple[float, ...]
     jitter: float
+    gc_min_age: float
+    options: Options
     events: tuple[Event, ...]
     kinds: tuple[str, ...]
 
@@ -78,8 +81,27 @@ def draw(seed: int) -> Plan:
         tuple(durability),
         skews,
         rng.choice((0.001, 0.01, 0.08)),
+        *draw_options(rng),
         tuple(events),
         tuple(kinds),
+    )
+
+
+def draw_options(rng: Random) -> tuple[float, Options]:
+    """Draw how soon deletions are purged, and how syncs are cut: long sessions in many small batches, or short ones.
+
+    The protocol must hold whatever these are; that the least age of a purge is longer than all else only makes
+    the rare cases rarer, so many runs have it shorter.
+    """
+    gc_min_age, purge_interval = rng.choice(((0.3, 0.2), (1.0, 0.3), (GC_MIN_AGE, OPTIONS.purge_interval)))
+    batch = rng.choice((300, 2048))
+    return gc_min_age, attrs.evolve(
+        OPTIONS,
+        purge_interval=purge_interval,
+        sync_batch_bytes=batch,
+        sync_credit_bytes=3 * batch,
+        sync_interval=rng.choice((2.0, 5.0)),
+        history_bytes_max=rng.choice((0, 2048, 16 * 1024)),
     )
 
 
@@ -104,11 +126,11 @@ def run(plan: Plan, *, prepare: Callable[[World], None] | None = None) -> World:
         await wait_for_rest(world, REST_SECONDS)
         watch.look()
         check_rest(world)
-        await trio.sleep(GC_MIN_AGE + PURGE_SECONDS)
+        await trio.sleep(plan.gc_min_age + PURGE_SECONDS)
         check_rest(world)
 
     template(plan.hosts)  # a run of its own, so it cannot be made during this one
-    return simulate(plan.seed, scenario)
+    return simulate(plan.seed, scenario, options=plan.options, gc_min_age=plan.gc_min_age)
 
 
 def attempt(plan: Plan, prepare: Callable[[World], None] | None = None) -> str | None:

@@ -105,7 +105,7 @@ def test_f03_two_halves_meet_through_one_slow_node(seeds: Sequence[int]) -> None
     play("F3", story, seeds)
 
 
-@seeds()
+@seeds(quick=1)
 def test_f04_ring_whose_links_come_and_go(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         size = 7
@@ -135,7 +135,7 @@ def test_f04_ring_whose_links_come_and_go(seeds: Sequence[int]) -> None:
     play("F4", story, seeds)
 
 
-@seeds()
+@seeds(quick=1)
 def test_f05_every_connection_breaks_after_some_bytes(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         hosts = await form(world, 4)
@@ -152,7 +152,7 @@ def test_f05_every_connection_breaks_after_some_bytes(seeds: Sequence[int]) -> N
     play("F5", story, seeds)
 
 
-@seeds()
+@seeds(quick=1)
 def test_f06_power_cuts_of_one_node(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         hosts = await form(world, 3)
@@ -168,7 +168,7 @@ def test_f06_power_cuts_of_one_node(seeds: Sequence[int]) -> None:
     play("F6", story, seeds)
 
 
-@seeds()
+@seeds(quick=1)
 def test_f07_power_cut_of_all_at_once(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         hosts = await form(world, 3)
@@ -209,7 +209,7 @@ def test_f08_killed_while_taking_in_a_sync(seeds: Sequence[int]) -> None:
     play("F8", story, seeds)
 
 
-@seeds()
+@seeds(quick=1)
 def test_f09_restored_from_an_old_copy(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         hosts = await form(world, 3)
@@ -260,7 +260,7 @@ def tombstones(hosts: Sequence[Host]) -> int:
     )
 
 
-@seeds()
+@seeds(quick=1)
 def test_f11_away_longer_than_allowed(seeds: Sequence[int]) -> None:
     """A member that was removed meanwhile does not come back with its data; its unsent writes reach nobody."""
 
@@ -291,7 +291,7 @@ def test_f11_away_longer_than_allowed(seeds: Sequence[int]) -> None:
     play("F11", story, seeds)
 
 
-@seeds()
+@seeds(quick=1)
 def test_f11_stale_writes_become_dead_letters(seeds: Sequence[int]) -> None:
     """A restored member writes alone, then finds that the others have purged: those writes are kept apart."""
 
@@ -444,7 +444,7 @@ def test_f16_clock_goes_back_an_hour(seeds: Sequence[int]) -> None:
     play("F16", story, seeds)
 
 
-@seeds()
+@seeds(quick=1)
 def test_f17_clocks_drift_within_bounds(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         hosts = await form(world, 5)
@@ -600,7 +600,7 @@ def test_f22_large_values_beside_small_ones(seeds: Sequence[int]) -> None:
     play("F22", story, seeds)
 
 
-@seeds()
+@seeds(quick=1)
 def test_f23_peer_that_reads_slowly(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         hosts = await form(world, 4, queue_bytes_max=16 * 1024)
@@ -626,7 +626,7 @@ def test_f23_peer_that_reads_slowly(seeds: Sequence[int]) -> None:
     play("F23", story, seeds)
 
 
-@seeds()
+@seeds(quick=1)
 def test_f24_stalled_loop_doubts_itself(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         hosts = await form(world, 5)
@@ -705,7 +705,7 @@ def test_f25_hundred_restart_at_once() -> None:
 PRODUCTION = attrs.evolve(Options(), start_gate=1.0)
 
 
-@seeds()
+@seeds(quick=1)
 def test_f26_newcomer_whose_server_dies(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         hosts = await form(world, 3)
@@ -743,7 +743,7 @@ def test_f26_newcomer_whose_server_dies(seeds: Sequence[int]) -> None:
     play("F26", story, seeds)
 
 
-@seeds()
+@seeds(quick=1)
 def test_f27_removed_while_alive(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         hosts = await form(world, 4)
@@ -767,7 +767,7 @@ def test_f27_removed_while_alive(seeds: Sequence[int]) -> None:
     play("F27", story, seeds)
 
 
-@seeds()
+@seeds(quick=1)
 def test_f28_two_clusters_that_know_each_others_addresses(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         everybody = tuple(f"{name}:1" for name in ("a0", "a1", "a2", "b0", "b1", "b2"))
@@ -790,7 +790,7 @@ def test_f28_two_clusters_that_know_each_others_addresses(seeds: Sequence[int]) 
     play("F28", story, seeds)
 
 
-@seeds()
+@seeds(quick=1)
 def test_f29_secret_rotated_node_by_node(seeds: Sequence[int]) -> None:
     """A node accepts a list of secrets and proves with the first: add the new one, put it first, drop the old."""
 
@@ -857,7 +857,7 @@ def test_f30_flush_on_one_side(seeds: Sequence[int]) -> None:
     play("F30", story, seeds)
 
 
-@seeds()
+@seeds(quick=1)
 def test_f31_disk_full_on_one_node(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         hosts = await form(world, 3)
@@ -951,7 +951,7 @@ def test_f33_change_of_a_later_kind(seeds: Sequence[int]) -> None:
     play("F33", story, seeds)
 
 
-@seeds()
+@seeds(quick=1)
 def test_f34_many_restarts_leave_few_open_origins(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         hosts = await form(world, 3)
@@ -995,7 +995,7 @@ def test_f35_five_hundred_nodes() -> None:
     play("F35", story, range(1), options=PRODUCTION)
 
 
-@seeds()
+@seeds(quick=1)
 def test_f36_overwritten_many_times_while_a_peer_is_away(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         hosts = await form(world, 3)
@@ -1045,7 +1045,7 @@ def test_f37_bit_rot_is_found_and_mended(seeds: Sequence[int]) -> None:
     play("F37", story, seeds)
 
 
-@seeds()
+@seeds(quick=1)
 def test_f38_two_nodes_that_cannot_be_dialled(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         center = world.add("n0")
@@ -1093,7 +1093,7 @@ def test_f39_booted_in_1970(seeds: Sequence[int]) -> None:
     play("F39", story, seeds)
 
 
-@seeds()
+@seeds(quick=1)
 def test_f40_two_nodes_flap(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         hosts = await form(world, 2)

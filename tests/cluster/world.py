@@ -54,7 +54,7 @@ BASE_MS: Final = 1_800_000_000_000
 
 # Scaled down, with the relations that the specification asks for.
 GC_MIN_AGE: Final = 5.0
-GC_ROUNDING_MS: Final = 500
+GC_ROUNDING_MS: Final = 200
 OPTIONS: Final = Options(
     probe_interval=2.0,
     probe_timeout=0.8,
