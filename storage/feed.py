@@ -8,7 +8,7 @@ not shown.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import attrs
@@ -64,11 +64,17 @@ class Moment:
 
 
 class SnapshotFeed:
-    """Implements `changes.ChangeFeed`. It holds a snapshot until `close`. `now` reads what there is by now."""
+    """Implements `changes.ChangeFeed`. It holds a snapshot until `close`.
 
-    def __init__(self, snapshot: Snapshot, now: Reader, ledger: Ledger, moment: Moment) -> None:
+    `now` reads what there is by now, `is_now` tells whether that is still what the snapshot shows.
+    """
+
+    def __init__(
+        self, snapshot: Snapshot, now: Reader, is_now: Callable[[], bool], ledger: Ledger, moment: Moment
+    ) -> None:
         self._snapshot = snapshot
         self._now = now
+        self._is_now = is_now
         self._ledger = ledger
         self._origins = ledger.origins
         self._count = len(ledger.origins)
@@ -138,7 +144,7 @@ class SnapshotFeed:
         return change_key(number, 0) if holder is None else holder[0]
 
     def _alive(self, number: int, dots: list[tuple[int, Place, int]]) -> Iterator[Change]:
-        origins = self._origins
+        origins, is_now = self._origins, self._is_now()
         records = self._records([place for _, place, _ in dots if isinstance(place, bytes)])
         for seq, place, group_end in dots:
             dot = dot_bytes(number, seq)
@@ -149,8 +155,8 @@ class SnapshotFeed:
                 record = records.get(place)
                 if record is not None:
                     found = change_with(dot, place, record, origins, group_end)
-                if found is None:
-                    record = self._record(place)  # it was overwritten since
+                if found is None and not is_now:
+                    record = self._record(place)  # it may have been overwritten since
                     if record is not None:
                         found = change_with(dot, place, record, origins, group_end)
             if found is not None:

@@ -355,7 +355,10 @@ class Store:
         origins, horizon = self.state.origins, self.sweeper.horizon
         floors = {origins[number]: seq for number, seq in sorted(horizon.seqs.items())}
         moment = Moment(self._ledger.vector(), VersionVector(floors), horizon.hlc)
-        return SnapshotFeed(self.engine.snapshot(), self._ledger, moment)
+        commits = self.commits
+        return SnapshotFeed(
+            self.engine.snapshot(), self.engine, lambda: self.commits == commits, self._ledger, moment
+        )
 
     def revive(self, number: int, seqs: Iterable[int]) -> None:
         """Take note that registers carry these dots of an origin again."""

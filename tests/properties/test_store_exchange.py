@@ -456,8 +456,10 @@ def _small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """Small runs and chunks; eager: the change log is compacted all the time."""
     monkeypatch.setattr(feed, "RUN_CHANGES_MAX", 3)
     monkeypatch.setattr(feed, "_SLICE_ROWS", 2)
+    monkeypatch.setattr(feed, "_SLICE_DOTS", 3)
     monkeypatch.setattr(indexing, "_HOLE_MAX", 2)
     monkeypatch.setattr(indexing, "_CHUNK_DOTS_MAX", 4)
+    monkeypatch.setattr(indexing, "_MENDED_DOTS_MAX", 3)
     if request.param == "eager":
         monkeypatch.setattr(compaction, "_SLACK", 2)
         monkeypatch.setattr(compaction, "_GROWTH", 1)
