@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 # Bytes of contents in one frame: well below the greatest frame, and a few milliseconds of applying.
 PART_BYTES: Final = 256 * 1024
 PART_CHANGES: Final = 2048
+# Origins that are held at once: more than a cluster of a thousand members has in use.
+_HELD_MAX: Final = 4096
 # What a change costs beside its content, about: for the bounds of queues and parts.
 CHANGE_BYTES: Final = 64
 
@@ -328,6 +330,8 @@ class Dissemination:
         latest = max((change.hlc for change in run.changes), default=0)
         if self._clock.held_seconds(latest, self._core.wall_ms()) <= 0:
             return False
+        if len(self.held) >= _HELD_MAX:
+            return True  # not remembered: what follows parks, or is held itself
         self.held[run.origin] = latest
         self._core.count("origins_held_total")
         self._core.log.warning("origin held: its clock is ahead", origin=run.origin.hex()[:8])

@@ -290,8 +290,9 @@ class Replicator:
                 self.core.rotate_soon("a peer has more of this node's own writes than this node")
 
     def _is_current(self, node: bytes, boot: bytes) -> bool:
+        """Tell whether a vector that is passed on is worth to be kept: a member's, and of its latest boot if known."""
         record = self.membership.get(node)
-        return record is None or record.boot == boot
+        return self.roster.is_member(node) and (record is None or record.boot == boot)
 
     def _on_jump(self, seconds: float) -> None:
         self.core.rotate_soon(f"the clock has jumped by {seconds:.1f} s")

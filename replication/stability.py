@@ -95,6 +95,9 @@ class Stability:
         self._find_blockers()
         self._roster.settle({node: known.vector for node, known in self._vectors.known.items()})
         members = tuple(self._roster.members())
+        for node in self._roster.departed():
+            if node not in members and node not in self._core.links:
+                self._vectors.forget(node)
         if members != self._purgeable_for:
             self.reset()
             self._purgeable_for = members

@@ -423,6 +423,32 @@ def test_what_no_frame_can_hold_ends_its_link_alone() -> None:
     assert lab["c"].get("key") == b"1"
 
 
+def test_who_is_gone_is_forgotten_and_strangers_are_not_remembered() -> None:
+    lab = ready(Lab("a", "b", "c"))
+    a = lab["a"]
+    a.replicator.roster.remove(lab["c"].id)
+    a.replicator.after_commit()
+    a.replicator.committed(lab.now)
+    a.due = 0.0
+    lab.run(5.0)
+    assert list(a.replicator.vectors.known) == [lab["b"].id]
+    link = end(lab.wire("a", "b"), a)
+    told = [m.Vector(bytes([n]) * 16, b"x" * 16, 1, True, {}, {}, {}, 0) for n in (1, 2)]  # passed on by b
+    a.replicator.on_messages(link, told, lab.now)
+    assert list(a.replicator.vectors.known) == [lab["b"].id]
+
+
+def test_the_origins_that_are_held_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replication.dissemination._HELD_MAX", 10)
+    lab = ready(Lab("a", "b"))
+    b = lab["b"]
+    hlc = (lab.wall_ms() + 100_000) << 16
+    runs = [part(bytes([65 + n]) * 16, 0, 1, [1], hlc, more=False) for n in range(20)]
+    b.replicator.on_messages(end(lab.wire("a", "b"), b), runs, lab.now)
+    assert len(b.replicator.dissemination.held) == 10
+    assert all(b.replica.covered(run.run.origin) == 0 for run in runs)
+
+
 # --- absurd claims
 
 
