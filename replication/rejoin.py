@@ -53,6 +53,7 @@ class Rejoin:
         self._vectors = vectors
         self._syncs = syncs
         self.standing = Standing.READY
+        self._before: Standing | None = None  # what it was when the tick under way began, if it has changed
         self.on_change: Callable[[Standing], None] = _ignore
         # Keeps writes that are about to be undone: (stamp, change) each, oldest first.
         self.dead_letter: Callable[[list[tuple[Stamp, Change]]], None] = _no_dead_letters
@@ -76,6 +77,8 @@ class Rejoin:
             self._roster.admit(self._core.identity.node, self._core.now)
 
     def _set(self, standing: Standing) -> None:
+        if self._before is None:
+            self._before = self.standing
         self.standing = standing
         self._core.replica.put_local(_STATE, standing.encode())
 
@@ -96,15 +99,17 @@ class Rejoin:
         self._set(standing)
         self.begin()
 
+    def committed(self) -> None:
+        """Take note that the tick is on disk, and the standing with it."""
+        self._before = None
+
     def reverted(self) -> None:
         """Be what the data directory says: a tick that may have changed the standing was not committed."""
-        stored = self._core.replica.get_local(_STATE)
-        if stored is None:
-            return
-        standing = Standing(stored.decode())
-        if standing != self.standing or standing in {Standing.JOINING, Standing.REJOINING}:
-            self.standing = standing
-            self.begin()
+        before, self._before = self._before, None
+        if before is not None:
+            self.standing = before
+        if before is not None or self.standing in {Standing.JOINING, Standing.REJOINING}:
+            self.begin()  # the end of a full sync may have been in that tick
 
     def on_need_full(self, link: Link) -> None:
         """A peer has purged what this node lacks. Inside a tick."""

@@ -354,6 +354,7 @@ class Replicator:
     def after_commit(self) -> None:
         """Do what had to wait for the tick's commit."""
         self._fresh_link = None
+        self.rejoin.committed()
         if self.core.replica.system_version != self._system_version:
             self._cluster_changed()
         if self.core.replica.has_fresh:

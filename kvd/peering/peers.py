@@ -139,7 +139,10 @@ class Peers:
 
     def look(self) -> None:
         """See whether clients may read and write at this moment."""
-        refusal = self.replicator.refusal(trio.current_time())
+        try:
+            refusal = self.replicator.refusal(trio.current_time())
+        except StorageError:
+            return  # the store cannot be read at this moment: what held before holds
         self.server.refuse(refusal, reads=self.standing in _CATCHING_UP)
 
     @property

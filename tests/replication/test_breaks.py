@@ -35,6 +35,7 @@ def standing(node: Node) -> Standing:
 
 def fails(node: Node, link: Link, messages: Sequence[m.Message], now: float) -> None:
     """Handle messages in a tick whose commit fails: the store is what it was."""
+    assert not node.replicator._staged
     before = copy.deepcopy(
         {name: value for name, value in vars(node.replica).items() if name not in {"purging", "_now_ms"}}
     )
