@@ -207,7 +207,7 @@ class Syncs:
         session = self._asked(link, start.number)
         if session is None:
             return
-        if self._seconds_ahead(start.horizon) > 0:
+        if self._is_absurd(start):
             self._fail(session, SyncFailure.HELD)
             return
         session.server = start
@@ -261,6 +261,13 @@ class Syncs:
         is_current = self.asking.get(session.number) is session
         if session.full and is_current and not session.bodies and self.walk is not None:
             self.walk.safe = self.walk.cursor
+
+    def _is_absurd(self, claim: SyncStart | SyncEnd) -> bool:
+        """Tell whether a server says that it purged what it does not cover, or what is still to be written.
+
+        Nobody would ever be usable to a node that took such floors over, nor its clock right.
+        """
+        return self._seconds_ahead(claim.horizon) > 0 or is_below(claim.vector, claim.floors)
 
     def _seconds_ahead(self, hlc: int) -> float:
         """Return how long a clock value has to wait, as `ClockGate.held_seconds`."""
@@ -319,7 +326,7 @@ class Syncs:
         if session.server is None or end.count != session.count:
             self._fail(session, SyncFailure.IO)
             return
-        if self._seconds_ahead(end.horizon) > 0:
+        if self._is_absurd(end):
             self._fail(session, SyncFailure.HELD)
             return
         session.end = end

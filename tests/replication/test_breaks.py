@@ -475,3 +475,22 @@ def test_a_horizon_in_the_far_future_does_not_move_the_clock() -> None:
     b.replicator.on_messages(end(wire, b), [told], lab.now)
     assert b.get("unseen") == b"1"
     assert not b.dead_letters
+
+
+def test_floors_beyond_what_their_teller_covers_are_not_taken_over() -> None:
+    lab = ready(Lab("a", "b"))
+    a, b = lab["a"], lab["b"]
+    wire = lab.wire("a", "b")
+    wire.drops = lambda sender, message: isinstance(message, m.SyncEnd)
+    b.replicator.syncs.want(end(wire, b))
+    lab.run(0.2)
+    session = next(iter(b.replicator.syncs.asking.values()))
+    origin = a.replica.origin(Lane.SMALL)
+    assert origin is not None
+    end_of = m.SyncEnd(session.number, a.replica.vector(), {origin: ABSURD - 1}, 0, session.count)
+    b.replicator.on_messages(end(wire, b), [end_of], lab.now)
+    assert not b.replica.floors()
+    told = m.Vector(a.id, end(wire, b).boot, 10**6, False, {}, {}, {origin: ABSURD - 1}, 0)
+    b.replicator.on_messages(end(wire, b), [told], lab.now)
+    b.replicator.after_commit()
+    assert standing(b) == Standing.READY
