@@ -107,7 +107,7 @@ class Rest:
     def _reason(self, response: http.client.HTTPResponse) -> str:
         body = self._read(response)
         if response.status == _STATUS_UNAUTHORIZED:
-            return f"{self._url} asks for a valid token; give --token-file, or KVD_TOKEN"
+            return f"{self._url}: a token is needed, or this one is wrong; see --token-file and KVD_TOKEN"
         try:
             return str(json.loads(body)["errors"][0]["message"])
         except (ValueError, LookupError, TypeError):
@@ -132,8 +132,10 @@ class Rest:
             raise CommandFailed(f"{self._url} does not answer as kvd does") from None
 
     def ask_json(self, method: str, path: str, value: Any, **options: Any) -> Any:
-        """Send a value as JSON; return the result."""
-        body = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        """Send a value as JSON, None as no body; return the result."""
+        body = (
+            None if value is None else json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        )
         return self.ask(method, path, body=body, headers={"Content-Type": "application/json"}, **options)[
             "result"
         ]

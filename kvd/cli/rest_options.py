@@ -5,19 +5,45 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from kvd.cli.client import CommandFailed
 from kvd.cli.errors import EXIT_FAILED, describe
-from kvd.cli.http_client import client_options, open_client
 from kvd.cli.rest import Rest
 
+_DEFAULT_URL: Final = "http://127.0.0.1:8379"
+
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+def client_options(function: FunctionT) -> FunctionT:
+    """Add --url and --token-file; a token on the command line could be seen by others."""
+    function = click.option(
+        "--token-file",
+        type=click.Path(path_type=Path, dir_okay=False, exists=True),
+        metavar="FILE",
+        help="File with an API token; KVD_TOKEN holds one as well.",
+    )(function)
+    return click.option(
+        "--url",
+        envvar="KVD_HTTP_URL",
+        default=_DEFAULT_URL,
+        show_default=True,
+        metavar="URL",
+        help="HTTP address of the daemon. Also from KVD_HTTP_URL.",
+    )(function)
+
+
+def open_rest(url: str, token_file: Path | None) -> Rest:
+    """Return a client with the token that was given."""
+    token = os.environ.get("KVD_TOKEN", "") if token_file is None else token_file.read_text()
+    return Rest(url, token.strip())
 
 
 def asks_rest(function: Callable[..., None]) -> Callable[..., None]:
@@ -26,7 +52,7 @@ def asks_rest(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(url: str, token_file: Path | None, **arguments: Any) -> None:
         try:
-            with contextlib.closing(Rest(url, open_client(url, token_file).token)) as rest:
+            with contextlib.closing(open_rest(url, token_file)) as rest:
                 function(rest, **arguments)
         except (CommandFailed, OSError) as error:
             click.echo(f"kvd: {describe(error)}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from kvd.cli.errors import EXIT_FAILED, fail
-from kvd.cli.http_client import HttpClient, RequestFailed, client_options, open_client
+from kvd.cli.client import CommandFailed
+from kvd.cli.errors import EXIT_FAILED, describe, fail
+from kvd.cli.rest_options import client_options, open_rest
 from storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ def create(
             "namespaces": list(namespaces) or None,
             "expires_in_seconds": expires,
         }
-        made = _ask(open_client(url, token_file), "POST", "/api/tokens", body)
+        made = _ask(url, token_file, "POST", "/api/tokens", body)
     else:
         made = _offline(data_dir, lambda store: _make(store, name, right, namespaces, expires))
     click.echo(json.dumps(made) if as_json else made["token"])
@@ -106,10 +108,7 @@ def list_(
     as_json: bool,
 ) -> None:
     """List the tokens; their secrets are not kept anywhere."""
-    if data_dir is None:
-        found = _ask(open_client(url, token_file), "GET", "/api/tokens")
-    else:
-        found = _offline(data_dir, _list)
+    found = _ask(url, token_file, "GET", "/api/tokens") if data_dir is None else _offline(data_dir, _list)
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -129,17 +128,19 @@ def revoke(url: str, token_file: Path | None, data_dir: Path | None, token_id: s
     if not re.fullmatch(r"[0-9a-f]{12}", token_id):
         raise click.BadParameter("an ID is 12 hexadecimal digits; see kvd token list", param_hint="ID")
     if data_dir is None:
-        _ask(open_client(url, token_file), "DELETE", f"/api/tokens/{token_id}")
+        _ask(url, token_file, "DELETE", f"/api/tokens/{token_id}")
     elif not _offline(data_dir, lambda store: _tokens(store).revoke(token_id)):
         _give_up("there is no such token")
     click.echo(f"revoked {token_id}")
 
 
-def _ask(client: HttpClient, method: str, path: str, body: Any = None) -> Any:
+def _ask(url: str, token_file: Path | None, method: str, path: str, body: Any = None) -> Any:
+    """Return the daemon's answer; print what went wrong and exit otherwise."""
     try:
-        return client.ask(method, path, body)
-    except RequestFailed as error:
-        _give_up(str(error))
+        with contextlib.closing(open_rest(url, token_file)) as rest:
+            return rest.ask_json(method, path, body)
+    except (CommandFailed, OSError) as error:
+        _give_up(describe(error))
 
 
 def _give_up(text: str) -> Any:
