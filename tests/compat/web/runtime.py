@@ -17,7 +17,7 @@ import attrs
 from tests.servers import RunningServer, wait_until
 
 HERE = Path(__file__).parent
-BIN = HERE.parent / "node" / "node_modules" / ".bin"
+MODULES = HERE.parent / "node" / "node_modules"
 COMPATIBILITY_DATE = "2025-06-01"
 
 
@@ -99,7 +99,7 @@ const config :Workerd.Config = (
     with (
         log_file.open("wb") as log,
         subprocess.Popen(
-            [BIN / "workerd", "serve", config], cwd=directory, stdout=log, stderr=log
+            [MODULES / ".bin" / "workerd", "serve", config], cwd=directory, stdout=log, stderr=log
         ) as process,
     ):
         try:

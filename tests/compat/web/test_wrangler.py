@@ -1,4 +1,4 @@
-"""The real command line of Cloudflare, version 4, with the daemon as its API."""
+"""The real command line of Cloudflare, versions 4 and 3, with the daemon as its API."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.compat.web.runtime import BIN, ports
+from tests.compat.web.runtime import MODULES, ports
 from tests.servers import RunningServer, kvd_server
 
 pytestmark = [pytest.mark.needs_node, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -20,8 +20,11 @@ pytestmark = [pytest.mark.needs_node, pytest.mark.slow, pytest.mark.timeout(300)
 class Wrangler:
     """Runs wrangler in an empty directory, as a user whose account is the daemon."""
 
-    def __init__(self, server: RunningServer, directory: Path, **environment: str) -> None:
+    def __init__(
+        self, server: RunningServer, directory: Path, *, package: str = "wrangler", **environment: str
+    ) -> None:
         self.directory = directory
+        self._program = MODULES / package / "bin" / "wrangler.js"
         self._environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(directory),
@@ -38,7 +41,7 @@ class Wrangler:
 
     def run(self, *arguments: str, status: int = 0) -> str:
         done = subprocess.run(
-            [BIN / "wrangler", *arguments],
+            ["node", self._program, *arguments],
             cwd=self.directory,
             env={name: value for name, value in self._environment.items() if value},
             capture_output=True,
@@ -131,3 +134,22 @@ def test_wrong_token(tmp_path: Path) -> None:
         with server.client() as redis:
             redis.config_set("requirepass", "secret")
         assert "Authentication error" in wrangler.run("kv", "namespace", "list", status=1)
+
+
+def test_version_3_with_its_colons_and_an_old_key(daemon: RunningServer, tmp_path: Path) -> None:
+    old = {"CLOUDFLARE_API_TOKEN": "", "CLOUDFLARE_API_KEY": "key", "CLOUDFLARE_EMAIL": "me@example.com"}
+    wrangler = Wrangler(daemon, tmp_path, package="wrangler3", **old)
+    wrangler.run("kv:namespace", "create", "THREE")
+    found = json.loads(wrangler.run("kv:namespace", "list"))
+    there = "--namespace-id=" + next(str(one["id"]) for one in found if one["title"] == "worker-THREE")
+    wrangler.run("kv:key", "put", there, "hello", "world", "--ttl", "3600", "--metadata", '{"a":1}')
+    assert wrangler.run("kv:key", "get", there, "hello").strip() == "world"
+    (listed,) = json.loads(wrangler.run("kv:key", "list", there))
+    assert listed["metadata"] == {"a": 1}
+    (tmp_path / "data.json").write_text('[{"key":"a","value":"1"},{"key":"b","value":"2"}]')
+    wrangler.run("kv:bulk", "put", "data.json", there)
+    wrangler.run("kv:key", "delete", there, "hello")
+    (tmp_path / "names.json").write_text('["a"]')
+    wrangler.run("kv:bulk", "delete", "names.json", there, "--force")
+    assert [one["name"] for one in json.loads(wrangler.run("kv:key", "list", there))] == ["b"]
+    wrangler.run("kv:namespace", "delete", there)
