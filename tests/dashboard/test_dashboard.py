@@ -217,6 +217,19 @@ def test_login_by_token_shows_what_the_token_may(page: Browser, url: str, shop: 
     assert page.value("dialog .mono").startswith("kvd_")
 
 
+def test_who_makes_the_first_token_goes_on_with_it(page: Browser, url: str) -> None:
+    go(page, "#/tokens", "Tokens")
+    page.click("button", "New token")
+    page.fill("Name", "root")
+    page.choose("Right", "admin")
+    page.click("dialog button", "Create")
+    page.find("dialog", "not shown again")
+    page.click("dialog button", "Done")
+    page.find("button", "Log out")
+    page.find("td", "root")
+    assert page.run("return document.documentElement.scrollHeight") <= page.run("return innerHeight")
+
+
 def test_charts_follow_what_the_daemon_does(page: Browser, server: RunningServer) -> None:
     page.find("h1", "Overview")
     with server.client() as client:

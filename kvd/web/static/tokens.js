@@ -1,6 +1,6 @@
 // API tokens: who may ask over HTTP. A token's text is shown once, when it is made.
 
-import { ask, get, sendJson } from "./api.js";
+import { ask, get, sendJson, setToken } from "./api.js";
 import { button, confirmDialog, field, h, momentText, openDialog, toast } from "./dom.js";
 
 const DAY_SECONDS = 86400;
@@ -10,7 +10,7 @@ export async function tokens({ session, go }) {
   const named = spaces.filter((each) => !each.is_database);
   const titles = new Map(named.map((each) => [each.id, each.title]));
   const refresh = () => go("#/tokens");
-  const add = button("New token", () => create(named, refresh), { kind: "primary", iconName: "plus", "data-key": "n" });
+  const add = button("New token", () => create(session, named, refresh), { kind: "primary", iconName: "plus", "data-key": "n" });
   const note = session.is_open && h("p", { class: "card note" }, "There is no token yet, and no password: whoever is on this machine may do everything, nobody else anything. The first token ends that, so make it one with the right “admin”.");
   return {
     element: h(
@@ -48,7 +48,7 @@ function row(token, titles, refresh) {
   );
 }
 
-function create(named, refresh) {
+function create(session, named, refresh) {
   const name = h("input", { autocomplete: "off", maxlength: 100 });
   const right = h("select", {}, ...["read", "write", "admin"].map((word) => h("option", { value: word }, word)));
   const scope = h("select", {}, h("option", { value: "" }, "all namespaces"), ...named.map((each) => h("option", { value: each.id }, each.title)));
@@ -58,7 +58,10 @@ function create(named, refresh) {
     if (scope.value) wanted.namespaces = [scope.value];
     if (days.value) wanted.expires_in_seconds = Number(days.value) * DAY_SECONDS;
     const { token } = await sendJson("POST", "/api/tokens", wanted);
-    showOnce(token, refresh);
+    // The first token ends what everybody may do; whoever has made it goes on with it.
+    const isOurs = session.is_open && right.value === "admin" && !scope.value;
+    if (isOurs) setToken(token);
+    showOnce(token, isOurs ? () => location.reload() : refresh);
   };
   openDialog({ title: "New token", content: [field("Name", name), field("Right", right), field("For", scope), field("Days until it expires", days)], action: "Create", submit });
 }
