@@ -9,8 +9,9 @@ sequence and clock value.
 
 Cost: each dot is read about once, some of them again. For the dots of this run `deaddots` tells which are
 dead. For older ones their rows are looked at: a dict look-up for a cached key, a read of the engine for
-another one. Each commit does a slice in proportion to what it wrote, in its own batch. The
-number of dots is counted in memory and stored now and then; it only decides when to start.
+another one. Commits do slices in proportion to what was written, in their own batches; small ones
+save up for a slice that is worth its walk. The number of dots is counted in memory and stored now and then; it
+only decides when to start.
 
 A log that cannot be read stops compaction until the store is opened again (`failure` tells why), never the
 writes.
@@ -38,7 +39,8 @@ from storage.version import dot_bytes, register_dot, register_hlc
 _SLACK: Final = 100_000
 _GROWTH: Final = 3
 _DOTS_PER_WRITE: Final = 4
-_SLICE_DOTS: Final = 64
+_DOTS_PER_COMMIT: Final = 32  # four times what the commit's own chunk takes once it is dead
+_SLICE_DOTS: Final = 512  # fewer at once are not worth the walk, which costs as much as a hundred
 _DEAD_CHUNK_DOTS: Final = 8  # a chunk that is dead as a whole costs as much as this many dots
 _COMMITS_PER_STORED_SIZE: Final = 4096
 _RANGE_CHUNKS: Final = 16  # from this many on in a row, one range is cheaper than single keys
@@ -64,6 +66,7 @@ class Compaction:
         self._passed_by = 0  # these, and those written since the pass started
         self._floors: dict[bytes, bytes] | None = None  # registers of flushes, for one slice
         self._run: list[bytes] = []  # dead chunks of the slice without another one between them
+        self._owed = 0  # dots to be examined for what was written since the last slice
         self._commits = 0
         self.dots, self._live = self._stored_size()
         self._threshold = _SLACK + _GROWTH * self._live
@@ -75,8 +78,12 @@ class Compaction:
             self.store_size()
         if self._position is None and (self.dots <= self._threshold or not self._start()):
             return
+        self._owed += _DOTS_PER_COMMIT + _DOTS_PER_WRITE * written
+        if self._owed < _SLICE_DOTS:
+            return
+        owed, self._owed = self._owed, 0
         try:
-            self._slice(_SLICE_DOTS + _DOTS_PER_WRITE * written)
+            self._slice(owed)
         except StorageError as error:
             self.failure = error
             self._position = self._following = None

@@ -164,7 +164,9 @@ class RocksSnapshot:
         self._lookups.clear()
         self._walks.clear()
         for walk in list(self._walking):
-            walk.close()  # or its frame would hold the database open
+            # Its frame would hold the database open; one that is at a step in another thread does so for now.
+            with contextlib.suppress(ValueError):
+                walk.close()
 
 
 class _SnapshotWalk:
