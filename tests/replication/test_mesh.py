@@ -201,6 +201,7 @@ def test_a_node_that_is_cut_off_and_back_is_alive_again() -> None:
     mesh.run_until(mesh.agrees, limit=90)
 
 
+@pytest.mark.soak
 def test_a_hundred_nodes_notice_a_death_within_ten_seconds_and_survive_a_mass_restart() -> None:
     mesh = cluster(100, settle=15)
     assert not accusations(mesh)
