@@ -25,7 +25,7 @@ LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 
 COMPAT := .venv-compat
 NODE := tests/compat/node
 
-.PHONY: sim mutations bench-sim help serve test compat lint format bench bench-latency bench-http bench-scale bench-cluster soak docs lock clean
+.PHONY: sim mutations bench-sim help serve test test-dashboard compat lint format bench bench-latency bench-http bench-scale bench-cluster soak docs lock clean
 .DELETE_ON_ERROR:
 
 help:
