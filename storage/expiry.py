@@ -102,6 +102,7 @@ class Sweeper:
         self.horizon = horizon
         self._horizon_before: Horizon | None = None  # if the tick has raised it
         self.wanted = bodyless  # the stamp of each value that is wanted back, by row key
+        self._unwanted: list[bytes] = []  # row keys that have a meta row of this and need it no more
         self.purging: Purging = Alone()
         self.expired: list[tuple[Keyspace, bytes]] = []
 
@@ -120,6 +121,8 @@ class Sweeper:
             self._handle(entry, purged)
         self._remember(purged)
         self._remove(entries)
+        unwanted, self._unwanted = self._unwanted, []
+        txn.removed.extend((Family.META, BODYLESS_PREFIX + row_key) for row_key in unwanted)
         return len(entries)
 
     def committed(self, added: list[bytes]) -> None:
@@ -237,7 +240,13 @@ class Sweeper:
         stamp = register[:STAMP_BYTES]
         if self.wanted.get(row_key) != stamp:
             self.wanted[row_key] = stamp
+            self._unwanted = [other for other in self._unwanted if other != row_key]
             self._state.txn.puts.append((Family.META, BODYLESS_PREFIX + row_key, stamp))
+
+    def unwant(self, row_key: bytes) -> None:
+        """Take note that a value is not wanted back any more. Its meta row goes with the next sweep."""
+        if self.wanted.pop(row_key, None) is not None:
+            self._unwanted.append(row_key)
 
     def _remove(self, entries: list[bytes]) -> None:
         txn = self._state.txn

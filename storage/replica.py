@@ -234,7 +234,7 @@ class StoreReplica:
             return False
         packed = pack_register(stamp.hlc, number, stamp.seq, NO_PREV)[:STAMP_BYTES]
         restored = self._applier.restore(place, packed, value, metadata)
-        if self._sweeper.wanted.pop(place, None) is not None:
+        if restored and self._sweeper.wanted.pop(place, None) is not None:
             self._txn.removed.append((Family.META, BODYLESS_PREFIX + place))
         return restored
 
@@ -247,11 +247,11 @@ class StoreReplica:
             record = self._read(place)
             register = record[VALUE_STAMP]
             if register is None or register[:STAMP_BYTES] != stamp:
-                del wanted[place]  # its meta row is stale and harmless
+                self._sweeper.unwant(place)
             elif is_bodyless(record, now_ms, self._origins):
                 yield place, self._ledger.stamp(register)
             else:
-                del wanted[place]
+                self._sweeper.unwant(place)
 
     # What this node writes for replication's sake.
 

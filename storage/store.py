@@ -92,6 +92,7 @@ class Store:
         )
         self.fresh: Fresh | None = None  # collects what is committed, if replication is attached
         self._applied: list[tuple[Keyspace, bytes | tuple[bytes, ...] | None, Kind]] = []
+        self._shown: list[tuple[Keyspace, bytes | None, Kind]] = []  # what `applied` has made of it
         self._notifying = False
         self._entropy = entropy
         self._txn = Transaction()
@@ -208,11 +209,12 @@ class Store:
 
         A FLOOR stands for any end of a live key; a NAMESPACE_FLOOR, whose key is None, for the end of all.
         """
-        found: list[tuple[Keyspace, bytes | None, Kind]] = []
-        for keyspace, keys, kind in self._applied:
-            for key in keys if isinstance(keys, tuple) else (keys,):
-                found.append((keyspace, key, kind))  # noqa: PERF401 - two loops
-        return found
+        if self._applied:
+            found, self._applied = self._applied, []
+            for keyspace, keys, kind in found:
+                for key in keys if isinstance(keys, tuple) else (keys,):
+                    self._shown.append((keyspace, key, kind))
+        return self._shown
 
     @property
     def flushed(self) -> list[Keyspace]:
@@ -263,8 +265,8 @@ class Store:
             keyspace.committed()
         self.sweeper.committed(txn.deadlines)
         self._compaction.committed(written)
-        if self._applied:
-            self._applied = []
+        if self._applied or self._shown:
+            self._applied, self._shown = [], []
         after = txn.after
         txn.clear()
         self.commits += 1

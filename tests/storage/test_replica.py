@@ -120,9 +120,13 @@ def test_what_is_overwritten_or_over_is_not_wanted_back(nodes: Nodes) -> None:
     node, _ = dropped(nodes, b"b")
     node.receive([run_of(dot(3, kind=Kind.EXPIRY, content=None))])
     assert len(node.replica.bodyless()) == 1
-    node.put(b"k", b"new")
+    node.put(b"k", b"new", NOW_MS + 250)
     assert node.replica.bodyless() == []
     assert node.value(b"k") == b"new"
+    node.store.commit()
+    node.store.begin(NOW_MS + 300)
+    node.store.sweep(10)
+    assert [key for key in keys_of(node.engine, Family.META) if key.startswith(b"bodyless:")] == []
 
 
 def test_a_header_hides_an_older_value(nodes: Nodes) -> None:
