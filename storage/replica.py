@@ -234,9 +234,13 @@ class StoreReplica:
             return False
         packed = pack_register(stamp.hlc, number, stamp.seq, NO_PREV)[:STAMP_BYTES]
         restored = self._applier.restore(place, packed, value, metadata)
-        if restored and self._sweeper.wanted.pop(place, None) is not None:
+        if restored and place in self._sweeper.wanted:
             self._txn.removed.append((Family.META, BODYLESS_PREFIX + place))
+            self._txn.after.append(lambda: self._forget_wanted(place))
         return restored
+
+    def _forget_wanted(self, place: bytes) -> None:
+        self._sweeper.wanted.pop(place, None)
 
     def bodyless(self) -> list[tuple[bytes, Stamp]]:
         return list(islice(self._bodyless(), _BODYLESS_MAX))
