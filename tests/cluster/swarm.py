@@ -33,6 +33,21 @@ from tests.cluster.world import GC_MIN_AGE, OPTIONS, World, simulate, template
 REST_SECONDS: Final = 60.0
 PURGE_SECONDS: Final = 4.0
 LOOK_EVERY: Final = 4.0
+PURGING_EVERY: Final = 5
+PURGING_FAULTS: Final = (
+    "partition",
+    "link",
+    "cuts",
+    "slow",
+    "flaky",
+    "stall",
+    "kill",
+    "power",
+    "restore",
+    "wipe",
+    "die",
+    "join",
+)
 CPU_SECONDS: Final = 20.0  # fifty times what a seed takes
 
 
@@ -56,7 +71,45 @@ class Plan:
 
 
 def draw(seed: int) -> Plan:
-    """Draw the plan of a seed."""
+    """Draw the plan of a seed. Every fifth is about nothing but purging."""
+    return draw_purging(seed) if seed % PURGING_EVERY == PURGING_EVERY - 1 else draw_mixed(seed)
+
+
+def draw_purging(seed: int) -> Plan:
+    """Draw many deletions of few keys that are purged at once, over links that are slow, silent or broken.
+
+    The rarest failures need a sync that lasts longer than a deletion lives, and writes that are missing here and
+    there meanwhile.
+    """
+    rng = Random(f"purging {seed}")
+    count = rng.choice((3, 3, 4))
+    names = [f"n{index}" for index in range(count)]
+    end = rng.uniform(10, 25)
+    weights = {"delete": 6.0, rng.choice(("register", "ttl", "flush", "txn")): 1.0}
+    events = workloads.draw(rng, weights, names, rng.randrange(100, 220), end)
+    kinds = rng.sample(PURGING_FAULTS, rng.choice((1, 2, 3, 4)))
+    for kind in kinds:
+        drawn, most = faults.FAULTS[kind]
+        for _ in range(rng.randrange(1, 2 * most + 1)):
+            events += drawn(rng, names, end)
+    events.sort(key=lambda event: event.at)
+    options = attrs.evolve(
+        OPTIONS,
+        purge_interval=0.2,
+        ihave_timeout=rng.choice((0.5, 3.0)),
+        queue_bytes_max=rng.choice((600, 64 * 1024)),
+        history_bytes_max=0,
+        parked_changes_max=rng.choice((4, 32)),
+        sync_batch_bytes=200,
+        sync_credit_bytes=400,
+        sync_interval=rng.choice((1.0, 3.0)),
+    )
+    durability = tuple(rng.choices(("everysec", "always"), (2, 1), k=count))
+    return Plan(seed, count, durability, (0.0,) * count, 0.01, 0.1, options, tuple(events), tuple(kinds))
+
+
+def draw_mixed(seed: int) -> Plan:
+    """Draw a little of everything."""
     rng = Random(f"swarm {seed}")
     count = rng.choices((3, 4, 5), (5, 3, 2))[0]
     names = [f"n{index}" for index in range(count)]
