@@ -41,6 +41,15 @@ class Watch:
     stable_floors: dict[bytes, Stamp] = attrs.field(factory=dict)
     looks: int = 0
 
+    def begin(self) -> None:
+        """Look at each host whenever a sync has granted something to it."""
+        self.world.after_tick.append(self._look_at_synced)
+
+    def _look_at_synced(self, host: Host, rows: Mapping[bytes, object]) -> None:
+        if host.was_synced:
+            host.was_synced = False
+            check_coverage(self.world, host, host.registers())
+
     def look(self) -> None:
         """Check what holds at every moment."""
         self.looks += 1

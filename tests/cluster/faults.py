@@ -363,6 +363,32 @@ def draw_restore(rng: Random, names: list[str], end: float) -> Draw:
     ]
 
 
+def draw_past(rng: Random, names: list[str], end: float) -> Draw:
+    """Restore a host that is alone then, with a clock that is behind, and let it write before it finds the others."""
+    name = rng.choice(names)
+    others = [other for other in names if other != name]
+    taken = rng.uniform(0, end / 2)
+    at = taken + rng.uniform(1, end / 2)
+    until = at + rng.uniform(2, 5)
+    step = -rng.choice((1_000, 3_000, 6_000))
+    found = [
+        Event(taken, "backup", (name,)),
+        Event(at, "restore", (name,)),
+        Event(at + 0.01, "clock", (name, step)),
+        Event(at + 0.02, "start", (name,)),
+        Event(until - 0.01, "clock", (name, -step)),
+    ]
+    for other in others:
+        for pair in ((name, other), (other, name)):
+            found += [Event(at, "block", pair), Event(until, "unblock", pair)]
+    for number in range(6):
+        writes = at + rng.uniform(1.1, until - at)
+        found.append(Event(writes, "set", (name, f"d{rng.randrange(6)}", f"past{number}.{at:.3f}")))
+        deletes = rng.uniform(taken, at)
+        found.append(Event(deletes, "del", (rng.choice(others), f"d{rng.randrange(6)}")))
+    return found
+
+
 def draw_wipe(rng: Random, names: list[str], end: float) -> Draw:
     name = rng.choice(names)
     at, until = _span(rng, end, 0.1, 5.0)
@@ -418,6 +444,7 @@ FAULTS = {
     "failing": (draw_failing, 3),
     "sync": (draw_sync, 2),
     "restore": (draw_restore, 2),
+    "past": (draw_past, 1),
     "wipe": (draw_wipe, 1),
     "clock": (draw_clock, 2),
     "drift": (draw_drift, 1),

@@ -144,7 +144,10 @@ def _forget_absent() -> list[Patch]:
 
 def _no_floors() -> list[Patch]:
     """Nobody tells what was purged, so nobody is sent back to a full sync."""
-    return [(StoreReplica, "floors", lambda self: VersionVector())]
+    return [
+        (StoreReplica, "floors", lambda self: VersionVector()),
+        (SnapshotFeed, "floors", lambda self: VersionVector()),
+    ]
 
 
 def _no_horizon() -> list[Patch]:

@@ -32,6 +32,7 @@ from replication.transport import Fingerprints, Handler
 
 GRAIN: Final = 0.001
 WINDOW_BYTES: Final = 128 * 1024
+SPLIT_SHARE: Final = 0.15  # of what is sent that arrives in two parts
 CONNECT_TIMEOUT: Final = 3.0
 
 Observer = Callable[[float, str, str, bytes], None]
@@ -104,6 +105,10 @@ class Pipe:
         if self.path.blocked:
             self.chunks.append((inf, data))
             return
+        if len(data) > 64 and self.path.rng.random() < SPLIT_SHARE:
+            size = self.path.rng.randrange(1, len(data))
+            self.chunks.append((self._arrival(size), data[:size]))
+            data = data[size:]
         self.chunks.append((self._arrival(len(data)), data))
         self.wake_reader()
 

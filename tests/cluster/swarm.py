@@ -28,7 +28,7 @@ from tests.cluster import faults, workloads
 from tests.cluster.checkers import Watch, check_rest, wait_for_rest
 from tests.cluster.history import Violation
 from tests.cluster.plan import Event, play
-from tests.cluster.world import GC_MIN_AGE, OPTIONS, World, simulate, template
+from tests.cluster.world import GC_MIN_AGE, OPTIONS, SWEEP_INTERVAL, World, simulate, template
 
 REST_SECONDS: Final = 60.0
 PURGE_SECONDS: Final = 4.0
@@ -47,6 +47,7 @@ PURGING_FAULTS: Final = (
     "wipe",
     "die",
     "join",
+    "past",
 )
 CPU_SECONDS: Final = 20.0  # fifty times what a seed takes
 
@@ -61,6 +62,7 @@ class Plan:
     skews_ms: tuple[float, ...]
     jitter: float
     gc_min_age: float
+    sweep_interval: float
     options: Options
     events: tuple[Event, ...]
     kinds: tuple[str, ...]
@@ -96,16 +98,17 @@ def draw_purging(seed: int) -> Plan:
     options = attrs.evolve(
         OPTIONS,
         purge_interval=0.2,
-        ihave_timeout=rng.choice((0.5, 3.0)),
+        vector_interval=0.15,
+        ihave_timeout=rng.choice((0.5, 3.0, 6.0)),
         queue_bytes_max=rng.choice((600, 64 * 1024)),
         history_bytes_max=0,
         parked_changes_max=rng.choice((4, 32)),
         sync_batch_bytes=200,
         sync_credit_bytes=400,
-        sync_interval=rng.choice((1.0, 3.0)),
+        sync_interval=rng.choice((1.0, 3.0, 6.0)),
     )
     durability = tuple(rng.choices(("everysec", "always"), (2, 1), k=count))
-    return Plan(seed, count, durability, (0.0,) * count, 0.01, 0.1, options, tuple(events), tuple(kinds))
+    return Plan(seed, count, durability, (0.0,) * count, 0.01, 0.1, 0.2, options, tuple(events), tuple(kinds))
 
 
 def draw_mixed(seed: int) -> Plan:
@@ -119,7 +122,9 @@ def draw_mixed(seed: int) -> Plan:
     if rng.random() < 0.7:
         weights.setdefault("delete", 1.0)
     events = workloads.draw(rng, weights, names, rng.randrange(60, 180), end)
-    kinds = rng.sample(list(faults.FAULTS), rng.choice((0, 1, 2, 2, 3, 3, 4, 5, 6)))
+    kinds = rng.sample(
+        [name for name in faults.FAULTS if name != "past"], rng.choice((0, 1, 2, 2, 3, 3, 4, 5, 6))
+    )
     for kind in kinds:
         drawn, most = faults.FAULTS[kind]
         for _ in range(rng.randrange(1, most + 1)):
@@ -140,7 +145,7 @@ def draw_mixed(seed: int) -> Plan:
     )
 
 
-def draw_options(rng: Random) -> tuple[float, Options]:
+def draw_options(rng: Random) -> tuple[float, float, Options]:
     """Draw how soon deletions are purged, and how syncs are cut: long sessions in many small batches, or short ones.
 
     The protocol must hold whatever these are; that the least age of a purge is longer than all else only makes
@@ -148,13 +153,17 @@ def draw_options(rng: Random) -> tuple[float, Options]:
     """
     gc_min_age, purge_interval = rng.choice(((0.3, 0.2), (1.0, 0.3), (GC_MIN_AGE, OPTIONS.purge_interval)))
     batch = rng.choice((300, 2048))
-    return gc_min_age, attrs.evolve(
-        OPTIONS,
-        purge_interval=purge_interval,
-        sync_batch_bytes=batch,
-        sync_credit_bytes=3 * batch,
-        sync_interval=rng.choice((2.0, 5.0)),
-        history_bytes_max=rng.choice((0, 2048, 16 * 1024)),
+    return (
+        gc_min_age,
+        SWEEP_INTERVAL,
+        attrs.evolve(
+            OPTIONS,
+            purge_interval=purge_interval,
+            sync_batch_bytes=batch,
+            sync_credit_bytes=3 * batch,
+            sync_interval=rng.choice((2.0, 5.0)),
+            history_bytes_max=rng.choice((0, 2048, 16 * 1024)),
+        ),
     )
 
 
@@ -171,7 +180,10 @@ def run(plan: Plan, *, prepare: Callable[[World], None] | None = None) -> World:
         for host in world.resume(template(plan.hosts), plan.durability):
             host.clock.offset_ms = plan.skews_ms[int(host.name[1:])]
         watch = Watch(world)
+        watch.begin()
         world.watch = watch
+        world.after_tick.append(workloads.look_at_transactions)
+        world.sweep_interval = plan.sweep_interval
         await world.wait_until(lambda: world.is_formed(plan.hosts), 10)
         await play(world, list(plan.events), watch, look_every=LOOK_EVERY)
         watch.look()

@@ -15,7 +15,7 @@ opaque changes of such kinds are carried, which a scenario of its own shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Final
 
@@ -24,11 +24,12 @@ from storage.keyspace import Keyspace
 from storage.record import NEVER
 from tests.cluster.history import Violation
 from tests.cluster.plan import Event, kind
-from tests.cluster.world import World
+from tests.cluster.world import Host, World
 
 DATABASE: Final = 0
 FLUSHED_DATABASE: Final = 1
 TXN_KEYS: Final = (b"x1", b"x2", b"x3")
+_TXN_PLACES: Final = tuple(bytes(16) + key for key in TXN_KEYS)
 
 
 @kind("set")
@@ -96,10 +97,21 @@ def transaction(world: World, name: str, value: str) -> None:
 def read_transaction(world: World, name: str) -> None:
     """I9: all keys of a transaction show the same one."""
     host = world.hosts[name]
-    if not host.is_whole or host.is_stalled or host.replica.is_partial():
+    if host.is_up and not host.is_stalled:
+        check_transaction(host)
+
+
+def look_at_transactions(host: Host, rows: Mapping[bytes, object]) -> None:
+    """I9, after every tick that has touched one of the keys."""
+    if _TXN_PLACES[0] in rows or _TXN_PLACES[1] in rows or _TXN_PLACES[2] in rows:
+        check_transaction(host)
+
+
+def check_transaction(host: Host) -> None:
+    if not host.is_whole or host.replica.is_partial():
         return
     found = host.read(*TXN_KEYS)
-    world.count("read")
+    host.world.count("read")
     if len(set(found)) > 1:
         raise Violation(f"I9: {host.name} shows parts of several transactions: {found}")
 

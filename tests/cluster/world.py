@@ -15,7 +15,7 @@ Long constants are scaled down (`OPTIONS`, `GC_MIN_AGE`), so that a run of a min
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from math import inf
@@ -151,6 +151,7 @@ class Host:
         self.rolled_back = (
             False  # its disk lost what it had claimed: an image was restored, or it was deleted
         )
+        self.was_synced = False  # a sync has granted something in the tick under way, or since the last look
         self.seen_vector = VersionVector()
         self.claimed = VersionVector()  # everything that its disk was ever known to keep
         self._scope: trio.CancelScope | None = None
@@ -178,11 +179,14 @@ class Host:
     def _commit(self) -> None:
         store = self.store
         self.note()
+        rows = store._txn.rows
         try:
             store.commit()
         except StorageError as error:
             self.failures += 1
             raise StoreFailed(str(error)) from error
+        for look in self.world.after_tick:
+            look(self, rows)
 
     def rotate(self) -> None:
         self._replica.rotate()
@@ -250,6 +254,14 @@ class Host:
         )
         for patch in self.world.patches:
             patch(self)
+        syncs = self.node.replicator.syncs
+        covered = syncs.on_covered
+
+        def on_covered(raised: list[bytes], *rest: Any) -> None:
+            self.was_synced = self.was_synced or bool(raised)
+            covered(raised, *rest)
+
+        syncs.on_covered = on_covered
         self.node.open(founds=founds)
 
     async def _run(self) -> None:
@@ -268,9 +280,10 @@ class Host:
     async def _upkeep(self) -> None:
         """Do what the daemon does beside its clients: expiry, and a sync now and then."""
         ticks = 0
-        await trio.sleep(self.rng.random() * SWEEP_INTERVAL)
+        interval = self.world.sweep_interval
+        await trio.sleep(self.rng.random() * interval)
         while True:
-            await trio.sleep(SWEEP_INTERVAL)
+            await trio.sleep(interval)
             if self.is_stalled:
                 continue
             store = self.store
@@ -470,6 +483,9 @@ class World:
         self.hosts: dict[str, Host] = {}
         self.authenticator: Callable[[Host], Authenticator] = _trust
         self.watch: Any = None  # the `checkers.Watch` of this run, if it has one
+        # Called after each commit of a host that is whole, or half-way there, with the rows that it wrote.
+        self.after_tick: list[Callable[[Host, Mapping[bytes, Record]], None]] = []
+        self.sweep_interval = SWEEP_INTERVAL
         self.patches: list[Callable[[Host], None]] = []  # applied to each new process
         self.nursery: trio.Nursery = None  # type: ignore[assignment]
         self.gone: dict[str, None] = {}  # hosts that will never come back
