@@ -14,6 +14,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 from typing import Final
 
@@ -46,7 +47,17 @@ class Propagation:
         self._waiting: dict[tuple[bytes, int], tuple[float, int, Host]] = {}
         for host in hosts:
             dissemination = host.node.replicator.dissemination
-            dissemination.on_advance = self._listener(host)
+            listener = self._listener(host)
+            dissemination.on_advance = listener
+            dissemination.advanced = partial(self._advanced, dissemination.advanced, listener, host)  # type: ignore[method-assign]
+
+    @staticmethod
+    def _advanced(
+        original: Callable[[bytes], None], listener: Callable[[bytes, int], None], host: Host, origin: bytes
+    ) -> None:
+        """A sync has brought it."""
+        original(origin)
+        listener(origin, host.vector[origin])
 
     def _listener(self, host: Host) -> Callable[[bytes, int], None]:
         covered: dict[bytes, int] = {}
