@@ -54,6 +54,7 @@ class Rejoin:
         self._syncs = syncs
         self.standing = Standing.READY
         self._before: Standing | None = None  # what it was when the tick under way began, if it has changed
+        self.is_own_address: Callable[[str], bool] = _is_none  # set by the replicator
         self.on_change: Callable[[Standing], None] = _ignore
         # Keeps writes that are about to be undone: (stamp, change) each, oldest first.
         self.dead_letter: Callable[[list[tuple[Stamp, Change]]], None] = _no_dead_letters
@@ -149,7 +150,8 @@ class Rejoin:
     def _may_found(self) -> bool:
         """Tell whether every address to join was reached, none of them is ready, and this node is the least."""
         links = list(self._core.links.values())
-        if len(self._core.replica.vector()) or len(links) < len(self._core.options.join) - 1 or not links:
+        others = [address for address in self._core.options.join if not self.is_own_address(address)]
+        if len(self._core.replica.vector()) or len(links) < len(others) or not links:
             return False
         known = [self._vectors.known.get(link.node) for link in links]
         return all(one is not None and not one.ready for one in known) and all(
@@ -228,6 +230,10 @@ class HasOwnData(Exception):
             "the data directory holds data that no member of the cluster knows; join with an empty one and import "
             "the data afterwards, or start this node without --join and let the others join it"
         )
+
+
+def _is_none(address: str) -> bool:
+    return False
 
 
 def _ignore(standing: Standing) -> None:

@@ -136,6 +136,7 @@ class Replicator:
         self.clock.on_jump = self._on_jump
         self.membership.on_duplicate = self._on_duplicate
         self.rejoin.on_change = self._on_standing
+        self.rejoin.is_own_address = self.topology.is_own_address
 
     # --- the start
 

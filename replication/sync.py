@@ -108,6 +108,7 @@ class _Serving:
     progress_at: float
     started: bool = False
     count: int = 0
+    resume_at: float = 0.0  # not before: what was sent last has used up `sync_rate_max`
     ended_at: float | None = None  # everything is sent; the snapshot stays a while for bodies
 
 
@@ -467,14 +468,17 @@ class Syncs:
         if session.ended_at is not None:
             return
         for _ in range(_BATCHES_A_TURN):
-            if session.credit <= 0:
+            if session.credit <= 0 or self._core.now < session.resume_at:
                 return
             batch = next(session.batches, None)
             if batch is None:
                 self._send_end(session)
                 return
             session.count += sum(len(run.changes) for run in batch.runs)
-            session.credit -= max(session.link.send_data(batch), sum(run_bytes(run) for run in batch.runs))
+            size = max(session.link.send_data(batch), sum(run_bytes(run) for run in batch.runs))
+            session.credit -= size
+            if self._core.options.sync_rate_max:
+                session.resume_at = self._core.now + size / self._core.options.sync_rate_max
 
     def _send_end(self, session: _Serving) -> None:
         feed = session.feed
@@ -533,7 +537,7 @@ class Syncs:
                 self._close_serving(key)
             elif serving.started and serving.ended_at is None and serving.credit > 0:
                 self._pump(key, serving)
-                due = now
+                due = min(due, max(now, serving.resume_at))
         return due
 
     def _start_random(self, now: float) -> None:

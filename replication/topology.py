@@ -134,6 +134,10 @@ class Topology:
         is_smaller = self._core.identity.node < new.node
         return existing if existing.outgoing == is_smaller else new
 
+    def is_own_address(self, address: str) -> bool:
+        """Tell whether an address is known to lead to this node itself."""
+        return address in self._own_addresses
+
     # --- inputs
 
     def tick(self, now: float) -> float:

@@ -374,14 +374,39 @@ def test_a_removed_node_is_told_so_and_reaches_nobody() -> None:
 def test_nodes_that_all_wait_for_each_other_found_a_cluster() -> None:
     options = attrs.evolve(FAST, join=("x:1", "y:1", "z:1"))
     lab = Lab(options=options)
-    for name in "abc":
-        lab.add(name, founds=False)
+    for name, address in zip("abc", options.join, strict=True):
+        lab.add(name, founds=False, options=attrs.evolve(options, addresses=(address,)))
     lab.link_all()
     lab.run(5.0)
     assert all(lab[name].replicator.rejoin.standing == Standing.READY for name in "abc")
     lab["b"].put("key", "1")
     lab.run(1.0)
     assert lab["c"].get("key") == b"1"
+
+
+def test_a_new_node_does_not_found_a_cluster_while_one_to_be_joined_is_silent() -> None:
+    options = attrs.evolve(FAST, join=("seed:1", "y:1"))
+    lab = Lab(options=options)
+    for name in "ab":
+        lab.add(name, founds=False)
+    lab.link_all()
+    lab.run(10.0, 0.05)
+    assert [lab[name].replicator.rejoin.standing for name in "ab"] == [Standing.JOINING] * 2
+
+
+def test_a_sync_keeps_to_its_rate() -> None:
+    options = attrs.evolve(FAST, sync_rate_max=50_000, sync_batch_bytes=10_000)
+    lab = Lab("a", options=options)
+    for number in range(100):
+        lab["a"].put(f"key{number:03}", "x" * 1000)
+    lab.add("b")
+    lab.link("a", "b")
+    lab.run(1.0)
+    walk = lab["b"].replicator.syncs.walk
+    assert walk is not None
+    assert 30_000 <= walk.bytes <= 80_000
+    lab.run(3.0)
+    assert is_equal([lab["a"], lab["b"]])
 
 
 def test_data_of_another_cluster_or_of_none_is_not_mixed_in() -> None:
