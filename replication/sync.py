@@ -343,6 +343,12 @@ class Syncs:
             if walk is None or walk.vector is None or walk.cursor < END_OF_PLACES:
                 self._fail(session, SyncFailure.CANCEL)
                 return
+            if is_below(walk.vector, walk.floors):
+                # One server had purged what another, itself from the past, had never heard of: the part that
+                # the first has sent lacks what the vector of the second claims.
+                self.walk = Walk(started_at=self._core.now)
+                self._fail(session, SyncFailure.CANCEL)
+                return
             self._drop_unlisted(walk)
             raised = self._cover(walk.vector, walk.floors, walk.horizon)
             self.walk = None
