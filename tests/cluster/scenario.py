@@ -126,7 +126,7 @@ async def write_for(
     return taken
 
 
-def is_seen(hosts: Sequence[Host], key: str, wanted: bytes) -> bool:
+def is_seen(hosts: Sequence[Host], key: str, wanted: bytes | None) -> bool:
     return all(host.is_up and value(host, key) == wanted for host in hosts)
 
 
