@@ -83,7 +83,7 @@ class Watch:
                     break
 
     def _check_stable(self, host: Host, state: Mapping[bytes, Registers]) -> None:
-        if not host.is_whole or host.rolled_back:
+        if not host.is_whole or host.rolled_back or host.name in self.world.gone:
             return
         for place, floor in self.stable_floors.items():
             held = state.get(place)

@@ -312,8 +312,11 @@ def _no_rotation_after_failure() -> list[Patch]:
 
 
 def _removal_at_once() -> list[Patch]:
-    """A removed member is not waited for from the moment in which its removal is known here."""
-    return [(Roster, "_is_effective", lambda self, node: True)]
+    """A removed member is not waited for once its removal is known here; and no horizon catches what it sends."""
+    return [
+        (Roster, "_is_effective", lambda self, node: True),
+        (Dissemination, "_is_beneath_horizon", lambda self, run, covered: False),
+    ]
 
 
 def _ignore_deletion() -> list[Patch]:
