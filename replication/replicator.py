@@ -128,7 +128,7 @@ class Replicator:
         self.syncs.is_usable = self._is_usable
         self.syncs.on_served = self.dissemination.caught_up
         self.syncs.on_covered = self._on_covered
-        self.syncs.on_need_full = self.rejoin.on_need_full
+        self.syncs.on_need_full = self._on_need_full
         self.vectors.on_known = self._on_known
         self.vectors.on_rollback = self._on_rollback
         self.vectors.is_current = self._is_current
@@ -273,6 +273,16 @@ class Replicator:
         elif ready and not was_ready:
             self.syncs.want(link)  # on connect
         self._check_clone(known)
+
+    def _on_need_full(self, link: Link) -> None:
+        """A peer says that this node lacks what was purged: believe it if that still holds.
+
+        The request may have been old when it came: this node has covered more since, others know that and have
+        purged. Then the next request will do.
+        """
+        known = self.vectors.known.get(link.node)
+        if known is not None and is_below(self.core.replica.vector(), known.floors):
+            self.rejoin.on_need_full(link)
 
     def _is_absurd(self, known: Known) -> bool:
         """Tell whether a peer claims to have purged what it does not cover, or what is still to be written.

@@ -399,7 +399,7 @@ class Syncs:
         self._not_before[link.node] = self._core.now + wait
         if failure.code == SyncFailure.NEED_FULL:
             self.on_need_full(link)
-        elif not session.full:
+        if not session.full:
             self.want(link)
 
     def _asked(self, link: Link, number: int) -> _Asking | None:
