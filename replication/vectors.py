@@ -45,6 +45,15 @@ class Known:
     former: VersionVector | None = None  # what its boot before had claimed, until it is compared
 
 
+@attrs.frozen
+class _Purge:
+    """What was purged by some moment, and the vector of that moment."""
+
+    floors: VersionVector = attrs.field(factory=VersionVector)
+    horizon: int = 0
+    vector: VersionVector = attrs.field(factory=VersionVector)
+
+
 @attrs.define(eq=False)
 class _Sent:
     """What a link's peer has been told."""
@@ -70,6 +79,8 @@ class Vectors:
         self._durable = core.replica.durable()
         self._durable_changes: OrderedDict[bytes, int] = OrderedDict()
         self._durable_number = 1
+        self._purge = _Purge()  # the latest whose vector is durable: the one that is told
+        self._purge_ahead: _Purge | None = None  # one that is not yet
         self._next = 0.0
         self._next_relay = 0.0
         self._peer_sealed: dict[bytes, Mapping[bytes, int]] = {}
@@ -86,6 +97,7 @@ class Vectors:
     def on_link_up(self, link: Link) -> None:
         """Tell a new peer everything."""
         self._notice_durable()
+        self._notice_purge()
         sent = _Sent(link, self._durable_number, self._dissemination.advances)
         self._sent[link.node] = sent
         self._send(
@@ -108,9 +120,9 @@ class Vectors:
     ) -> None:
         replica = self._core.replica
         identity = self._core.identity
-        floors = replica.floors()
+        floors = self._purge.floors
         changed = {origin: seq for origin, seq in floors.items() if full or sent.floors[origin] != seq}
-        sent.floors, sent.horizon, sent.ready = floors, replica.horizon(), self.ready
+        sent.floors, sent.horizon, sent.ready = floors, self._purge.horizon, self.ready
         self._number += 1
         count, xor = seal_digest(self.sealed)
         sent.link.send(
@@ -142,9 +154,24 @@ class Vectors:
                 self._durable_changes[origin] = self._durable_number
                 self._durable_changes.move_to_end(origin)
 
+    def _notice_purge(self) -> None:
+        """Take up what was purged, once the vector that it rests on is durable, so that both are told together.
+
+        A floor or a horizon is a claim. A peer that heard of it before the vector would miss its own writes in what this
+        node covers, and would take them for stale.
+        """
+        if self._purge_ahead is None:
+            replica = self._core.replica
+            floors, horizon = replica.floors(), replica.horizon()
+            if (floors, horizon) != (self._purge.floors, self._purge.horizon):
+                self._purge_ahead = _Purge(floors, horizon, replica.vector())
+        if self._purge_ahead is not None and self._durable.covers(self._purge_ahead.vector):
+            self._purge, self._purge_ahead = self._purge_ahead, None
+
     def tell_all(self) -> None:
         """Tell every peer what has changed, now."""
         self._notice_durable()
+        self._notice_purge()
         for sent in self._sent.values():
             self._tell(sent)
 
@@ -157,11 +184,8 @@ class Vectors:
         flow = self._dissemination.flows.get(sent.link.node)
         if flow is not None:  # what the peer has told of itself is no news to it
             have = {origin: seq for origin, seq in have.items() if flow.have.get(origin, 0) < seq}
-        replica = self._core.replica
-        state = (sent.horizon, sent.ready) != (
-            replica.horizon(),
-            self.ready,
-        ) or sent.floors != replica.floors()
+        purge = self._purge
+        state = (sent.horizon, sent.ready, sent.floors) != (purge.horizon, self.ready, purge.floors)
         if claims or have or state:
             self._send(sent, claims, have, full=False)
 

@@ -211,6 +211,8 @@ class Host:
         self.published.append(message)
 
     def dead_letter(self, stale: list[tuple[Any, Change]]) -> None:
+        if not self.rolled_back:
+            raise Violation(f"{self.name} has lost nothing and undoes writes of its own: {stale}")
         self.dead_letters.extend(stale)
 
     def stood(self, standing: Standing) -> None:
