@@ -75,6 +75,7 @@ class Options:
     body_piece_bytes: int = 64 * KIB
     # Stability and purge (`stability`), rejoin (`rejoin`).
     purge_interval: float = 10.0
+    settle_interval: float = 30.0
     max_offline: float = 7 * 86400.0
     stale_writes: StaleWrites = "deadletter"
     # Verification (`verification`).

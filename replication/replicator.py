@@ -84,6 +84,7 @@ class Replicator:
         self._system_version = 0
         self._roster_due = 0.0
         self._members_kept_at = 0.0
+        self._settle_at = 0.0
         self.on_publish: Callable[[m.Publish], None] = _ignore_publish
         self._published = 0
         self._heard: dict[tuple[bytes, bytes], int] = {}  # (node, boot) -> last message number
@@ -147,6 +148,7 @@ class Replicator:
         """
         self.core.now = now
         self.core.replica.set_purging(self.stability)
+        self.vectors.recall()
         self.rejoin.open(founds=founds)
         self.membership.restore(self.core.replica.get_local(_MEMBERS) or b"")
         self.roster.changed()
@@ -444,6 +446,7 @@ class Replicator:
             or now >= self._roster_due
             or (self.rejoin.standing == Standing.READY and self.writers.is_due())
             or now >= self._members_kept_at + MEMBERS_KEPT_INTERVAL
+            or self._may_settle(now)
         )
 
     def tick_in_store(self, now: float) -> None:
@@ -456,9 +459,28 @@ class Replicator:
         for action in deferred:
             action()
         self.dissemination.release_held()
+        if self._may_settle(now):
+            self._settle(now)
         self.bodies.tick(now)
         self.rejoin.tick(now)
         self._roster_due = self.roster.tick(now)
+
+    def _may_settle(self, now: float) -> bool:
+        """Tell whether it is time to settle the clock value, and somebody hears of it; not with a clock that is wrong."""
+        return (
+            now >= self._settle_at
+            and bool(self.core.links)
+            and self.rejoin.standing in {Standing.READY, Standing.LEAVING}
+            and self.clock.refusal(now, self.core.wall_ms()) is None
+        )
+
+    def _settle(self, now: float) -> None:
+        """Promise to write nothing more up to the present clock value. It also syncs the disk now and then."""
+        self._settle_at = now + self.core.options.settle_interval
+        self.core.replica.observe(self.core.wall_ms() << 16)
+        hlc = self.vectors.settle()
+        self._staged.append(lambda: self.vectors.settling(hlc))
+        self._staged.append(lambda: self.core.make_durable(self.vectors.settled))
 
     def _keep_members(self, now: float) -> None:
         """Remember the members' addresses for the next start, now and then and if they have changed."""

@@ -4,9 +4,13 @@
     C = greatest of what any member claims
     wait until this node covers C
     then what has a dot in S may be purged
+    and all that any member wrote up to the least `settled_hlc` of those claims is here
 
 The waiting is not optional. "Everybody has the deletion" is not enough: this node may still lack an older
 write of the same key that all others have replaced, and would let it in once the mark is gone.
+
+The last line is for what expires. Its marks become useless by time, not by a write that all could have seen: a
+member that was cut off may have extended the expiry. See `storage.expiry`.
 
 A member counts until its removal is known to all that remain (9.5), whether it is reachable or not: time
 alone never excludes anybody. `blocked_by` names those for whom everything waits.
@@ -16,12 +20,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
+
 from replication.core import Core
 from replication.vectors import CLOSED, Vectors
 from storage.changes import Lane, VersionVector
 
 if TYPE_CHECKING:
     from replication.roster import Roster
+
+
+@attrs.frozen
+class _Frozen:
+    """What the members claim at the beginning of an epoch."""
+
+    least: VersionVector
+    greatest: VersionVector
+    settled_hlc: int
+    at: float
 
 
 class Stability:
@@ -31,11 +47,11 @@ class Stability:
         self._core = core
         self._roster = roster
         self._vectors = vectors
-        self._frozen: tuple[VersionVector, VersionVector, tuple[bytes, ...]] | None = None
+        self._frozen: _Frozen | None = None
         self._purgeable = VersionVector()
+        self.settled_hlc = 0
         self._purgeable_for: tuple[bytes, ...] = ()
         self._next = 0.0
-        self._frozen_at = 0.0
         self._due = VersionVector()  # what everybody should cover by now
         self.may_purge = False  # not before this node is a whole member
         self.blocked_by: list[bytes] = []
@@ -52,6 +68,7 @@ class Stability:
         """Forget what was found: a member came back with less than it had, or one has joined."""
         self._frozen = None
         self._purgeable = VersionVector()
+        self.settled_hlc = 0
 
     def stable(self) -> VersionVector:
         """Return what all members claim at this moment; nothing if one has said nothing yet."""
@@ -101,32 +118,39 @@ class Stability:
         if members != self._purgeable_for:
             self.reset()
             self._purgeable_for = members
-        if self._frozen is not None and self._frozen[2] == members:
+        if self._frozen is not None:
             self._end_epoch(now)
         if self._frozen is None:
-            self._begin_epoch(now, members)
+            self._begin_epoch(now)
             self._end_epoch(now)
         return self._next
 
-    def _begin_epoch(self, now: float, members: tuple[bytes, ...]) -> None:
+    def _begin_epoch(self, now: float) -> None:
         claims = self._claims()
         if claims is None:
             return
         least = greatest = claims[0]
         for claim in claims[1:]:
             least, greatest = least.common(claim), greatest.merged(claim)
-        self._frozen = (least, greatest, members)
-        self._frozen_at = now
+        self._frozen = _Frozen(least, greatest, self._settled(), now)
+
+    def _settled(self) -> int:
+        """Return the least clock value up to which every member says that it has written all that it will."""
+        own = self._core.identity.node
+        known = self._vectors.known
+        others = [known[node].settled_hlc for node in self._roster.members() if node != own]
+        return min([self._vectors.settled_hlc, *others])
 
     def _end_epoch(self, now: float) -> None:
         if self._frozen is None:
             return
-        least, greatest, _ = self._frozen
-        if self._core.replica.vector().covers(greatest):
-            self._purgeable = self._purgeable.merged(least)
+        frozen = self._frozen
+        if self._core.replica.vector().covers(frozen.greatest):
+            self._purgeable = self._purgeable.merged(frozen.least)
+            self.settled_hlc = max(self.settled_hlc, frozen.settled_hlc)
             self._frozen = None
-            self._core.counters["gc_epoch_seconds"] = now - self._frozen_at
-            self._seal(least)
+            self._core.counters["gc_epoch_seconds"] = now - frozen.at
+            self._seal(frozen.least)
 
     # --- sealing
 

@@ -5,6 +5,10 @@ what is applied but perhaps not yet safe; it claims nothing and lets a peer see 
 A link begins with everything, then carries what has changed, every 200 ms at most and only if something
 has. In a partial view the vectors of members that are not linked are passed on now and then.
 
+With the vector goes `settled_hlc`: the node will never write anything more with a clock value up to that. For what
+it wrote is in the vector, and its clock value is kept on disk, so not even a restart with a wrong wall clock takes
+it back. That moves on with time, also while nobody writes.
+
 Origins that will never write again and that every member covers to the same end are *sealed* (R1.5): a full
 vector gives their number and the XOR of their hashes instead of listing them.
 """
@@ -25,6 +29,7 @@ from storage.changes import VersionVector
 if TYPE_CHECKING:
     from replication.dissemination import Dissemination
 
+_SETTLED: Final = "settled_hlc"
 CLOSED: Final = b"closed:"  # + origin: the name of the record that says that it writes no more
 
 
@@ -42,6 +47,7 @@ class Known:
     head_hlc: int = 0
     at: float = 0.0
     is_complete: bool = True  # False: its sealed origins are still to come
+    settled_hlc: int = 0
     former: VersionVector | None = None  # what its boot before had claimed, until it is compared
 
 
@@ -64,6 +70,7 @@ class _Sent:
     floors: VersionVector = attrs.field(factory=VersionVector)
     horizon: int = 0
     ready: bool = False
+    settled_hlc: int = 0
     relayed: dict[bytes, tuple[bytes, int]] = attrs.field(factory=dict)  # node -> (boot, number)
 
 
@@ -81,6 +88,10 @@ class Vectors:
         self._durable_number = 1
         self._purge = _Purge()  # the latest whose vector is durable: the one that is told
         self._purge_ahead: _Purge | None = None  # one that is not yet
+        self.settled_hlc = 0  # see above; the latest that is durable
+        self._settled_ahead: tuple[int, VersionVector] | None = (
+            None  # one that is not yet, and the vector of its time
+        )
         self._next = 0.0
         self._next_relay = 0.0
         self._peer_sealed: dict[bytes, Mapping[bytes, int]] = {}
@@ -123,6 +134,7 @@ class Vectors:
         floors = self._purge.floors
         changed = {origin: seq for origin, seq in floors.items() if full or sent.floors[origin] != seq}
         sent.floors, sent.horizon, sent.ready = floors, self._purge.horizon, self.ready
+        sent.settled_hlc = self.settled_hlc
         self._number += 1
         count, xor = seal_digest(self.sealed)
         sent.link.send(
@@ -139,6 +151,7 @@ class Vectors:
                 sealed_xor=xor,
                 head_hlc=replica.hlc,
                 ready=self.ready,
+                settled_hlc=self.settled_hlc,
             )
         )
 
@@ -168,6 +181,34 @@ class Vectors:
         if self._purge_ahead is not None and self._durable.covers(self._purge_ahead.vector):
             self._purge, self._purge_ahead = self._purge_ahead, None
 
+    # --- settling
+
+    def settle(self) -> int:
+        """Promise to write nothing more up to the present clock value, and keep that. Inside a tick; return the value.
+
+        `settling` is to be called once the tick is committed.
+        """
+        replica = self._core.replica
+        replica.put_local(_SETTLED, replica.hlc.to_bytes(8, "big"))
+        return replica.hlc
+
+    def settling(self, hlc: int) -> None:
+        """Take note that the promise is committed: it is told once it is durable, with all that was written before."""
+        if self._settled_ahead is None:
+            self._settled_ahead = (hlc, self._core.replica.vector())
+
+    def settled(self) -> None:
+        """Take note that what is committed has been made durable."""
+        if self._settled_ahead is not None and self._core.replica.durable().covers(self._settled_ahead[1]):
+            self.settled_hlc, self._settled_ahead = self._settled_ahead[0], None
+            self.tell_all()
+
+    def recall(self) -> None:
+        """Go on from what an earlier run has promised. Before the first write."""
+        kept = self._core.replica.get_local(_SETTLED)
+        if kept is not None:
+            self._core.replica.observe(int.from_bytes(kept, "big"))
+
     def tell_all(self) -> None:
         """Tell every peer what has changed, now."""
         self._notice_durable()
@@ -185,8 +226,8 @@ class Vectors:
         if flow is not None:  # what the peer has told of itself is no news to it
             have = {origin: seq for origin, seq in have.items() if flow.have.get(origin, 0) < seq}
         purge = self._purge
-        state = (sent.horizon, sent.ready, sent.floors) != (purge.horizon, self.ready, purge.floors)
-        if claims or have or state:
+        told = (sent.horizon, sent.ready, sent.floors, sent.settled_hlc)
+        if claims or have or told != (purge.horizon, self.ready, purge.floors, self.settled_hlc):
             self._send(sent, claims, have, full=False)
 
     def tick(self, now: float) -> float:
@@ -220,6 +261,7 @@ class Vectors:
                         horizon=known.horizon,
                         head_hlc=known.head_hlc,
                         ready=known.ready,
+                        settled_hlc=known.settled_hlc,
                     )
                 )
 
@@ -270,6 +312,7 @@ class Vectors:
             message.head_hlc,
             self._core.now,
             complete,
+            message.settled_hlc,
             former,
         )
 

@@ -49,6 +49,7 @@ from storage.record import (
 from storage.registry import Keyspaces
 from storage.state import State
 from storage.version import (
+    HLC_MAX,
     PREV_BYTES,
     STAMP_BYTES,
     is_newer,
@@ -59,7 +60,6 @@ from storage.version import (
 
 _PREFETCH_CHANGES_MIN: Final = 8
 _KIND_MAX: Final = 0xFFFF
-_HLC_MAX: Final = 2**64 - 1
 _FLOORS: Final = frozenset({Kind.FLOOR, Kind.NAMESPACE_FLOOR})
 
 
@@ -160,7 +160,7 @@ class Applier:
                 incoming.applied.append((keyspace, tuple(shown), Kind.VALUE))
                 shown = []
             won += self._merge_change(change, number, taken)
-            if top < hlc <= _HLC_MAX:
+            if top < hlc <= HLC_MAX:
                 top = hlc
             rows, keyspace = txn.rows, None  # a flush makes new ones
         if shown and keyspace is not None:

@@ -193,6 +193,11 @@ class Purging(Protocol):
         """Tell whether every member durably covers this dot, and this node all that they covered then."""
         ...
 
+    @property
+    def settled_hlc(self) -> int:
+        """The clock value up to which this node covers all that any member wrote, or ever will write."""
+        ...
+
 
 class Replica(Protocol):
     """One store, as replication sees it.

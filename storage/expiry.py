@@ -9,6 +9,9 @@ decides what happens (see `layout` for why an entry may be early or stale):
 * a floor (tombstone) or header that is older than `gc_min_age_ms`, and that every member holds, is
   purged. What was purged is remembered as the greatest sequence per origin and the greatest clock
   value, in the same batch: a stamp at or below that can only come from a disk that was rolled back;
+* a header goes only once this node has seen all that any member wrote up to the expiry: one that was cut off
+  may have extended it (`Purging.settled_hlc`; an extension never has a greater clock value than the expiry that it
+  extends, see `Keyspace.expire`). The clock value remembered is then that of the expiry;
 * a header whose expiry was extended by a node that did not see it expire (a *bodyless* record) is kept
   as long as there are members: one may have its value, and it is wanted back (`Sweeper.wanted`);
 * deletions in the reserved namespaces are kept as long as there are members: they are few, and a
@@ -55,7 +58,7 @@ from storage.record import (
     registers,
 )
 from storage.state import State
-from storage.version import STAMP_BYTES, is_newer, register_dot, register_hlc
+from storage.version import HLC_MAX, STAMP_BYTES, hlc_at, is_newer, register_dot, register_hlc
 
 if TYPE_CHECKING:
     from storage.keyspace import Keyspace
@@ -69,6 +72,8 @@ class Alone:
     """What a node without members knows about them."""
 
     alone = True
+
+    settled_hlc = HLC_MAX
 
     def covers(self, origin: bytes, seq: int) -> bool:
         return True
@@ -102,6 +107,9 @@ class Sweeper:
         self.horizon = horizon
         self._horizon_before: Horizon | None = None  # if the tick has raised it
         self.wanted = bodyless  # the stamp of each value that is wanted back, by row key
+        self._expired_hlc = (
+            0  # the clock value of the latest expiry whose header was purged in the slice under way
+        )
         self._unwanted: list[bytes] = []  # row keys that have a meta row of this and need it no more
         self.purging: Purging = Alone()
         self.expired: list[tuple[Keyspace, bytes]] = []
@@ -117,6 +125,7 @@ class Sweeper:
             return 0
         self._prefetch(entries)
         purged: list[bytes] = []
+        self._expired_hlc = 0
         for entry in entries:
             self._handle(entry, purged)
         self._remember(purged)
@@ -189,19 +198,21 @@ class Sweeper:
         due_ms = self._state.purge_due(purgeable_ms(record))
         if due_ms > now_ms:
             self._postpone(due_ms, PURGE_KIND, keyspace, key)
-        elif not self._is_collectable(keyspace, collectable):
+        elif not self._is_collectable(keyspace, record, collectable):
             self._postpone(self._state.purge_due(now_ms), PURGE_KIND, keyspace, key)
         else:
             purged.extend(collectable)
+            if not self._is_alone(keyspace):
+                self._expired_hlc = max(self._expired_hlc, _expired_hlc(record))
             keyspace.rewrite(key, MISSING if record[VALUE] is None else _without_floor(record))
 
     def _is_alone(self, keyspace: Keyspace) -> bool:
         return self.purging.alone or keyspace.is_local
 
-    def _is_collectable(self, keyspace: Keyspace, collectable: list[bytes]) -> bool:
+    def _is_collectable(self, keyspace: Keyspace, record: Record, collectable: list[bytes]) -> bool:
         if self._is_alone(keyspace):
             return True
-        if keyspace.id in {SYSTEM, CLUSTER}:
+        if keyspace.id in {SYSTEM, CLUSTER} or _expired_hlc(record) > self.purging.settled_hlc:
             return False
         origins, covers = self._state.origins, self.purging.covers
         dots = [register_dot(register) for register in collectable]
@@ -216,7 +227,7 @@ class Sweeper:
         dots = [(*register_dot(register), register_hlc(register)) for register in purged]
         dots = [dot for dot in dots if not ledger.is_local(dot[0])]
         covered = [dot for dot in dots if dot[1] <= ledger.covered(dot[0])]
-        self.raise_horizon(covered, max((dot[2] for dot in dots), default=0))
+        self.raise_horizon(covered, max((self._expired_hlc, *(dot[2] for dot in dots))))
 
     def raise_horizon(self, dots: list[tuple[int, int, int]], hlc: int = 0) -> None:
         """Take note in the tick that (origin number, seq, hlc) were purged, here or elsewhere, and clocks to `hlc`."""
@@ -263,6 +274,14 @@ def _collectable(record: Record) -> list[bytes]:
         return registers(record)
     floor = record[FLOOR]
     return [] if floor is None else [floor]
+
+
+def _expired_hlc(record: Record) -> int:
+    """Return the greatest clock value that an extension of the header's expiry may have; 0 if it is no header."""
+    expiry = record[EXPIRY]
+    if record[VALUE] is not None or record[VALUE_STAMP] is None or expiry is None or expiry[1] is None:
+        return 0
+    return hlc_at(expiry[1] + 1) - 1
 
 
 def is_bodyless(record: Record, now_ms: int, origins: Sequence[bytes]) -> bool:

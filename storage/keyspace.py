@@ -221,10 +221,18 @@ class Keyspace:
             self._put_special(key, old, value, old[EXPIRES_AT], old[METADATA])
 
     def expire(self, key: bytes, expires_at_ms: int) -> None:
-        """Set when a live key expires; `NEVER` takes its expiry away. A missing key stays missing."""
+        """Set when a live key expires; `NEVER` takes its expiry away. A missing key stays missing.
+
+        It writes an expiry register alone, which can undo no concurrent write. But if this node's clock value is
+        beyond the old expiry already, which its wall clock is not, others may have purged the value: then the value
+        is written anew as well (see `expiry`).
+        """
         _check_time(expires_at_ms)
         old = self._find(key)
         if old[EXPIRES_AT] <= self._txn.now_ms or (expires_at_ms == NEVER and old[EXPIRES_AT] == NEVER):
+            return
+        if hlc_ms(self._txn.hlc + self._txn.hlc_step) > old[EXPIRES_AT]:
+            self.write_anew(key, old[VALUE], expires_at_ms, old[METADATA])
             return
         lane = self._lane
         hlc, seq = self._next_dot(lane)

@@ -34,6 +34,7 @@ ORIGIN_BYTES: Final = 16
 DOT_BYTES: Final = 12
 PREV_BYTES: Final = 12
 NO_PREV: Final = bytes(PREV_BYTES)
+HLC_MAX: Final = 2**64 - 1
 
 _COUNTER_BITS: Final = 16
 _REGISTER: Final = Struct(">QIQ12s")

@@ -119,7 +119,7 @@ def _purge_on_minimum() -> list[Patch]:
 
     def end_epoch(self: Stability, now: float) -> None:
         if self._frozen is not None:
-            self._purgeable = self._purgeable.merged(self._frozen[0])
+            self._purgeable = self._purgeable.merged(self._frozen.least)
             self._frozen = None
 
     return [(Stability, "_end_epoch", end_epoch)]

@@ -34,7 +34,6 @@ REST_SECONDS: Final = 60.0
 PURGE_SECONDS: Final = 4.0
 LOOK_EVERY: Final = 4.0
 PURGING_EVERY: Final = 5
-GC_NEVER: Final = 300.0  # longer than any run
 PURGING_FAULTS: Final = (
     "partition",
     "link",
@@ -76,19 +75,7 @@ class Plan:
 def draw(seed: int) -> Plan:
     """Draw the plan of a seed. Every fifth is about nothing but purging."""
     is_about_purging = seed % PURGING_EVERY == PURGING_EVERY - 1
-    return _without_late_extensions(draw_purging(seed) if is_about_purging else draw_mixed(seed))
-
-
-def _without_late_extensions(plan: Plan) -> Plan:
-    """Draw either extensions of expiries or the purging of expired marks, not both.
-
-    An extension that comes after the purge finds nothing: see the scenario F19b, which is expected to fail.
-    """
-    if not any(event.kind == "expire" for event in plan.events):
-        return plan
-    if plan.seed % 2:
-        return attrs.evolve(plan, gc_min_age=GC_NEVER)
-    return attrs.evolve(plan, events=tuple(event for event in plan.events if event.kind != "expire"))
+    return draw_purging(seed) if is_about_purging else draw_mixed(seed)
 
 
 def draw_purging(seed: int) -> Plan:

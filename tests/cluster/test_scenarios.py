@@ -526,10 +526,6 @@ def test_f19_expire_on_one_side_and_set_on_the_other(seeds: Sequence[int]) -> No
     play("F19", story, seeds)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="marks of an expired key are purged by age: a member that is cut off may extend it for longer than that",
-)
 @seeds()
 def test_f19_extended_on_one_side_and_expired_on_the_other(seeds: Sequence[int]) -> None:
     """A session whose expiry slides: the other side sees it expire, long enough ago to purge its marks."""

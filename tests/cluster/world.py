@@ -77,6 +77,7 @@ OPTIONS: Final = Options(
     sync_batch_bytes=2048,
     sync_credit_bytes=6144,
     purge_interval=0.7,
+    settle_interval=1.0,
     max_offline=3600.0,
     verify_interval=20.0,
     verify_retry=4.0,

@@ -55,6 +55,15 @@ class Members:
     def alone(self) -> bool:
         return False
 
+    @property
+    def settled_hlc(self) -> int:
+        replicas = [member.replica for member in self._cluster.members]
+        own = self._node.replica.vector()
+        return min(
+            replica.hlc if own.covers(replica.durable()) and replica.durable() == replica.vector() else 0
+            for replica in replicas
+        )
+
     def covers(self, origin: bytes, seq: int) -> bool:
         claims = [member.replica.durable() for member in self._cluster.members]
         greatest = VersionVector()

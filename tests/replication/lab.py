@@ -25,6 +25,7 @@ M = TypeVar("M")
 
 FAST = Options(
     purge_interval=1.0,
+    settle_interval=1.5,
     sync_interval=1e9,
     verify_interval=1e9,
     start_gate=0.5,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 import pytest
 
@@ -215,6 +217,54 @@ def test_large_values_come_by_a_sync_as_well(three: Lab) -> None:
 
 
 # --- stability
+
+
+def test_time_settles_on_all_members_while_nobody_writes(three: Lab) -> None:
+    three.run(2 * FAST.settle_interval, 0.05)
+    moment = three.wall_ms() << 16
+    assert three["a"].replicator.stability.settled_hlc < moment
+    three.run(2 * FAST.settle_interval + FAST.purge_interval, 0.05)
+    assert [three[name].replicator.stability.settled_hlc >= moment for name in "abc"] == [True] * 3
+
+
+def test_what_a_member_may_have_written_while_it_was_away_is_not_settled(three: Lab) -> None:
+    for wire in [three.wire("a", "c"), three.wire("b", "c")]:
+        three.cut(wire)
+    moment = three.wall_ms() << 16
+    three["c"].put("key", "1")
+    three.run(3 * FAST.settle_interval, 0.05)
+    assert three["a"].replicator.stability.settled_hlc < moment
+    three.link("a", "c")
+    three.run(3 * FAST.settle_interval, 0.05)
+    assert three["a"].replicator.stability.settled_hlc >= moment
+    assert three["a"].get("key") == b"1"
+
+
+def test_a_settled_clock_value_survives_a_restart_with_a_clock_that_is_behind(three: Lab) -> None:
+    three.run(2 * FAST.settle_interval, 0.05)
+    a = three["a"]
+    settled = a.replicator.vectors.settled_hlc
+    assert settled
+    for wire in [three.wire("a", "b"), three.wire("a", "c")]:
+        three.cut(wire)
+    a.replica.hlc = 0
+    three.now -= 3 * FAST.settle_interval
+    again = three.start("a", a.replica, founds=False)
+    again.put("key", "1")
+    assert again.replica.hlc > settled
+
+
+def test_nothing_is_settled_before_it_is_durable(three: Lab) -> None:
+    a = three["a"]
+    three.run(2 * FAST.settle_interval, 0.05)
+    waiting: list[Any] = []
+    a.replicator.core.make_durable = waiting.append
+    before = a.replicator.vectors.settled_hlc
+    three.run(2 * FAST.settle_interval, 0.05)
+    assert a.replicator.vectors.settled_hlc == before
+    for then in waiting:
+        then()
+    assert a.replicator.vectors.settled_hlc > before
 
 
 def test_deletions_are_purged_once_all_members_have_them(three: Lab) -> None:

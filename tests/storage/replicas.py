@@ -15,7 +15,7 @@ from storage.members import decode_member
 from storage.record import EXPIRES_AT, EXPIRY, FLOOR, METADATA, VALUE, VALUE_STAMP, decode, registers
 from storage.replica import StoreReplica
 from storage.store import Store, StoreOptions
-from storage.version import hlc_at, register_dot, unpack_full_register
+from storage.version import HLC_MAX, hlc_at, register_dot, unpack_full_register
 from tests.storage.engines import EngineRig, make_rig
 
 NOW_MS = 1_700_000_000_000
@@ -209,6 +209,10 @@ class Members:
 
     def __init__(self, *, hold: bool = False) -> None:
         self.hold = hold
+
+    @property
+    def settled_hlc(self) -> int:
+        return HLC_MAX if self.hold else 0
 
     def covers(self, origin: bytes, seq: int) -> bool:
         return self.hold

@@ -11,7 +11,7 @@ from storage.expiry import Alone
 from storage.layout import META_PURGED_HLC, database_id, purged_key
 from storage.record import EXPIRES_AT, MISSING, NEVER, VALUE, loads
 from storage.store import Keyspace, Store
-from storage.version import register_dot, register_hlc
+from storage.version import HLC_MAX, hlc_at, register_dot, register_hlc
 from tests.storage.conftest import NOW_MS
 from tests.storage.engines import EngineRig
 from tests.storage.helpers import (
@@ -36,6 +36,7 @@ class Members:
 
     def __init__(self) -> None:
         self.covered: set[bytes] = set()  # registers
+        self.settled_hlc = HLC_MAX
 
     def covers(self, origin: bytes, seq: int) -> bool:
         return seq in {register_dot(register)[1] for register in self.covered}
@@ -274,6 +275,20 @@ def test_with_members_an_expired_record_becomes_a_header(store: Store, members: 
     members.covered = {stamp, expiry[0]}
     sweep_all(store, NOW_MS + 4 * PURGED_MS)
     assert rows(store) == []
+
+
+def test_a_header_waits_until_nobody_can_have_extended_its_expiry(store: Store, members: Members) -> None:
+    keyspace = store.keyspace(0)
+    keyspace.put(b"k", b"v", NOW_MS + 1000)
+    members.covered = {stamp_of(keyspace, b"k"), expiry_of(keyspace, b"k")[0]}
+    members.settled_hlc = hlc_at(NOW_MS + 1001) - 2
+    store.commit()
+    sweep_all(store, NOW_MS + PURGED_MS)
+    assert rows(store) == [b"k"]
+    members.settled_hlc += 1
+    sweep_all(store, NOW_MS + 2 * PURGED_MS)
+    assert rows(store) == []
+    assert store.sweeper.horizon.hlc == members.settled_hlc
 
 
 def test_with_members_a_write_over_a_header_is_newer_and_counts_again(store: Store, members: Members) -> None:

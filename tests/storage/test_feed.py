@@ -152,6 +152,7 @@ def test_the_feed_shows_one_moment(store: Store) -> None:
 def test_a_swept_value_is_not_sent_and_a_header_is(store: Store) -> None:
     class Members:
         alone = False
+        settled_hlc = 0
 
         def covers(self, origin: bytes, seq: int) -> bool:
             return False

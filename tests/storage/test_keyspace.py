@@ -94,6 +94,23 @@ def test_expire_writes_the_expiry_register_alone(keyspace: Keyspace) -> None:
     assert expiry_of(keyspace, b"k")[1] is None
 
 
+@pytest.mark.parametrize("later", [NOW_MS + 9000, NEVER])
+def test_an_extension_that_others_may_take_for_too_late_writes_the_value_too(
+    store: Store, later: int
+) -> None:
+    """The clock value is beyond the expiry that the wall clock has not reached."""
+    keyspace = store.keyspace(0)
+    keyspace.put(b"k", b"v", NOW_MS + 1000, b"{}")
+    stamp = stamp_of(keyspace, b"k")
+    store.commit()
+    store.begin(NOW_MS + 1001)
+    store.begin(NOW_MS + 999)
+    keyspace.expire(b"k", later)
+    assert keyspace.peek(b"k")[:3] == (b"v", later, b"{}")
+    assert register_hlc(stamp_of(keyspace, b"k")) > register_hlc(stamp)
+    assert register_hlc(expiry_of(keyspace, b"k")[0]) == register_hlc(stamp_of(keyspace, b"k"))
+
+
 @pytest.mark.parametrize("state", ["missing", "deleted", "expired", "permanent"])
 def test_expire_and_persist_of_what_has_none_write_nothing(store: Store, state: str) -> None:
     keyspace = store.keyspace(0)
