@@ -25,11 +25,16 @@ LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 
 COMPAT := .venv-compat
 NODE := tests/compat/node
 
-.PHONY: sim mutations bench-sim help serve test test-dashboard compat lint format bench bench-latency bench-http bench-scale bench-cluster soak docs lock clean
+# The example Workers run in workerd, which comes from npm.
+WORKERS := examples/workers
+NAME ?=
+
+.PHONY: sim mutations bench-sim help serve example test test-dashboard compat lint format bench bench-latency bench-http bench-scale bench-cluster soak docs lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make serve         run the daemon with conf/kvd.toml, data in ./data (SERVE_FLAGS=... for more)"
+	@echo "make example NAME=sessions  run an example Worker with kvd as its KV (needs npm); without NAME, list them"
 	@echo "make test          lint, types, import directions and all tests (PYTEST_FLAGS=... for more)"
 	@echo "make test-dashboard the dashboard in headless Chromium (needs chromium and chromium-driver)"
 	@echo "make compat        Django, Flask, Node.js clients and others against the daemon (needs npm)"
@@ -50,6 +55,9 @@ help:
 
 serve: $(VENV)/.serve
 	$(BIN)/kvd serve --config conf/kvd.toml $(SERVE_FLAGS)
+
+example: $(VENV)/.serve $(WORKERS)/node_modules/.installed
+	@$(BIN)/python $(WORKERS)/run.py $(NAME)
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal $(PYTEST_FLAGS)
@@ -111,9 +119,10 @@ lock:
 	$(LOCK) --group soak -c requirements-dev.lock -o requirements-soak.lock
 	$(LOCK:pyproject.toml=tests/compat/requirements.in) -c requirements-dev.lock -o tests/compat/requirements.txt
 	cd $(NODE) && npm install --package-lock-only --no-audit --no-fund
+	cd $(WORKERS) && npm install --package-lock-only --no-audit --no-fund
 
 clean:
-	rm -rf $(VENV) $(COMPAT) $(NODE)/node_modules build dist *.egg-info
+	rm -rf $(VENV) $(COMPAT) $(NODE)/node_modules $(WORKERS)/node_modules build dist *.egg-info
 
 # Stamps: pip runs again only when what it would install has changed.
 
@@ -140,6 +149,6 @@ $(COMPAT)/.installed: requirements-dev.lock tests/compat/requirements.txt pyproj
 		-r requirements-dev.lock -r tests/compat/requirements.txt
 	touch $@
 
-$(NODE)/node_modules/.installed: $(NODE)/package-lock.json
-	cd $(NODE) && npm ci --no-audit --no-fund --loglevel=error
+%/node_modules/.installed: %/package-lock.json
+	cd $* && npm ci --no-audit --no-fund --loglevel=error
 	touch $@

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import subprocess
 import time
@@ -18,6 +20,7 @@ from tests.servers import RunningServer, wait_until
 
 HERE = Path(__file__).parent
 MODULES = HERE.parent / "node" / "node_modules"
+WORKERD = MODULES / ".bin" / "workerd"
 COMPATIBILITY_DATE = "2025-06-01"
 
 
@@ -73,7 +76,7 @@ def ports(server: RunningServer) -> dict[str, int]:
 @contextlib.contextmanager
 def worker(directory: Path, bindings: Sequence[Binding], *, script: str = "worker.mjs") -> Iterator[Worker]:
     """Run workerd with one Worker."""
-    port = _free_port()
+    port = free_port()
     source = HERE / script
     code = (
         f'modules = [ ( name = "worker", esModule = embed "{source.name}" ) ]'
@@ -95,21 +98,36 @@ const config :Workerd.Config = (
 );
 """
     )
-    log_file = directory / "workerd.log"
+    with listening([WORKERD, "serve", config], port, directory / "workerd.log"):
+        yield Worker(port)
+
+
+@contextlib.contextmanager
+def listening(
+    command: Sequence[str | Path], port: int, log_file: Path, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run what listens on `port`, beside its log; end it with SIGTERM, and what it has left behind with SIGKILL."""
     with (
         log_file.open("wb") as log,
         subprocess.Popen(
-            [MODULES / ".bin" / "workerd", "serve", config], cwd=directory, stdout=log, stderr=log
+            command,
+            cwd=log_file.parent,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         ) as process,
     ):
         try:
-            wait_until(lambda: _listens(process, port, log_file), "workerd opens its port")
-            yield Worker(port)
+            wait_until(lambda: _listens(process, port, log_file), f"{Path(command[0]).name} opens its port")
+            yield process
         finally:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10)
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _listens(process: subprocess.Popen[bytes], port: int, log_file: Path) -> bool:
@@ -122,7 +140,8 @@ def _listens(process: subprocess.Popen[bytes], port: int, log_file: Path) -> boo
     return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
