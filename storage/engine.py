@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from storage.errors import Unopenable
+
 
 class Family(enum.StrEnum):
     """The engine's separate key ranges. What is in each is told in `layout`."""
@@ -26,6 +28,12 @@ class Family(enum.StrEnum):
     CHANGES = "changes"
     DEADLINES = "deadlines"
     META = "meta"
+
+
+class Unopened(bytes):
+    """Stands for a value that could not be decrypted: a byte that no decoder takes, and `error`, which says why."""
+
+    error: Unopenable
 
 
 class Batch(Protocol):
@@ -66,7 +74,7 @@ class Snapshot(Reader, Protocol):
 
 
 class Engine(Reader, Protocol):
-    """One open database. Used by one thread, except `sync`, `recover` and `checkpoint`."""
+    """One open database. Used by one thread, except `sync`, `recover`, `checkpoint` and `compact`."""
 
     @property
     def path(self) -> str:
@@ -98,6 +106,14 @@ class Engine(Reader, Protocol):
 
     def checkpoint(self, target: Path) -> None:
         """Write a consistent copy to the new directory `target`. May be called from any thread."""
+        ...
+
+    def compact(self, families: Iterable[Family]) -> None:
+        """Write these families anew, so that no file holds what was overwritten or deleted before the call.
+
+        Reads and rewrites all of them. May be called from any thread; ends with an error when the engine is
+        closed or opened anew meanwhile.
+        """
         ...
 
     def stats(self) -> dict[str, int]: ...

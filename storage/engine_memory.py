@@ -265,6 +265,9 @@ class MemoryEngine(_Tables):
             raise Unavailable(str(target), "it exists already")
         self.checkpoints[target] = self.image()
 
+    def compact(self, families: Iterable[Family]) -> None:
+        self._check_open()  # and nothing else: tables of a model hold nothing but what they show
+
     def stats(self) -> dict[str, int]:
         return {f"{family}_rows": len(table) for family, table in self._tables.items()}
 

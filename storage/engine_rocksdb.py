@@ -220,6 +220,8 @@ class RocksEngine:
         self._create = create
         self._cache = rocksdict.Cache(block_cache_bytes)
         self._lock = threading.Lock()  # sync and checkpoint in threads against close and recover
+        self._compacting = threading.Lock()  # held for minutes, so nothing but closing waits for it
+        self._closing = False
         self._snapshots: WeakSet[RocksSnapshot] = WeakSet()
         self._plain_write = rocksdict.WriteOptions()
         self._synced_write = rocksdict.WriteOptions()
@@ -335,6 +337,18 @@ class RocksEngine:
                 rows.flush(True)
             rocksdict.Checkpoint(self._db).create_checkpoint(str(target))
 
+    def compact(self, families: Iterable[Family]) -> None:
+        options = rocksdict.CompactOptions()
+        options.set_bottommost_level_compaction(rocksdict.BottommostLevelCompaction.force())
+        options.set_exclusive_manual_compaction(False)
+        with self._compacting, _translated(self._path):
+            if self._closing:
+                raise Closed
+            for rows in self._families.values():
+                rows.flush(True)  # all of them: a log goes once no family needs it
+            for family in families:
+                self._families[family].compact_range(None, None, options)
+
     def stats(self) -> dict[str, int]:
         with _translated(self._path):
             found = {
@@ -435,12 +449,17 @@ class RocksEngine:
         """Close, whatever state the database is in: all that was written is in its log anyway."""
         for snapshot in list(self._snapshots):
             snapshot.close()
-        opened = [*self._families.values(), self._db]
-        self._shut(Unavailable(self._path, "it is being opened again"))
-        for rows in opened:
-            # A database in its error state cannot flush, says so, and is closed all the same.
-            with contextlib.suppress(StorageError), _translated(self._path):
-                rows.close()
+        self._closing = True
+        if self._compacting.locked():
+            self._db.cancel_all_background(True)
+        with self._compacting:
+            opened = [*self._families.values(), self._db]
+            self._shut(Unavailable(self._path, "it is being opened again"))
+            for rows in opened:
+                # A database in its error state cannot flush, says so, and is closed all the same.
+                with contextlib.suppress(StorageError), _translated(self._path):
+                    rows.close()
+            self._closing = False
 
     def _write_probe(self) -> None:
         self._write(self._probe(), sync=True)

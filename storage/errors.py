@@ -9,7 +9,10 @@ engine's own exceptions never leave `engine_rocksdb`; they are translated there,
       Corrupt           what is on disk cannot be trusted
           Parted          memory and disk differ after a failed sync
         RecordError     one row cannot be read; the rest of the store is not affected
+          Unopenable      because it does not decrypt
       NewerFormat       written by a later kvd
+      EncryptionError   the keys do not fit to the data, or cannot be used; nothing was changed
+        KeyFileError, KeyMissing, WrongKey
       NoSpace           the disk is full
       Unavailable       the disk or the engine failed; `Store.probe` tries again
       Aborted           the tick's writes were given up; nothing of them was stored
@@ -21,6 +24,11 @@ engine's own exceptions never leave `engine_rocksdb`; they are translated there,
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+_SHOWN_PLACE_BYTES: Final = 16 + 128
 
 
 class StorageError(Exception):
@@ -68,11 +76,46 @@ class RecordError(Corrupt):
         )
 
 
+class Unopenable(RecordError):
+    """A row does not decrypt: somebody changed or moved it on the disk, or the disk did."""
+
+    def __init__(self, place: bytes, reason: str) -> None:
+        self.place = place  # namespace (16) ‖ key
+        key = repr(place[16:]) if len(place) <= _SHOWN_PLACE_BYTES else f"{place[16:_SHOWN_PLACE_BYTES]!r}..."
+        super().__init__(f"{key} of namespace {place[:16].hex()} {reason}")
+
+
 class NewerFormat(StorageError):
     def __init__(self, path: str, found: int, known: int) -> None:
         super().__init__(
             f"the data in {path} has format {found}, this kvd knows formats up to {known}; "
             "use the kvd version that wrote it, or a later one"
+        )
+
+
+class EncryptionError(StorageError):
+    """The keys do not fit to the data, or cannot be used. Nothing was changed."""
+
+
+class KeyFileError(EncryptionError):
+    def __init__(self, path: str, reason: str, mend: str) -> None:
+        super().__init__(f"the encryption key file {path} {reason}; {mend}")
+
+
+class KeyMissing(EncryptionError):
+    def __init__(self, path: str, ids: Sequence[str]) -> None:
+        keys = f"the key{'s' if len(ids) > 1 else ''} {', '.join(ids)}"
+        super().__init__(
+            f"the data in {path} is encrypted with {keys}, which {'are' if len(ids) > 1 else 'is'} not there; "
+            "name the file that holds it in storage.encryption_key_file. Nothing was changed"
+        )
+
+
+class WrongKey(EncryptionError):
+    def __init__(self, path: str, key_id: str) -> None:
+        super().__init__(
+            f"the key {key_id} is not the one that the data in {path} is encrypted with; "
+            "put the right one into storage.encryption_key_file. Nothing was changed"
         )
 
 

@@ -25,7 +25,13 @@ All integers are big-endian, so that byte order is number order.
     "bodyless:" ns ‖ key     the stamp (20 bytes, plain) of a value that was dropped and is wanted back
     "local:" name            settings of the data directory that do not replicate, plain
     "log"                    [dots in the change log, live ones after the last compaction], now and then
+    "keys"                   [[key id (4) | null, check (16)] ...]: the keys that rows may be encrypted with, null
+                             for rows that are not; no row: nothing is encrypted (`engine_sealed`)
+    "resealed"               [key id (4) | null, family, position]: how far the rows are encrypted anew (`resealing`)
     "probe"                  empty; written by `Store.probe`
+
+The values of records and members may be encrypted, each by itself (`sealing`). What stands in this table
+is then inside. Keys never are: they are searched, walked, and named by the other families.
 
 A namespace is 16 bytes. `SELECT 0..15` are fixed ids. `SYSTEM` holds the registry of the named ones as
 ordinary records (key: namespace id, value: title, metadata: its policy), so that it replicates like
@@ -60,6 +66,8 @@ META_FORMAT: Final = b"format"
 META_NODE: Final = b"node"
 META_LOG: Final = b"log"
 META_PROBE: Final = b"probe"
+META_KEYS: Final = b"keys"
+META_RESEALED: Final = b"resealed"
 META_PURGED_HLC: Final = b"purged_hlc"
 ORIGIN_PREFIX: Final = b"origin:"
 COVERED_PREFIX: Final = b"covered:"

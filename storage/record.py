@@ -38,6 +38,7 @@ from typing import Any, Final, TypeAlias
 
 import cbor2
 
+from storage.engine import Unopened
 from storage.errors import RecordError
 from storage.version import REGISTER_BYTES, is_newer
 
@@ -155,7 +156,7 @@ def decode(row: bytes, origins: Sequence[bytes]) -> Record:
             if kind != STRING_TYPE:
                 raise RecordError(f"its type {kind!r} is unknown to this version")
     except (cbor2.CBORDecodeError, ValueError, TypeError) as error:
-        raise RecordError(str(error) or type(error).__name__) from error
+        raise _unreadable(row, error) from error
     expiry = None if expiry_stamp is None else (expiry_stamp, expires_at_ms)
     _check(value, metadata, (value_stamp, expiry_stamp, floor))
     _check_expiry(expiry_stamp, expires_at_ms)
@@ -229,7 +230,11 @@ def loads(encoded: bytes) -> Any:
     try:
         value = cbor2.load(stream)
     except (cbor2.CBORDecodeError, ValueError, TypeError) as error:
-        raise RecordError(str(error) or type(error).__name__) from error
+        raise _unreadable(encoded, error) from error
     if stream.read(1):
         raise RecordError("there are bytes after its end")
     return value
+
+
+def _unreadable(row: bytes, error: Exception) -> RecordError:
+    return row.error if isinstance(row, Unopened) else RecordError(str(error) or type(error).__name__)

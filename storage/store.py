@@ -33,12 +33,14 @@ from storage.changes import Kind, VersionVector
 from storage.compaction import Compaction
 from storage.engine import Batch, Engine, Family
 from storage.engine_rocksdb import RocksEngine
+from storage.engine_sealed import SealedEngine, protect
 from storage.errors import Aborted, StorageError
 from storage.expiry import Sweeper
 from storage.feed import Moment, SnapshotFeed
 from storage.fresh import Fresh
 from storage.incoming import Incoming, Place
 from storage.indexing import add_chunks, overlaps
+from storage.keyring import Keyring
 from storage.keyspace import Keyspace
 from storage.layout import COUNT_PREFIX, FLOOR_PREFIX, META_NODE, NAMESPACE_BYTES, change_key
 from storage.ledger import Ledger
@@ -47,6 +49,7 @@ from storage.opening import NODE_BYTES, prepare, read_bodyless, read_count, read
 from storage.policy import Policy
 from storage.record import MISSING, dumps, encode
 from storage.registry import Keyspaces
+from storage.resealing import Resealer
 from storage.state import Limits, State
 from storage.transaction import Atomic, EventCallback, ExpiredCallback, LaneLog, Transaction
 from storage.version import Version, describe
@@ -63,6 +66,7 @@ class StoreOptions:
     block_cache_bytes: int = 128 * 1024 * 1024
     gc_min_age_ms: int = 3_600_000
     limits: Limits = attrs.field(factory=Limits)
+    keyring: Keyring | None = None  # to encrypt values with
 
 
 def _wall_ms() -> int:
@@ -81,7 +85,9 @@ class Store:
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         options = options or StoreOptions()
-        self.engine = engine
+        is_new = prepare(engine, entropy)
+        self.engine = engine = protect(engine, options.keyring, is_new=is_new, entropy=entropy)
+        self.resealer = Resealer(engine) if isinstance(engine, SealedEngine) else None
         self.durability = options.durability
         self.limits = attrs.evolve(options.limits)
         self.writable: StorageError | None = None
@@ -100,7 +106,6 @@ class Store:
         self._poisoned: str | None = None
         self.commits = 0
         self._forks = self._lost = self._undecodable = 0
-        prepare(engine, entropy)
         found = read_found(engine)
         self.node_id = found.node_id
         self._cache = Cache(options.cache_bytes)
@@ -128,7 +133,7 @@ class Store:
     def open(cls, data_dir: Path | str, options: StoreOptions | None = None) -> Store:
         """Open the data directory on RocksDB; make it if it is missing.
 
-        Raise `Locked`, `Corrupt`, `NewerFormat`, `NoSpace` or `Unavailable`.
+        Raise `Locked`, `Corrupt`, `NewerFormat`, `EncryptionError`, `NoSpace` or `Unavailable`.
         """
         options = options or StoreOptions()
         engine = RocksEngine(Path(data_dir), block_cache_bytes=options.block_cache_bytes)
@@ -326,6 +331,26 @@ class Store:
                 for keyspace, key in self.sweeper.expired:
                     self.on_expired(keyspace, key)
         return handled
+
+    def adopt_keys(self, keyring: Keyring) -> None:
+        """Encrypt with other keys from now on; nothing may be pending. The store must have been opened with some.
+
+        Raise `EncryptionError` if they do not fit; then all is as before. Costs one fsync if the first is new.
+        """
+        assert not self.dirty
+        assert isinstance(self.engine, SealedEngine)
+        assert self.resealer is not None
+        self.engine.adopt(keyring)
+        self.resealer.restart()
+
+    def reseal(self, budget_rows: int) -> bool:
+        """Do a slice of `Resealer`'s walk, between two ticks; tell whether there is more."""
+        assert self.resealer is not None
+        try:
+            return self.resealer.slice(budget_rows)
+        except StorageError as error:
+            self.writable = error
+            raise
 
     def probe(self) -> bool:
         """Try whether writing works (again); True if so. Costs one fsync."""

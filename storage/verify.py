@@ -2,7 +2,8 @@
 
 The promises, each checked against the whole of the data:
 
-* every row, member, chunk and meta row decodes, and a row is written in its one canonical form;
+* every row, member, chunk and meta row decodes, and a row is written in its one canonical form; what is
+  encrypted opens with its key, in its place;
 * the counts of each keyspace are those of its rows;
 * every row with an effective expiry has an expiry deadline at or before it, every row with a floor or
   without a value has a purge deadline;
@@ -30,8 +31,10 @@ import attrs
 from storage.changelog import Chunk, decode_chunk
 from storage.engine import Engine, Family
 from storage.engine_rocksdb import RocksEngine
+from storage.engine_sealed import reading
 from storage.errors import DamagedFiles, RecordError, StorageError
 from storage.incoming import Place
+from storage.keyring import Keyring
 from storage.layout import (
     BODYLESS_PREFIX,
     CLUSTER,
@@ -116,14 +119,14 @@ class _Needs:
 
 
 @contextlib.contextmanager
-def open_verifier(data_dir: Path, *, now_ms: int) -> Iterator[Verifier]:
+def open_verifier(data_dir: Path, *, now_ms: int, keyring: Keyring | None = None) -> Iterator[Verifier]:
     """Open the data directory, which nobody else may use meanwhile, and yield its verifier.
 
-    Raise `Missing`, `Locked` or what else keeps it from being opened.
+    Raise `Missing`, `Locked`, `EncryptionError` or what else keeps it from being opened.
     """
     engine = RocksEngine(data_dir, create=False)
     try:
-        yield Verifier(engine, now_ms=now_ms)
+        yield Verifier(reading(engine, keyring), now_ms=now_ms)
     finally:
         engine.close()
 

@@ -23,7 +23,7 @@ DOORS = {
     "rocksdict": ("storage.engine_rocksdb",),
     "cbor2": ("storage.record", "replication.messages"),
     "click": ("kvd.cli.",),
-    "cryptography": ("replication.certificates",),
+    "cryptography": ("replication.certificates", "storage.sealing"),
     "google_crc32c": ("replication.frames",),
     "lupa": ("kvd.scripting.",),
     "trio": ("kvd.", "replication."),

@@ -18,6 +18,13 @@ MESSAGES: dict[StorageError, tuple[str, str]] = {
         "then restart kvd",
     ),
     errors.RecordError("why"): ("cannot be read (why)", "delete the key or restore it"),
+    errors.Unopenable(bytes(16) + b"k", "does not open"): (
+        f"cannot be read (b'k' of namespace {bytes(16).hex()} does not open)",
+        "delete the key or restore it",
+    ),
+    errors.KeyFileError("/k", "holds no key", "make one"): ("file /k holds no key", "; make one"),
+    errors.KeyMissing("/d", ["ab"]): ("encrypted with the key ab, which is not there", "Nothing was changed"),
+    errors.WrongKey("/d", "ab"): ("the key ab is not the one", "put the right one"),
     errors.NewerFormat("/d", 9, 1): ("/d has format 9", "use the kvd version that wrote it"),
     errors.NoSpace("/d"): ("no space left on the disk of /d", "free at least 128 MiB"),
     errors.Unavailable("/d", "why"): ("writing to /d failed (why)", "check the disk"),
@@ -42,7 +49,13 @@ def test_a_message_says_what_happened_and_what_mends_it(error: StorageError) -> 
 
 
 def test_every_error_that_can_be_raised_is_looked_at() -> None:
-    families = {StorageError, errors.Corrupt, errors.LimitError, errors.KeyspaceError}
+    families = {
+        StorageError,
+        errors.Corrupt,
+        errors.EncryptionError,
+        errors.LimitError,
+        errors.KeyspaceError,
+    }
     defined = {
         kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, StorageError)
     }

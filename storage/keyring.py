@@ -1,0 +1,172 @@
+"""The file that holds the keys for encryption at rest: which key is used to write, and which ones to read.
+
+One key a line, its id of 8 hex digits and its 256 bits in base64; the first line is the key that is written with,
+the others still open what was written with them. What follows a ``#`` is for people:
+
+    3f9a1c2e Xk2v0Yw…43 digits…=   # made 2026-11-25
+    07d1b5aa 9sQk…                 # made 2025-11-20
+
+The word ``plain`` as a first line means: write without encryption, and still read what is encrypted. That is the
+way out of it. Ids are drawn, so that two files of one installation do not give one id to two keys; what is
+encrypted names its key by the id.
+
+The file is refused if anybody but its owner may read or write it, as ssh does with its keys.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable
+from datetime import date
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from storage.errors import KeyFileError
+
+KEY_BYTES: Final = 32
+ID_BYTES: Final = 4
+
+_FILE_BYTES_MAX: Final = 64 * 1024
+_PLAIN: Final = "plain"
+_match_line: Final = re.compile(r"([0-9a-f]{8})[ \t]+([A-Za-z0-9+/]{43}=)").fullmatch
+_MAKE: Final = "make it with `kvd encryption-key new`, or restore it from where you keep it"
+_LOOK: Final = "each line is an id of 8 hex digits and 32 bytes in base64, or the word plain as the first"
+
+
+@attrs.frozen
+class Key:
+    """One key of 256 bits. It is never shown."""
+
+    id: bytes = attrs.field(validator=attrs.validators.min_len(ID_BYTES))
+    secret: bytes = attrs.field(repr=False)
+    comment: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.id.hex()
+
+
+@attrs.frozen
+class Keyring:
+    """The keys of one file. `current` is the id of what is written with; None: nothing is encrypted any more."""
+
+    keys: tuple[Key, ...]
+    current: bytes | None
+    source: str = ""  # the file, for messages
+
+    def get(self, key_id: bytes) -> Key | None:
+        return next((key for key in self.keys if key.id == key_id), None)
+
+
+def new_keyring(*, entropy: Callable[[int], bytes] = os.urandom) -> Keyring:
+    """Return a keyring with one new key."""
+    key = _draw((), entropy)
+    return Keyring((key,), key.id)
+
+
+def rotated(keyring: Keyring, *, entropy: Callable[[int], bytes] = os.urandom) -> Keyring:
+    """Return the keyring with a new key in front."""
+    key = _draw(keyring.keys, entropy)
+    return Keyring((key, *keyring.keys), key.id)
+
+
+def without(keyring: Keyring, key_id: bytes) -> Keyring:
+    """Return the keyring without a key, which must not be the one that is written with."""
+    if keyring.get(key_id) is None:
+        raise ValueError(f"there is no key {key_id.hex()}")
+    if key_id == keyring.current:
+        raise ValueError(f"{key_id.hex()} is the key that is written with; make another one first")
+    return attrs.evolve(keyring, keys=tuple(key for key in keyring.keys if key.id != key_id))
+
+
+def disused(keyring: Keyring) -> Keyring:
+    """Return the keyring with which nothing is encrypted any more."""
+    return attrs.evolve(keyring, current=None)
+
+
+def load_keyring(path: Path) -> Keyring:
+    """Return the keys of a file. Raise `KeyFileError`."""
+    try:
+        with path.open("rb") as file:
+            _check_owner(path, os.fstat(file.fileno()).st_mode)
+            content = file.read(_FILE_BYTES_MAX + 1)
+    except FileNotFoundError:
+        raise KeyFileError(str(path), "does not exist", _MAKE) from None
+    except OSError as error:
+        raise KeyFileError(str(path), f"cannot be read ({error.strerror})", "see its permissions") from error
+    if len(content) > _FILE_BYTES_MAX:
+        raise KeyFileError(
+            str(path), f"is larger than {_FILE_BYTES_MAX} bytes", "it is not what it should be"
+        )
+    return parse_keyring(content, source=str(path))
+
+
+def parse_keyring(content: bytes, *, source: str) -> Keyring:
+    """Return the keys of a file's content. Raise `KeyFileError`; no message repeats what a line holds."""
+    keys: dict[bytes, Key] = {}
+    is_plain = False
+    for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
+        text, _, comment = (part.strip() for part in line.partition("#"))
+        if text == _PLAIN and not keys and not is_plain:
+            is_plain = True
+        elif text:
+            key = _parse_key(text, comment)
+            if key is None:
+                raise KeyFileError(source, f"makes no sense in line {number}", _LOOK)
+            if key.id in keys:
+                raise KeyFileError(source, f"has the id {key.name} twice", "every key needs its own")
+            keys[key.id] = key
+    if not keys:
+        raise KeyFileError(source, "holds no key", _MAKE)
+    current = None if is_plain else next(iter(keys))
+    return Keyring(tuple(keys.values()), current, source)
+
+
+def format_keyring(keyring: Keyring) -> bytes:
+    """Return the content of the file that holds `keyring`."""
+    lines = [
+        "# The keys that kvd encrypts its data with. Whoever has them can read the data; without them nobody can.",
+        "# The first line is what is written with; the others are still needed for what was written with them.",
+        *_lines(keyring),
+    ]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _lines(keyring: Keyring) -> Iterable[str]:
+    if keyring.current is None:
+        yield _PLAIN
+    for key in sorted(keyring.keys, key=lambda each: each.id != keyring.current):
+        comment = f"  # {key.comment}" if key.comment else ""
+        yield f"{key.name} {base64.b64encode(key.secret).decode()}{comment}"
+
+
+def _draw(others: Iterable[Key], entropy: Callable[[int], bytes]) -> Key:
+    taken = {key.id for key in others}
+    key_id = entropy(ID_BYTES)
+    while key_id in taken:
+        key_id = entropy(ID_BYTES)
+    return Key(key_id, entropy(KEY_BYTES), f"made {date.today().isoformat()}")  # noqa: DTZ011 -- for people
+
+
+def _parse_key(text: str, comment: str) -> Key | None:
+    found = _match_line(text)
+    if found is None:
+        return None
+    try:
+        return Key(bytes.fromhex(found[1]), base64.b64decode(found[2], validate=True), comment)
+    except binascii.Error:
+        return None
+
+
+def _check_owner(path: Path, mode: int) -> None:
+    """Refuse a file that others may use. Windows has no such modes."""
+    if os.name != "nt" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise KeyFileError(
+            str(path), f"may be used by others than its owner (mode {mode & 0o777:04o})", f"chmod 600 {path}"
+        )
