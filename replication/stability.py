@@ -18,6 +18,7 @@ alone never excludes anybody. `blocked_by` names those for whom everything waits
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import attrs
@@ -82,8 +83,7 @@ class Stability:
 
     def _claims(self) -> list[VersionVector] | None:
         """Return every member's claim, this node's own first; None if one is missing."""
-        claims = self._claims_by_node()
-        return None if None in claims.values() else [claim for claim in claims.values() if claim is not None]
+        return _whole(self._claims_by_node())
 
     def _claims_by_node(self) -> dict[bytes, VersionVector | None]:
         claims: dict[bytes, VersionVector | None] = {self._core.identity.node: self._core.replica.durable()}
@@ -126,20 +126,20 @@ class Stability:
         return self._next
 
     def _begin_epoch(self, now: float) -> None:
-        claims = self._claims()
+        by_node = self._claims_by_node()
+        claims = _whole(by_node)
         if claims is None:
             return
         least = greatest = claims[0]
         for claim in claims[1:]:
             least, greatest = least.common(claim), greatest.merged(claim)
-        self._frozen = _Frozen(least, greatest, self._settled(), now)
+        self._frozen = _Frozen(least, greatest, min(map(self._settled, by_node)), now)
 
-    def _settled(self) -> int:
-        """Return the least clock value up to which every member says that it has written all that it will."""
-        own = self._core.identity.node
-        known = self._vectors.known
-        others = [known[node].settled_hlc for node in self._roster.members() if node != own]
-        return min([self._vectors.settled_hlc, *others])
+    def _settled(self, node: bytes) -> int:
+        """Return the clock value up to which a member says that it has written all that it will."""
+        if node == self._core.identity.node:
+            return self._vectors.settled_hlc
+        return self._vectors.known[node].settled_hlc
 
     def _end_epoch(self, now: float) -> None:
         if self._frozen is None:
@@ -176,6 +176,12 @@ class Stability:
             seq = claims[0][origin]
             if seq and stamp.seq <= stable[stamp.origin] and all(claim[origin] == seq for claim in claims):
                 self._vectors.sealed[origin] = seq
+
+
+def _whole(claims: Mapping[bytes, VersionVector | None]) -> list[VersionVector] | None:
+    """Return the claims; None if one is missing."""
+    found = [claim for claim in claims.values() if claim is not None]
+    return found if len(found) == len(claims) else None
 
 
 def former_origins(own: dict[bytes, int], current: list[bytes]) -> list[bytes]:

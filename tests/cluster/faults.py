@@ -212,6 +212,25 @@ async def die(world: World, name: str) -> None:
     world.kept.pop(name, None)
 
 
+@kind("expel")
+def expel(world: World, name: str, member: str) -> None:
+    """Remove a member though it may live."""
+    host, other = world.hosts[name], world.hosts[member]
+    if host.is_whole and other.is_whole and sum(one.is_whole for one in world.up()) >= 3:
+        node = other.node.replicator.core.identity.node
+        if host.remove_member(node):
+            world.expelled[member] = None
+
+
+@kind("perish")
+async def perish(world: World, name: str) -> None:
+    """Take a host away for good that was removed before."""
+    if name in world.expelled:
+        world.gone[name] = None
+        world.kept.pop(name, None)
+        await world.hosts[name].stop()
+
+
 @kind("remove")
 def remove(world: World) -> None:
     """Remove, as an operator does, the members that are known to be dead."""
@@ -240,6 +259,10 @@ def heal(world: World) -> None:
         if host.is_stalled:
             resume(world, host.name)
         start(world, host)
+    for name in world.expelled:
+        if name not in world.gone:
+            world.gone[name] = None
+            world.nursery.start_soon(world.hosts[name].stop)
     remove(world)
 
 
@@ -364,29 +387,72 @@ def draw_restore(rng: Random, names: list[str], end: float) -> Draw:
 
 
 def draw_past(rng: Random, names: list[str], end: float) -> Draw:
-    """Restore a host that is alone then, with a clock that is behind, and let it write before it finds the others."""
+    """Restore a host that is alone then, with a clock that is behind, and let it write before it finds the others.
+
+    What it writes has been deleted meanwhile, by a clock that is right and so by a greater stamp, in keys of its own:
+    nothing else is written over it.
+    """
     name = rng.choice(names)
     others = [other for other in names if other != name]
+    behind = rng.choice((2.5, 4.0, 6.0))
     taken = rng.uniform(0, end / 2)
-    at = taken + rng.uniform(1, end / 2)
-    until = at + rng.uniform(2, 5)
-    step = -rng.choice((1_000, 3_000, 6_000))
+    at = taken + behind + rng.uniform(0.1, 3)  # so that the clock is not behind what is stored
+    until = at + rng.uniform(2.5, 5)
     found = [
         Event(taken, "backup", (name,)),
         Event(at, "restore", (name,)),
-        Event(at + 0.01, "clock", (name, step)),
+        Event(at + 0.01, "clock", (name, -1000 * behind)),
         Event(at + 0.02, "start", (name,)),
-        Event(until - 0.01, "clock", (name, -step)),
+        Event(until - 0.01, "clock", (name, 1000 * behind)),
+        *_parted(name, others, at, until),
     ]
-    for other in others:
-        for pair in ((name, other), (other, name)):
-            found += [Event(at, "block", pair), Event(until, "unblock", pair)]
-    for number in range(6):
-        writes = at + rng.uniform(1.1, until - at)
-        found.append(Event(writes, "set", (name, f"d{rng.randrange(6)}", f"past{number}.{at:.3f}")))
-        deletes = rng.uniform(taken, at)
-        found.append(Event(deletes, "del", (rng.choice(others), f"d{rng.randrange(6)}")))
+    for number in range(4):
+        key = f"p{number}"
+        found.append(Event(rng.uniform(0, at - 0.5), "set", (rng.choice(others), key, f"p{number}.{at:.3f}")))
+        found.append(Event(rng.uniform(at - 0.5, at), "del", (rng.choice(others), key)))
+        found.append(Event(rng.uniform(at + 1.1, at + 2.0), "set", (name, key, f"past{number}.{at:.3f}")))
     return found
+
+
+def draw_expelled(rng: Random, names: list[str], end: float) -> Draw:
+    """Remove a member that lives: the one who removes it cannot hear it, and who can hear it does not know yet.
+
+        other ──✕── expelled ──▶ bridge ──▶ other      all that `expelled` writes goes over `bridge`
+        other ──✕──▶ bridge                             the removal does not, for a while
+
+    Meanwhile keys that `expelled` has just written, and the bridge has not heard of yet, are deleted.
+    """
+    expelled, other, bridge = rng.sample(names, 3)
+    at = rng.uniform(0, end)
+    held, removed = at + rng.uniform(5, 8), at + rng.uniform(8.1, 8.5)
+    told = removed + rng.uniform(1, 3)
+    found = [
+        *_parted(expelled, [name for name in names if name not in {bridge, expelled}], at, told + 1),
+        *(
+            Event(at + 0.2 * number, "set", (expelled, f"y{number % 3}", f"y{number}.{at:.3f}"))
+            for number in range(25)
+        ),
+        Event(held, "block", (expelled, bridge)),
+        Event(removed, "block", (other, bridge)),
+        Event(removed + 0.01, "expel", (other, expelled)),
+        Event(removed + rng.uniform(0.5, told - removed - 0.1), "unblock", (expelled, bridge)),
+        Event(told, "unblock", (other, bridge)),
+        Event(told + 1, "perish", (expelled,)),
+    ]
+    for number in range(4):
+        key = f"q{number}"
+        found.append(Event(rng.uniform(at, held), "set", (other, key, f"q{number}.{at:.3f}")))
+        found.append(
+            Event(rng.uniform(held, removed - 0.1), "set", (expelled, key, f"expelled{number}.{at:.3f}"))
+        )
+        found.append(Event(removed - rng.uniform(0, 0.1), "del", (other, key)))
+    return found
+
+
+def _parted(name: str, others: list[str], at: float, until: float) -> Draw:
+    """Cut a host off from some others for a while."""
+    pairs = [pair for other in others for pair in ((name, other), (other, name))]
+    return [event for pair in pairs for event in (Event(at, "block", pair), Event(until, "unblock", pair))]
 
 
 def draw_wipe(rng: Random, names: list[str], end: float) -> Draw:
@@ -451,4 +517,5 @@ FAULTS = {
     "join": (draw_join, 1),
     "leave": (draw_leave, 1),
     "die": (draw_die, 1),
+    "expelled": (draw_expelled, 1),
 }

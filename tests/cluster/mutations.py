@@ -30,13 +30,16 @@ from storage.changes import Lane, Run, VersionVector
 from storage.feed import SnapshotFeed
 from storage.ledger import Ledger
 from storage.replica import StoreReplica
-from storage.version import ORIGIN_BYTES
+from storage.version import HLC_MAX, ORIGIN_BYTES
 from tests.cluster import swarm
 from tests.cluster.world import template
 
 SEEDS_MAX: Final = 4000
 
 Patch = tuple[type[Any] | Any, str, Any]
+
+# Fresh writes beneath the purge horizon are taken as any other.
+_TAKE_ALL: Final[Patch] = (Dissemination, "_is_beneath_horizon", lambda self, run, covered: False)
 
 
 class Mutation(NamedTuple):
@@ -115,14 +118,22 @@ def _cover_at_start() -> list[Patch]:
 
 
 def _purge_on_minimum() -> list[Patch]:
-    """What all members claim is purged without waiting until this node covers what any of them claims."""
+    """What all members claim is purged without waiting until this node covers what any of them claims.
+
+    And no horizon catches what comes late.
+    """
 
     def end_epoch(self: Stability, now: float) -> None:
         if self._frozen is not None:
             self._purgeable = self._purgeable.merged(self._frozen.least)
             self._frozen = None
 
-    return [(Stability, "_end_epoch", end_epoch)]
+    return [(Stability, "_end_epoch", end_epoch), _TAKE_ALL]
+
+
+def _purge_expired_by_age() -> list[Patch]:
+    """The marks of what has expired are purged though a member may have extended the expiry."""
+    return [(Stability, "_settled", lambda self, node: HLC_MAX)]
 
 
 def _purge_by_age() -> list[Patch]:
@@ -153,7 +164,7 @@ def _no_floors() -> list[Patch]:
 def _no_horizon() -> list[Patch]:
     """Fresh writes beneath the purge horizon are taken, and own stale ones are kept; without floors' help."""
     return [
-        (Dissemination, "_is_beneath_horizon", lambda self, run, covered: False),
+        _TAKE_ALL,
         (Rejoin, "on_peer_horizon", lambda self, known: None),
         (StoreReplica, "horizon", lambda self: 0),
         (Rejoin, "_settle_stale", lambda self, horizon: None),
@@ -313,10 +324,7 @@ def _no_rotation_after_failure() -> list[Patch]:
 
 def _removal_at_once() -> list[Patch]:
     """A removed member is not waited for once its removal is known here; and no horizon catches what it sends."""
-    return [
-        (Roster, "_is_effective", lambda self, node: True),
-        (Dissemination, "_is_beneath_horizon", lambda self, run, covered: False),
-    ]
+    return [(Roster, "_is_effective", lambda self, node: True), _TAKE_ALL]
 
 
 def _ignore_deletion() -> list[Patch]:
@@ -370,6 +378,7 @@ MUTATIONS: Final = (
     Mutation("cover-at-start", "a sync's vector is granted at its start", _cover_at_start),
     Mutation("purge-on-minimum", "purge does not wait for what others have", _purge_on_minimum, purges=True),
     Mutation("purge-by-age", "purge asks nobody", _purge_by_age, purges=True),
+    Mutation("expired-by-age", "expired keys' marks are purged by age", _purge_expired_by_age),
     Mutation("forget-absent", "purge waits only for linked members", _forget_absent, purges=True),
     Mutation("removal-at-once", "a removal counts before all know of it", _removal_at_once, purges=True),
     Mutation("no-floors", "no purge floors, so no NEED_FULL", _no_floors, purges=True),
@@ -419,12 +428,13 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="tests.cluster.mutations", description=__doc__)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--seeds", type=int, default=SEEDS_MAX)
+    parser.add_argument("--processes", type=int, help="as many as there are cores, if not given")
     options = parser.parse_args(arguments)
     names = options.names or [mutation.name for mutation in MUTATIONS]
     texts = {mutation.name: mutation.text for mutation in MUTATIONS}
     missed = 0
     print(f"{'mutation':<20} {'seeds':>6} {'CPU s':>6}  found by", flush=True)
-    with ProcessPoolExecutor(max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(options.processes, max_tasks_per_child=1) as pool:
         for job in as_completed([pool.submit(hunt, name, options.seeds) for name in names]):
             name, seeds, failure, seconds = job.result()
             missed += seeds is None

@@ -48,6 +48,7 @@ PURGING_FAULTS: Final = (
     "die",
     "join",
     "past",
+    "expelled",
 )
 CPU_SECONDS: Final = 20.0  # fifty times what a seed takes
 
@@ -124,7 +125,8 @@ def draw_mixed(seed: int) -> Plan:
         weights.setdefault("delete", 1.0)
     events = workloads.draw(rng, weights, names, rng.randrange(60, 180), end)
     kinds = rng.sample(
-        [name for name in faults.FAULTS if name != "past"], rng.choice((0, 1, 2, 2, 3, 3, 4, 5, 6))
+        [name for name in faults.FAULTS if name not in {"past", "expelled"}],
+        rng.choice((0, 1, 2, 2, 3, 3, 4, 5, 6)),
     )
     for kind in kinds:
         drawn, most = faults.FAULTS[kind]
@@ -331,6 +333,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--shrink", action="store_true")
     parser.add_argument("--digest", action="store_true", help="print a hash of the run, and nothing else")
     parser.add_argument("--stop-after", type=int, default=20)
+    parser.add_argument("--processes", type=int, help="as many as there are cores, if not given")
     options = parser.parse_args(arguments)
     if options.digest:
         print(digest(int(options.seeds)))
@@ -338,7 +341,8 @@ def main(arguments: Sequence[str]) -> int:
     if ":" not in options.seeds:
         return 0 if replay(int(options.seeds), shrinks=options.shrink) else 1
     first, end = map(int, options.seeds.split(":"))
-    return 1 if run_seeds(range(first, end), stop_after=options.stop_after) else 0
+    failures = run_seeds(range(first, end), processes=options.processes, stop_after=options.stop_after)
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":
