@@ -38,7 +38,7 @@ AUTHENTICATION_SECONDS: Final = 5.0
 _DIAL_SECONDS: Final = 10.0
 _CLOSE_SECONDS: Final = 2.0
 _RECEIVE_BYTES: Final = 256 * 1024
-_SEND_BYTES: Final = 128 * 1024
+_SEND_BYTES: Final = 64 * 1024
 _LEAVE_SECONDS: Final = 10.0
 _STORE_REST_SECONDS: Final = 0.5
 # How a connection ends that was cut.

@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from replication.bodies import Bodies
     from replication.clock import ClockGate
 
-# What a server puts into one link's queue in one turn.
-_BATCHES_A_TURN: Final = 2
 # Snapshots that one link may keep open: a session, and one that has ended without the asker's having said so.
 _SESSIONS_A_LINK: Final = 2
 _RETRY_SECONDS: Final = 0.5
@@ -459,32 +457,33 @@ class Syncs:
         session.started = True
         session.progress_at = self._core.now
         session.link.send_data(SyncStart(session.number, feed.vector(), feed.floors(), feed.horizon(), 0))
-        self._pump(key, session)
+        self._core.hurry()
 
     def on_credit(self, link: Link, credit: Credit) -> None:
         session = self.serving.get((link.number, credit.number))
         if session is not None:
             session.credit = min(session.credit + credit.bytes, 4 * self._core.options.sync_credit_bytes)
             session.progress_at = self._core.now
-            if session.started:
-                self._pump((link.number, credit.number), session)
+            self._core.hurry()
 
     def _pump(self, key: tuple[int, int], session: _Serving) -> None:
-        """Send while there is credit, a few batches a turn."""
-        if session.ended_at is not None:
+        """Send one batch, if there is credit. Clients wait for as long as it is read: never two in one turn."""
+        if session.ended_at is not None or session.credit <= 0 or self._core.now < session.resume_at:
             return
-        for _ in range(_BATCHES_A_TURN):
-            if session.credit <= 0 or self._core.now < session.resume_at:
-                return
+        try:
             batch = next(session.batches, None)
-            if batch is None:
-                self._send_end(session)
-                return
-            session.count += sum(len(run.changes) for run in batch.runs)
-            size = max(session.link.send_data(batch), sum(run_bytes(run) for run in batch.runs))
-            session.credit -= size
-            if self._core.options.sync_rate_max:
-                session.resume_at = self._core.now + size / self._core.options.sync_rate_max
+        except Exception:
+            # An iterator that has failed only seems to be at its end: nothing may be granted for it.
+            self._cancel_serving(key)
+            raise
+        if batch is None:
+            self._send_end(session)
+            return
+        session.count += sum(len(run.changes) for run in batch.runs)
+        size = max(session.link.send_data(batch), sum(run_bytes(run) for run in batch.runs))
+        session.credit -= size
+        if self._core.options.sync_rate_max:
+            session.resume_at = self._core.now + size / self._core.options.sync_rate_max
 
     def _send_end(self, session: _Serving) -> None:
         feed = session.feed
@@ -519,9 +518,12 @@ class Syncs:
     def drop_serving(self, link: Link) -> None:
         """End what is served on a link: frames of it were lost. Its peer finds out by the count, or by time."""
         for key in [key for key, session in self.serving.items() if session.link is link]:
-            session = self.serving[key]
-            link.send(SyncFail(session.number, SyncFailure.CANCEL, retry_ms=500))
-            self._close_serving(key)
+            self._cancel_serving(key)
+
+    def _cancel_serving(self, key: tuple[int, int]) -> None:
+        session = self.serving[key]
+        session.link.send(SyncFail(session.number, SyncFailure.CANCEL, retry_ms=500))
+        self._close_serving(key)
 
     def close(self) -> None:
         """Give back all snapshots."""

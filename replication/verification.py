@@ -16,8 +16,9 @@ both dots, and mended. Digests are worked out in slices from a snapshot; the wri
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -41,7 +42,9 @@ _BUCKET: Final = Struct(">H16s")
 _DIGEST_PART: Final = 32_768  # buckets in one message
 _BUCKETS_MAX: Final = 64  # repaired in one go; more differences come with the next verification
 _PLACES_MAX: Final = 256
-_SLICES_A_TURN: Final = 4
+_ANSWERS_MAX: Final = 2
+# The asker waits for a peer's digest for as many times as its own has taken, if that is more than the usual timeout.
+_PATIENCE: Final = 4
 
 Dot = tuple[bytes, int, object]  # (origin, seq, hash of the content)
 Dots = dict[tuple[bytes, int, bytes], Dot]  # by (place, kind, sub)
@@ -55,8 +58,8 @@ class _Check:
     number: int
     vector: VersionVector
     feed: ChangeFeed
-    slices: Iterator[Mapping[int, int] | None]
     started_at: float
+    expires_at: float  # while no walk of this node's own is under way
     theirs: dict[int, int] | None = None
     parts: dict[int, int] = attrs.field(factory=dict)
     ours: Mapping[int, int] | None = None
@@ -65,14 +68,13 @@ class _Check:
 
 
 @attrs.define(eq=False)
-class _Answer:
-    """A digest that is worked out for a peer."""
+class _Walk:
+    """A snapshot that is read slice by slice, one a turn; `then` is told what was found."""
 
     link: Link
-    number: int
-    feed: ChangeFeed
-    slices: Iterator[Mapping[int, int] | None]
-    now_ms: int
+    slices: Iterator[Any]  # None, until the last is what was found
+    then: Callable[[Any], None]
+    feed: ChangeFeed | None  # to be closed at the end
 
 
 @attrs.define
@@ -100,7 +102,7 @@ class Verification:
         self._bodies = bodies
         self._after_commit = after_commit
         self._check: _Check | None = None
-        self._answers: list[_Answer] = []
+        self._walks: list[_Walk] = []
         self._numbers = 0
         self._next = 0.0
         self._wanted: list[tuple[bytes, float, Callable[[Outcome], None]]] = []  # (peer, until, then)
@@ -129,10 +131,17 @@ class Verification:
             return
         self._numbers += 1
         feed = self._core.replica.feed()
-        slices = self._core.replica.digest(feed, self._core.wall_ms())
-        self._check = _Check(link, self._numbers, feed.vector(), feed, slices, now)
+        check = _Check(link, self._numbers, feed.vector(), feed, now, now)
+        self._check = check
         self._then = then
+        self._walk(link, self._core.replica.digest(feed), partial(self._on_own_digest, check))
         link.send(DigestRequest(self._numbers, dict(feed.vector())))
+
+    def _on_own_digest(self, check: _Check, found: Mapping[int, int]) -> None:
+        check.ours = found
+        now = self._core.now
+        check.expires_at = now + max(self._core.options.sync_timeout, _PATIENCE * (now - check.started_at))
+        self._compare(check)
 
     def on_digest(self, link: Link, digest: Digest) -> None:
         check = self._checking(link, digest.number)
@@ -163,9 +172,12 @@ class Verification:
         if check is None:
             return
         check.runs.extend(bucket.runs)
-        if bucket.more:
-            return
-        ours = dots_of(self._core.replica.bucket(check.feed, check.numbers, self._core.wall_ms()))
+        if not bucket.more:
+            slices = self._core.replica.bucket(check.feed, check.numbers)
+            self._walk(link, slices, partial(self._compare_buckets, check))
+
+    def _compare_buckets(self, check: _Check, runs: list[Run]) -> None:
+        link, ours = check.link, dots_of(runs)
         theirs = dots_of(check.runs)
         places: dict[bytes, None] = {}
         for cell in dict.fromkeys([*ours, *theirs]):
@@ -245,6 +257,7 @@ class Verification:
 
     def _forget_check(self) -> None:
         if self._check is not None:
+            self._walks = [walk for walk in self._walks if walk.feed is not None]
             self._check.feed.close()
             self._check = None
 
@@ -259,24 +272,22 @@ class Verification:
             return
         replica = self._core.replica
         vector = VersionVector(request.vector)
-        if replica.is_partial() or replica.vector() != vector or len(self._answers) >= 2:
+        if replica.is_partial() or replica.vector() != vector or self._is_answering():
             link.send(Digest(request.number, is_comparable=False))
             return
         feed = replica.feed()
-        now_ms = self._core.wall_ms()
-        self._answers.append(_Answer(link, request.number, feed, replica.digest(feed, now_ms), now_ms))
+        self._walk(link, replica.digest(feed), partial(_send_digest, link, request.number), feed)
+
+    def _is_answering(self) -> bool:
+        """Tell whether as many snapshots are read for others as may be at a time."""
+        return sum(walk.feed is not None for walk in self._walks) >= _ANSWERS_MAX
 
     def on_bucket_request(self, link: Link, request: BucketRequest) -> None:
-        if self._asks_too_much(link):
+        if self._asks_too_much(link) or self._is_answering():
             return
         feed = self._core.replica.feed()
-        try:
-            runs = self._core.replica.bucket(feed, request.buckets[:_BUCKETS_MAX], self._core.wall_ms())
-        finally:
-            feed.close()
-        slices = list(_slices(runs))
-        for index, part in enumerate(slices):
-            link.send_data(Bucket(request.number, tuple(part), more=index + 1 < len(slices)))
+        slices = self._core.replica.bucket(feed, request.buckets[:_BUCKETS_MAX])
+        self._walk(link, slices, partial(_send_buckets, link, request.number), feed)
 
     def on_cells_request(self, link: Link, request: CellsRequest) -> None:
         if self._asks_too_much(link):
@@ -297,25 +308,23 @@ class Verification:
     def on_link_down(self, link: Link) -> None:
         if self._check is not None and self._check.link is link:
             self._end(None)
-        for answer in [one for one in self._answers if one.link is link]:
-            answer.feed.close()
-            self._answers.remove(answer)
+        for walk in [walk for walk in self._walks if walk.link is link]:
+            self._end_walk(walk)
 
     def close(self) -> None:
         """Give back all snapshots."""
         self._forget_check()
-        for answer in self._answers:
-            answer.feed.close()
-        self._answers.clear()
+        for walk in list(self._walks):
+            self._end_walk(walk)
 
     def tick(self, now: float) -> float:
         """Work on digests, and begin one when it is time; return when to be called again."""
         self._schedule(now)
         self._start(now)
-        busy = self._work_on_check(now)
-        for answer in list(self._answers):
-            busy = self._work_on_answer(answer) or busy
-        if busy:
+        self._expire(now)
+        for walk in list(self._walks):
+            self._step(walk)
+        if self._walks:
             return now
         return min(self._next, now + 0.2) if self._wanted or self._check else self._next
 
@@ -328,40 +337,57 @@ class Verification:
         if self.enabled and not first and self._core.links:
             self.verify(self._core.rng.choice(list(self._core.links)), _ignore)
 
-    def _work_on_check(self, now: float) -> bool:
+    def _expire(self, now: float) -> None:
         check = self._check
-        if check is None:
-            return False
-        if now - check.started_at > self._core.options.sync_timeout:
+        if check is not None and now > check.expires_at and not self._is_walking():
             self._end(None)
-            return False
-        if check.ours is not None:
-            return False
-        for _ in range(_SLICES_A_TURN):
-            check.ours = next(check.slices)
-            if check.ours is not None:
-                self._compare(check)
-                return False
-        return True
 
-    def _work_on_answer(self, answer: _Answer) -> bool:
-        for _ in range(_SLICES_A_TURN):
-            found = next(answer.slices)
-            if found is not None:
-                self._send_digest(answer, found)
-                answer.feed.close()
-                self._answers.remove(answer)
-                return False
-        return True
+    # --- reading snapshots
 
-    @staticmethod
-    def _send_digest(answer: _Answer, found: Mapping[int, int]) -> None:
-        numbers = sorted(found)
-        for first in range(0, max(len(numbers), 1), _DIGEST_PART):
-            part = numbers[first : first + _DIGEST_PART]
-            packed = b"".join(_BUCKET.pack(number, found[number].to_bytes(16, "big")) for number in part)
-            more = first + _DIGEST_PART < len(numbers)
-            answer.link.send_data(Digest(answer.number, True, packed, more))
+    def _walk(
+        self,
+        link: Link,
+        slices: Iterator[Any],
+        then: Callable[[Any], None],
+        feed: ChangeFeed | None = None,
+    ) -> None:
+        self._walks.append(_Walk(link, slices, then, feed))
+        self._core.hurry()
+
+    def _is_walking(self) -> bool:
+        """Tell whether the check's own snapshot is being read."""
+        return any(walk.feed is None for walk in self._walks)
+
+    def _step(self, walk: _Walk) -> None:
+        """Read one slice. If that fails, whoever waits for the walk gives up by time, and asks again."""
+        try:
+            found = next(walk.slices)
+        except Exception:
+            self._end_walk(walk)
+            raise
+        if found is not None:
+            self._end_walk(walk)
+            walk.then(found)
+
+    def _end_walk(self, walk: _Walk) -> None:
+        self._walks.remove(walk)
+        if walk.feed is not None:
+            walk.feed.close()
+
+
+def _send_digest(link: Link, number: int, found: Mapping[int, int]) -> None:
+    buckets = sorted(found)
+    for first in range(0, max(len(buckets), 1), _DIGEST_PART):
+        part = buckets[first : first + _DIGEST_PART]
+        packed = b"".join(_BUCKET.pack(bucket, found[bucket].to_bytes(16, "big")) for bucket in part)
+        more = first + _DIGEST_PART < len(buckets)
+        link.send_data(Digest(number, True, packed, more))
+
+
+def _send_buckets(link: Link, number: int, runs: list[Run]) -> None:
+    slices = list(_slices(runs))
+    for index, part in enumerate(slices):
+        link.send_data(Bucket(number, tuple(part), more=index + 1 < len(slices)))
 
 
 def _slices(runs: list[Run]) -> Iterator[list[Run]]:

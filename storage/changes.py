@@ -354,7 +354,7 @@ class Replica(Protocol):
 
     def set_purging(self, purging: Purging) -> None: ...
 
-    def digest(self, feed: ChangeFeed, now_ms: int) -> Iterator[Mapping[int, int] | None]:
+    def digest(self, feed: ChangeFeed) -> Iterator[Mapping[int, int] | None]:
         """Work out the buckets of everything durable in `feed`, slice by slice: None until the last, then the result.
 
         A bucket number (0..65535) maps to the XOR of 128-bit hashes of (place, kind, sub, stamp, content, metadata);
@@ -363,8 +363,11 @@ class Replica(Protocol):
         """
         ...
 
-    def bucket(self, feed: ChangeFeed, numbers: Sequence[int], now_ms: int) -> list[Run]:
-        """Return the changes in these buckets, with a 16-byte hash of content and metadata as their content."""
+    def bucket(self, feed: ChangeFeed, numbers: Sequence[int]) -> Iterator[list[Run] | None]:
+        """Find the changes in these buckets, slice by slice as `digest`.
+
+        Their content is a 16-byte hash of content and metadata.
+        """
         ...
 
     def changes_at(self, places: Sequence[bytes]) -> list[Run]:

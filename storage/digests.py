@@ -33,16 +33,20 @@ def digest(feed: SnapshotFeed, origins: Sequence[bytes]) -> Iterator[Mapping[int
     yield {bucket: value for bucket, value in sorted(buckets.items()) if value}
 
 
-def bucket(feed: SnapshotFeed, origins: Sequence[bytes], numbers: Sequence[int]) -> list[Run]:
-    """Return the changes of these buckets, with a hash as their content."""
+def bucket(
+    feed: SnapshotFeed, origins: Sequence[bytes], numbers: Sequence[int]
+) -> Iterator[list[Run] | None]:
+    """Yield None slice by slice, and at last the changes of these buckets, with a hash as their content."""
     wanted = frozenset(numbers)
-    changes = [
-        (number, change._replace(content=content_hash(change), metadata=None))
-        for _, found in feed.slices(b"")
-        for number, change in _durable(found, origins)
-        if _bucket_of(change) in wanted
-    ]
-    return runs_of(changes, origins)
+    changes: list[Numbered] = []
+    for _, found in feed.slices(b""):
+        changes += (
+            (number, change._replace(content=content_hash(change), metadata=None))
+            for number, change in _durable(found, origins)
+            if _bucket_of(change) in wanted
+        )
+        yield None
+    yield runs_of(changes, origins)
 
 
 def content_hash(change: Change) -> bytes:

@@ -40,10 +40,11 @@ from storage.members import Member, decode_member
 from storage.record import VALUE, VALUE_STAMP, Record, decode
 from storage.version import dot_bytes
 
-RUN_CHANGES_MAX: Final = 512
-RUN_BYTES_MAX: Final = 256 * 1024
-_SLICE_ROWS: Final = 256
-_SLICE_DOTS: Final = 1024
+# What is read at a time. Clients wait meanwhile: a quarter of a millisecond, most of it for the rows.
+RUN_CHANGES_MAX: Final = 128
+RUN_BYTES_MAX: Final = 64 * 1024
+_SLICE_ROWS: Final = 128
+_SLICE_DOTS: Final = 128
 _SEQ_MAX: Final = 2**63
 _CHANGE_BYTES: Final = 64  # of a change beside its place and content, roughly
 

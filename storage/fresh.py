@@ -10,13 +10,15 @@ from typing import Final
 
 from storage.cells import change_with, floor_change
 from storage.changes import INLINE_BYTES_MAX, Change, Kind, Run
-from storage.feed import RUN_BYTES_MAX, RUN_CHANGES_MAX
 from storage.incoming import Place
 from storage.ledger import Ledger
 from storage.record import Record
 from storage.transaction import LaneLog, Transaction
 from storage.version import dot_bytes, unpack_full_register
 
+# A run is closed above either, unless a transaction goes on.
+_RUN_CHANGES_MAX: Final = 512
+_RUN_BYTES_MAX: Final = 256 * 1024
 _CHANGE_BYTES: Final = 64
 _new: Final = tuple.__new__
 
@@ -83,7 +85,7 @@ class Fresh:
                 place = last
             else:
                 last = place
-            if (size > RUN_BYTES_MAX or len(changes) >= RUN_CHANGES_MAX) and seq > group_end:
+            if (size > _RUN_BYTES_MAX or len(changes) >= _RUN_CHANGES_MAX) and seq > group_end:
                 building.close(runs, seq - 1)
                 changes, size = building.changes, 0
             if ends:

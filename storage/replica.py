@@ -359,11 +359,11 @@ class StoreReplica:
                 )
         return runs_of(found, self._origins)
 
-    def digest(self, feed: ChangeFeed, now_ms: int) -> Iterator[Mapping[int, int] | None]:
+    def digest(self, feed: ChangeFeed) -> Iterator[Mapping[int, int] | None]:
         assert isinstance(feed, SnapshotFeed)
         return digest(feed, self._origins)
 
-    def bucket(self, feed: ChangeFeed, numbers: Sequence[int], now_ms: int) -> list[Run]:
+    def bucket(self, feed: ChangeFeed, numbers: Sequence[int]) -> Iterator[list[Run] | None]:
         assert isinstance(feed, SnapshotFeed)
         return bucket(feed, self._origins, numbers)
 

@@ -10,7 +10,8 @@ propagation   1,000 small writes a second in all, spread over the nodes. A sampl
 cpu           CPU time of the writing node per SET, alone and with two peers; of a peer per applied record.
 wire          bytes between two nodes per value of 1 KiB.
 catchup       a node that was away misses 100,000 writes of 1 KiB; time until it is equal again.
-join          a new node joins a cluster that holds so many GiB; GET latency of another node meanwhile.
+join          a new node joins a cluster that holds so many GiB; GET latency of the node that serves it. The new
+              one takes only what CPU time the others leave, as if it had a machine of its own.
 slow          a peer that takes 1 KiB/s; latency and memory of the others meanwhile.
 
 All nodes, the generator and the proxies share the machine: with N nodes on two cores each write is applied N
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import collections
 import json
+import os
 import random
 import selectors
 import socket
@@ -257,6 +259,8 @@ def join(gigabytes: float, report: dict[str, Any]) -> None:
         joining = Node(cluster, 1, Path(directory) / "n1")
         cluster.nodes.append(joining)
         cluster.start(joining, wait=False)
+        assert joining.process is not None
+        os.sched_setscheduler(joining.process.pid, os.SCHED_IDLE, os.sched_param(0))
         fractions: list[float] = []
 
         def is_done() -> bool:

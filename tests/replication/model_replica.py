@@ -324,7 +324,7 @@ class ModelReplica:
                 )
                 yield bucket, content, stamp, change
 
-    def digest(self, feed: ChangeFeed, now_ms: int) -> Iterator[Mapping[int, int] | None]:
+    def digest(self, feed: ChangeFeed) -> Iterator[Mapping[int, int] | None]:
         assert isinstance(feed, ModelFeed)
         buckets: dict[int, int] = {}
         for bucket, content, _, _ in self._hashes(feed._cells):
@@ -332,9 +332,10 @@ class ModelReplica:
         yield None
         yield buckets
 
-    def bucket(self, feed: ChangeFeed, numbers: Sequence[int], now_ms: int) -> list[Run]:
+    def bucket(self, feed: ChangeFeed, numbers: Sequence[int]) -> Iterator[list[Run] | None]:
         assert isinstance(feed, ModelFeed)
-        return [
+        yield None
+        yield [
             Run(stamp.origin, 0, 0, [change._replace(content=content.to_bytes(16, "big"))])
             for bucket, content, stamp, change in self._hashes(feed._cells)
             if bucket in numbers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -19,7 +19,7 @@ from replication.rejoin import Standing
 from replication.vectors import seal_digest
 from storage.changes import INLINE_BYTES_MAX, Change, Kind, Lane, Run
 from tests.replication.lab import FAST, Lab, Node, Wire, is_equal, place, ready
-from tests.replication.model_replica import ModelReplica
+from tests.replication.model_replica import ModelFeed, ModelReplica
 
 LARGE = b"v" * (INLINE_BYTES_MAX * 3 + 1)
 
@@ -27,6 +27,15 @@ LARGE = b"v" * (INLINE_BYTES_MAX * 3 + 1)
 def end(wire: Wire, node: Node) -> Link:
     """Return a node's end of a wire."""
     return next(link for one, link in wire.ends if one is node)
+
+
+class Unreadable(Exception):
+    """The store cannot be read."""
+
+
+def lab_messages(wire: Wire, kind: type) -> list[m.Message]:
+    """Return what a wire has carried of one kind."""
+    return [message for _, message in wire.carried if isinstance(message, kind)]
 
 
 def standing(node: Node) -> Standing:
@@ -243,6 +252,64 @@ def test_a_full_sync_whose_commit_failed_goes_on_where_the_store_is(kind: type) 
     lab.run(5.0)
     assert standing(c) == Standing.READY
     assert is_equal([lab[name] for name in "abc"])
+
+
+def test_a_sync_whose_reading_fails_grants_nothing() -> None:
+    lab = ready(Lab("a", "b", options=attrs.evolve(FAST, sync_batch_bytes=2_000, sync_credit_bytes=2_000)))
+    a, b = lab["a"], lab["b"]
+    lab.cut(lab.wire("a", "b"))
+    for number in range(20):
+        a.put(f"key{number:02}", "x" * 1000)
+    lab.run(0.1)
+    feed = a.replica.feed
+
+    def failing_feed() -> ModelFeed:
+        found = feed()
+        assert isinstance(found, ModelFeed)
+        runs = iter(list(found.runs_after({})))
+
+        def runs_after(vector: Mapping[bytes, int]) -> Iterator[Run]:
+            run = next(runs)
+            yield run._replace(changes=run.changes[:10], upto=run.changes[9].seq)
+            raise Unreadable
+
+        found.runs_after = runs_after  # type: ignore[method-assign]
+        return found
+
+    a.replica.feed = failing_feed  # type: ignore[method-assign]
+    wire = lab.link("a", "b")
+    with pytest.raises(Unreadable):
+        lab.run(2.0)
+    a.replica.feed = feed  # type: ignore[method-assign]
+    lab.run(0.2)
+    assert lab_messages(wire, m.SyncBatch)
+    assert not b.replica.vector().covers(a.replica.vector())
+    lab.run(3.0)
+    assert is_equal([a, b])
+
+
+def test_a_server_reads_one_batch_in_one_turn() -> None:
+    options = attrs.evolve(FAST, sync_batch_bytes=2_000)
+    lab = ready(Lab("a", "b", options=options))
+    a = lab["a"]
+    lab.cut(lab.wire("a", "b"))
+    for number in range(50):
+        a.put(f"key{number:02}", "x" * 1000)
+    lab.run(0.1)
+    link = end(lab.link("a", "b"), a)
+    lab.wires.clear()
+    a.replicator.on_messages(link, [m.SyncRequest(77, True, {}, {}, 0, b"", 1 << 20)], lab.now)
+    for then in a.durables:
+        then()
+    a.replicator.on_messages(link, [m.Credit(77, 10_000)] * 5, lab.now)
+    a.replicator.after_commit()
+    counts = []
+    for _ in range(3):
+        before = a.replicator.syncs.serving[link.number, 77].count
+        assert a.replicator.tick(lab.now) <= lab.now
+        counts.append(a.replicator.syncs.serving[link.number, 77].count - before)
+    assert max(counts) <= 2
+    assert sum(counts) >= 3
 
 
 def test_a_peer_does_not_make_this_node_keep_more_and_more_snapshots() -> None:

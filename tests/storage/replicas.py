@@ -154,7 +154,7 @@ def digest_of(node: Node) -> dict[int, int]:
 
 
 def _results(node: Node, feed: Any) -> Iterator[dict[int, int]]:
-    for result in node.replica.digest(feed, node.store.now_ms):
+    for result in node.replica.digest(feed):
         if result is not None:
             yield dict(result)
 

@@ -266,7 +266,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[Node, Node]:
 def digest_of(node: Node) -> Any:
     feed = node.replica.feed()
     try:
-        return list(node.replica.digest(feed, NOW_MS))[-1]
+        return list(node.replica.digest(feed))[-1]
     finally:
         feed.close()
 

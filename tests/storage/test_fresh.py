@@ -49,7 +49,7 @@ def test_fresh_runs_hold_what_a_tick_left_alive(nodes: Nodes) -> None:
 
 
 def test_several_commits_are_one_run_until_it_is_full(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.fresh.RUN_CHANGES_MAX", 3)
+    monkeypatch.setattr("storage.fresh._RUN_CHANGES_MAX", 3)
     node = nodes()
     for number in range(5):
         node.put(b"%d" % number, b"v")

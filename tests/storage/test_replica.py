@@ -346,7 +346,9 @@ def test_equal_stores_have_equal_digests_and_others_not(nodes: Nodes) -> None:
     }
     assert len(different) == 1
     feed = b.replica.feed()
-    (run,) = b.replica.bucket(feed, sorted(different), NOW_MS)
+    *_, found_runs = b.replica.bucket(feed, sorted(different))
+    assert found_runs is not None
+    (run,) = found_runs
     feed.close()
     (change,) = run.changes
     assert change.place == key_place(b"3")
