@@ -34,7 +34,7 @@ def _nothing() -> None:
 
 
 # Control messages of one link that may wait; more means that the peer does not read.
-CONTROL_BYTES_MAX: Final = 8 * 1024 * 1024
+CONTROL_BYTES_MAX: Final = 16 * 1024 * 1024
 
 
 class Link:

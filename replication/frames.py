@@ -1,8 +1,11 @@
 """Frames: how messages lie in a stream of bytes. Sans-IO.
 
-    4 bytes   length of the body, big-endian
+    4 bytes   length of the body, big-endian; the highest bit is set if the message goes on in the next frame
     4 bytes   CRC-32C of the body, big-endian
-    body      one message (`messages`)
+    body      one message (`messages`), or a part of it
+
+A message is longer than a frame only if it holds a version vector of very many origins (`LONG`): after years of restarts
+a cluster has tens of thousands. Its frames follow each other without another message between them.
 
 TLS guards against people; the checksum guards against what TLS cannot see: memory that flips a bit
 before the encryption or after it, and our own mistakes. Checksums run in C, at about 20 GB/s.
@@ -24,12 +27,30 @@ from typing import Final, NoReturn
 import google_crc32c
 
 from replication.errors import LocalProtocolError, RemoteProtocolError
-from replication.messages import Auth, Bye, Hello, Message, Reject, decode_body, encode_body
+from replication.messages import (
+    Auth,
+    Bye,
+    DigestRequest,
+    Hello,
+    Message,
+    Reject,
+    Sealed,
+    SyncEnd,
+    SyncRequest,
+    SyncStart,
+    Vector,
+    decode_body,
+    encode_body,
+)
 
 HEAD_BYTES: Final = 8
 # Of a frame's body.
 FRAME_BYTES_MAX: Final = 1024 * 1024
 UNAUTHENTICATED_BYTES_MAX: Final = 16 * 1024
+# Messages that may be longer than a frame, and how long.
+LONG: Final = (Vector, Sealed, SyncRequest, SyncStart, SyncEnd, DigestRequest)
+MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
+_GOES_ON: Final = 1 << 31
 
 _HEAD: Final = Struct(">II")
 _checksum: Final = google_crc32c.value
@@ -39,20 +60,30 @@ _STRANGERS: Final = tuple(bytes((0x82, cls.TYPE)) for cls in (Hello, Auth, Rejec
 
 
 def encode(message: Message) -> bytes:
-    """Return the frame that carries `message`. Raise `LocalProtocolError` if it is too large for one."""
+    """Return the frame that carries `message`, or its frames. Raise `LocalProtocolError` if it is too large."""
     body = encode_body(message)
-    if len(body) > FRAME_BYTES_MAX:
-        raise LocalProtocolError(
-            f"a {type(message).__name__} of {len(body)} bytes exceeds a frame of {FRAME_BYTES_MAX}"
-        )
-    return _HEAD.pack(len(body), _checksum(body)) + body
+    if len(body) <= FRAME_BYTES_MAX:
+        return _HEAD.pack(len(body), _checksum(body)) + body
+    bytes_max = MESSAGE_BYTES_MAX if isinstance(message, LONG) else FRAME_BYTES_MAX
+    if len(body) > bytes_max:
+        raise LocalProtocolError(f"a {type(message).__name__} of {len(body)} bytes exceeds {bytes_max}")
+    return b"".join(_cut(body))
+
+
+def _cut(body: bytes) -> Iterator[bytes]:
+    """Yield the frames of a message that is too long for one."""
+    for start in range(0, len(body), FRAME_BYTES_MAX):
+        part = body[start : start + FRAME_BYTES_MAX]
+        goes_on = _GOES_ON if start + len(part) < len(body) else 0
+        yield _HEAD.pack(len(part) | goes_on, _checksum(part)) + part
 
 
 class FrameReader:
-    """The messages in what one peer sends. Holds one frame and what was fed behind it at most."""
+    """The messages in what one peer sends. Holds one message and what was fed behind it at most."""
 
     def __init__(self, *, is_authenticated: bool = False) -> None:
         self._buffer = bytearray()
+        self._parts = bytearray()  # of a message that goes on
         self._is_authenticated = is_authenticated
         self._failure: str | None = None
         self.frames_count = 0
@@ -60,7 +91,7 @@ class FrameReader:
 
     @property
     def buffered_bytes(self) -> int:
-        return len(self._buffer)
+        return len(self._buffer) + len(self._parts)
 
     def authenticated(self) -> None:
         """Accept every message from the next one on."""
@@ -77,24 +108,47 @@ class FrameReader:
 
     def _messages(self) -> Iterator[Message]:
         while (body := self._next_body()) is not None:
+            is_long = len(body) > FRAME_BYTES_MAX
             try:
                 message = decode_body(body)
             except RemoteProtocolError as error:
                 self._fail(str(error))
+            if is_long and message is not None and not isinstance(message, LONG):
+                self._fail(f"a {type(message).__name__} of {len(body)} bytes exceeds {FRAME_BYTES_MAX}")
             if message is None:
                 self.unknown_count += 1
             else:
                 yield message
 
     def _next_body(self) -> bytes | None:
-        """Take the next frame's body out of the buffer; None if it has not arrived in full."""
+        """Take the next message's body out of the buffer; None if it has not arrived in full."""
+        while (frame := self._next_frame()) is not None:
+            body, goes_on = frame
+            if not goes_on and not self._parts:
+                return body
+            self._parts += body
+            if len(self._parts) > MESSAGE_BYTES_MAX:
+                self._fail(f"a message exceeds {MESSAGE_BYTES_MAX} bytes")
+            if not goes_on:
+                whole = bytes(self._parts)
+                self._parts.clear()
+                return whole
+        return None
+
+    def _next_frame(self) -> tuple[bytes, bool] | None:
+        """Take the next frame's body out of the buffer, and whether the message goes on behind it."""
         if self._failure is not None:
             raise RemoteProtocolError(self._failure)
         buffer = self._buffer
         if len(buffer) < HEAD_BYTES:
             return None
         size, checksum = _HEAD.unpack_from(buffer)
+        goes_on = self._is_authenticated and size >= _GOES_ON
+        if goes_on:
+            size -= _GOES_ON
         self._check_head(size)
+        if goes_on and size != FRAME_BYTES_MAX:
+            self._fail(f"a message goes on after a frame of {size} bytes")
         end = HEAD_BYTES + size
         if len(buffer) < end:
             return None
@@ -104,7 +158,7 @@ class FrameReader:
         if _checksum(body) != checksum:
             self._fail("the checksum of a frame is wrong")
         self.frames_count += 1
-        return body
+        return body, goes_on
 
     def _check_head(self, size: int) -> None:
         """Judge a frame before its body is waited for."""
@@ -121,4 +175,5 @@ class FrameReader:
     def _fail(self, reason: str) -> NoReturn:
         self._failure = reason
         self._buffer.clear()
+        self._parts.clear()
         raise RemoteProtocolError(reason)

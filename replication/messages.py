@@ -464,7 +464,6 @@ NAME_CHARS_MAX: Final = 64  # a zone, a version of the software
 TEXT_CHARS_MAX: Final = 500
 KINDS_MAX: Final = 256
 MEMBERS_MAX: Final = 4096
-SEALED_ENTRIES_MAX: Final = 32_768  # less than a frame
 PIECE_BYTES_MAX: Final = 256 * 1024  # of a body
 BODY_BYTES_MAX: Final = 2**40
 PLACES_MAX: Final = 4096
@@ -532,7 +531,6 @@ _ADDRESSES: Final = several(text(ADDRESS_CHARS_MAX), ADDRESSES_MAX)
 _NAME: Final = text(NAME_CHARS_MAX)
 _TEXT: Final = text(TEXT_CHARS_MAX)
 _CODE: Final = number(0, 65535)
-_SEALED: Final = shapes.vector(SEALED_ENTRIES_MAX)
 
 _MEMBER: Final = _structure(
     MemberRecord,
@@ -601,7 +599,7 @@ _TABLES: Final[Mapping[_Class, _Table]] = {
     Push: {1: ("run", RUN), 2: ("more", FLAG), 3: ("wants_ack", FLAG)},
     Pull: {1: ("origin", ID), 2: ("after", SEQ), 3: ("upto", DOT_SEQ)},
     LinkMode: {1: ("eager", FLAG)},
-    Sealed: {1: ("origins", _SEALED), 2: ("wants_reply", FLAG)},
+    Sealed: {1: ("origins", VECTOR), 2: ("wants_reply", FLAG)},
     SyncRequest: {
         1: ("number", COUNT),
         2: ("full", FLAG),

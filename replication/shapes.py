@@ -26,8 +26,8 @@ HLC_MAX: Final = 2**64 - 1
 PLACE_BYTES_MIN: Final = 16  # a namespace
 PLACE_BYTES_MAX: Final = PLACE_BYTES_MIN + 64 * 1024  # the hard limit of a key
 PART_BYTES_MAX: Final = 64 * 1024  # metadata, or what names a member of a key
-# Three maps of this many entries, the most that one message has, are less than a frame.
-VECTOR_ENTRIES_MAX: Final = 10_000
+# Three maps of this many entries, the most that one message has, are less than `frames.MESSAGE_BYTES_MAX`.
+VECTOR_ENTRIES_MAX: Final = 100_000
 
 Read: TypeAlias = Callable[[Any], Any]
 EnumT = TypeVar("EnumT", bound=IntEnum)

@@ -483,7 +483,7 @@ def test_what_no_frame_can_hold_ends_its_link_alone() -> None:
     lab = ready(Lab("a", "b", "c"))
     a = lab["a"]
     link = end(lab.wire("a", "b"), a)
-    link.send(m.Sealed({bytes([n >> 8, n & 255]) * 8: 1 for n in range(60_000)}))
+    link.send(m.BodyData(bytes(16), 1, 0, 2**21, bytes(2**21)))
     assert link.dropped
     lab.run(0.1)
     a.put("key", "1")

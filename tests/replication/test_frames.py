@@ -19,11 +19,13 @@ from replication.errors import LocalProtocolError, RemoteProtocolError
 from replication.frames import (
     FRAME_BYTES_MAX,
     HEAD_BYTES,
+    MESSAGE_BYTES_MAX,
     UNAUTHENTICATED_BYTES_MAX,
     FrameReader,
     encode,
 )
-from storage.changes import Change, Run
+from replication.shapes import SEQ_MAX, VECTOR_ENTRIES_MAX
+from storage.changes import Change, Run, VersionVector
 from tests.replication.strategies import any_message
 
 ID: Final = b"0123456789abcdef"
@@ -127,7 +129,50 @@ def test_messages_before_a_bad_frame_come_out() -> None:
         next(messages)
 
 
-@pytest.mark.parametrize("size", [FRAME_BYTES_MAX + 1, 2**31, 2**32 - 1])
+def vector_of(count: int) -> VersionVector:
+    """Return entries that take as many bytes as they can."""
+    return VersionVector({number.to_bytes(16, "big"): SEQ_MAX - number for number in range(count)})
+
+
+def test_a_vector_of_very_many_origins_travels_in_several_frames() -> None:
+    entries = vector_of(VECTOR_ENTRIES_MAX)
+    vector = m.Vector(bytes(16), bytes(16), 1, True, entries, entries, entries, 1)
+    stream = encode(vector) + encode(PING)
+    machine = reader()
+    found = [message for piece in pieces(stream, [1, FRAME_BYTES_MAX + 3]) for message in machine.feed(piece)]
+    assert found == [vector, PING]
+    assert machine.frames_count == 1 + -(-len(encode(vector)) // (FRAME_BYTES_MAX + 8))
+    assert machine.buffered_bytes == 0
+    too_many = m.SyncRequest(1, False, vector_of(VECTOR_ENTRIES_MAX + 1), {}, 0, b"", 0)
+    assert "entries" in refused(reader(), encode(too_many))
+
+
+def test_only_what_holds_vectors_may_be_longer_than_a_frame() -> None:
+    long = m.BodyData(ID, 1, 0, FRAME_BYTES_MAX, bytes(FRAME_BYTES_MAX))
+    with pytest.raises(LocalProtocolError):
+        encode(long)
+    body = b"\x82\x0a\xa4\x01\x01\x02\x02\x03\x03\x18\xc8\x5a" + FRAME_BYTES_MAX.to_bytes(4, "big")
+    body += bytes(FRAME_BYTES_MAX)
+    parts = [body[:FRAME_BYTES_MAX], body[FRAME_BYTES_MAX:]]
+    heads = [
+        pack(">II", 2**31 + FRAME_BYTES_MAX, google_crc32c.value(parts[0])),
+        pack(">II", len(parts[1]), google_crc32c.value(parts[1])),
+    ]
+    stream = heads[0] + parts[0] + heads[1] + parts[1]
+    assert "a Ping of" in refused(reader(), stream)
+
+
+def test_a_message_without_end_is_refused() -> None:
+    part = bytes(FRAME_BYTES_MAX)
+    frame = pack(">II", 2**31 + FRAME_BYTES_MAX, google_crc32c.value(part)) + part
+    machine = reader()
+    for _ in range(MESSAGE_BYTES_MAX // FRAME_BYTES_MAX):
+        assert list(machine.feed(frame)) == []
+    assert "exceeds" in refused(machine, frame)
+    assert "goes on" in refused(reader(), pack(">II", 2**31, 0))
+
+
+@pytest.mark.parametrize("size", [FRAME_BYTES_MAX + 1, 2**31 - 1, 2**32 - 1])
 def test_an_oversized_frame_is_refused_by_its_head(size: int) -> None:
     assert "exceeds" in refused(reader(), pack(">II", size, 0))
 
