@@ -5,6 +5,9 @@
                 REJOINING ◀─────────────┘
                     └──full sync, stale writes──▶ READY
 
+If all that remain of the cluster are rejoining, restored from backups, say, nobody is whole to sync from. Then one that
+is below nobody's floors takes what it has for the whole.
+
 A node that is not ready neither pushes nor serves, and takes no writes of clients. The state is kept in the data
 directory, so a restart in the middle goes on.
 
@@ -23,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from replication.core import Core, Link
 from replication.stability import former_origins
+from replication.sync import is_below
 from replication.vectors import Known, Vectors
 from storage.changes import CLUSTER_NAMESPACE, Change, Kind, Stamp, VersionVector
 
@@ -135,17 +139,31 @@ class Rejoin:
             self._settle_stale(known.horizon)
 
     def tick(self, now: float) -> None:
-        """Found the cluster if all that this node was told to join are waiting, too, and it is the least. In a tick."""
-        if self.standing != Standing.JOINING or not self._may_found():
+        """Be whole without a sync if all others wait as well, and this node is the one to end that. In a tick."""
+        may_end = {Standing.JOINING: self._may_found, Standing.REJOINING: self._may_stay}.get(self.standing)
+        if may_end is None or not may_end():
             self._alone_since = None
             return
         if self._alone_since is None:
             self._alone_since = now
         elif now - self._alone_since > 2 * self._core.options.start_gate:
-            self._core.log.info("all wait for each other: this node founds the cluster")
+            self._core.log.warning("all wait for each other: this node begins", standing=str(self.standing))
             self._syncs.walk = None
             self._roster.admit(self._core.identity.node, now)
             self.enter(Standing.READY)
+
+    def _may_stay(self) -> bool:
+        """Tell whether every other member is linked and waits, and this node is the least of those that may go first."""
+        own = self._core.identity.node
+        others = [node for node in self._roster.remaining() if node != own]
+        known = [self._vectors.known.get(node) for node in others if node in self._core.links]
+        waiting = [one for one in known if one is not None and one.is_complete and not one.ready]
+        if len(waiting) < len(others):
+            return False
+        vectors = {own: self._core.replica.vector(), **{one.node: one.vector for one in waiting}}
+        floors = [self._core.replica.floors(), *(one.floors for one in waiting)]
+        whole = [node for node, vector in vectors.items() if not any(is_below(vector, one) for one in floors)]
+        return bool(whole) and min(whole) == own
 
     def _may_found(self) -> bool:
         """Tell whether every address to join was reached, none of them is ready, and this node is the least."""

@@ -442,7 +442,7 @@ class Replicator:
             self.deferred
             or self.dissemination.held
             or self.bodies.stalled(now)
-            or self.rejoin.standing == Standing.JOINING
+            or self.rejoin.standing in {Standing.JOINING, Standing.REJOINING}
             or now >= self._roster_due
             or (self.rejoin.standing == Standing.READY and self.writers.is_due())
             or now >= self._members_kept_at + MEMBERS_KEPT_INTERVAL

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from replication.bodies import Bodies
     from replication.clock import ClockGate
 
+# What a full sync remembers to drop at its end, some 300 bytes each. See `Syncs._note_unlisted`.
+_UNLISTED_MAX: Final = 65_536
 # Snapshots that one link may keep open: a session, and one that has ended without the asker's having said so.
 _SESSIONS_A_LINK: Final = 2
 _RETRY_SECONDS: Final = 0.5
@@ -63,6 +65,7 @@ class Walk:
     floors: VersionVector = attrs.field(factory=VersionVector)
     horizon: int = 0
     unlisted: list[Run] = attrs.field(factory=list)
+    unlisted_changes: int = 0
     changes: int = 0
     bytes: int = 0
     total: int = 0
@@ -235,7 +238,8 @@ class Syncs:
             # What is sent again before that time is refused again.
             self._fail(session, SyncFailure.HELD, retry=min(held, self._core.options.sync_interval))
             return
-        if session.full and not self._note_walked(session, batch):
+        if session.full and not self._is_next(batch):
+            self._fail(session, SyncFailure.CANCEL)
             return
         size = 0
         for run in batch.runs:
@@ -245,6 +249,8 @@ class Syncs:
         session.bytes += size
         self._core.count("sync_bytes_total", size)
         if session.full and self.walk is not None:
+            self._note_unlisted(self.walk, session, batch)
+            self.walk.cursor = batch.cursor
             self.walk.changes += sum(len(run.changes) for run in batch.runs)
             self.walk.bytes += size
         number = session.number
@@ -302,20 +308,28 @@ class Syncs:
         if session.end is not None:
             self._finish(session)
 
-    def _note_walked(self, session: _Asking, batch: SyncBatch) -> bool:
-        """Note what this node has in the walked slice and its server has not; False if the slice is out of place."""
+    def _is_next(self, batch: SyncBatch) -> bool:
+        """Tell whether a batch of a full sync goes on where the one before has ended."""
         walk = self.walk
+        return walk is not None and batch.start == walk.cursor and batch.cursor >= batch.start
+
+    def _note_unlisted(self, walk: Walk, session: _Asking, batch: SyncBatch) -> None:
+        """Note what this node still has of the walked slice and its server has not, after the slice was merged.
+
+        It is dropped at the end, when all is there that it gave way to. Beyond a bound, after a long absence with
+        many deletions, it is dropped at once: nobody counts on what a node that is not whole says it covers.
+        """
         assert session.server is not None
-        if walk is None or batch.start != walk.cursor or batch.cursor < batch.start:
-            self._fail(session, SyncFailure.CANCEL)
-            return False
         vector = session.server.vector
         for run in self._core.replica.unlisted(batch.start, batch.cursor, batch.runs):
             known = [change for change in run.changes if change.seq <= vector.get(run.origin, 0)]
-            if known:
+            if not known:
+                continue
+            if walk.unlisted_changes < _UNLISTED_MAX:
                 walk.unlisted.append(run._replace(changes=known))
-        walk.cursor = batch.cursor
-        return True
+                walk.unlisted_changes += len(known)
+            else:
+                self._core.replica.drop([run._replace(changes=known)])
 
     def on_end(self, link: Link, end: SyncEnd) -> None:
         """Grant what the session has brought. Inside a tick."""

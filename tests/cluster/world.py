@@ -281,8 +281,7 @@ class Host:
             ended.set()
 
     async def _upkeep(self) -> None:
-        """Do what the daemon does beside its clients: expiry, and a sync now and then."""
-        ticks = 0
+        """Do what the daemon does beside its clients: expiry, and with `everysec` a sync now and then."""
         interval = self.world.sweep_interval
         await trio.sleep(self.rng.random() * interval)
         while True:
@@ -294,9 +293,7 @@ class Host:
                 store.probe()
                 continue
             self.sweep()
-            ticks += 1
-            every = 1 if self.durability == "everysec" else 6  # "no" leaves it to the system, in its own time
-            if ticks % every == 0 and self.disk.tail:
+            if self.durability == "everysec" and self.disk.tail:
                 self.node._make_durable(_nothing)
 
     def sweep(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 from replication import messages as m
 from replication.rejoin import HasOwnData, Standing, WrongCluster
 from replication.replicator import Replicator
+from replication.shapes import SEQ_MAX
 from storage.changes import INLINE_BYTES_MAX, Change, Kind, Lane, Run
 from tests.replication.lab import FAST, Lab, Node, contents, is_equal, place, ready
 from tests.replication.model_replica import ModelReplica
@@ -391,6 +392,64 @@ def test_a_node_from_the_past_syncs_anew_and_its_unseen_writes_are_set_aside() -
     assert a.get("key") is None
 
 
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_members_that_all_come_back_from_the_past_do_not_wait_for_each_other(first: str) -> None:
+    lab = ready(Lab("a", "b"))
+    other = lab["b" if first == "a" else "a"]
+    lab.cut(lab.wire("a", "b"))
+    lab[first].put("key", "1")
+    if first == "b":  # it has purged what the other lacks
+        replica = lab["b"].replica
+        replica.cover({}, replica.vector(), 0)
+    for node in lab.nodes.values():
+        node.replicator.rejoin.enter(Standing.REJOINING)
+        node.replicator.after_commit()
+    lab.link("a", "b")
+    lab.run(2 * FAST.start_gate)
+    assert {node.replicator.rejoin.standing for node in lab.nodes.values()} == {Standing.REJOINING}
+    lab.run(FAST.start_gate)
+    assert lab[first].replicator.rejoin.standing == Standing.READY
+    lab.run(2.0)
+    assert other.replicator.rejoin.standing == Standing.READY
+    assert contents(lab["a"]) == contents(lab["b"])
+
+
+def test_nobody_goes_first_while_a_member_is_not_heard() -> None:
+    lab = ready(Lab("a", "b", "c"))
+    for wire in [lab.wire("a", "c"), lab.wire("b", "c")]:
+        lab.cut(wire)
+    for name in "ab":
+        lab[name].replicator.rejoin.enter(Standing.REJOINING)
+        lab[name].replicator.after_commit()
+    lab.run(10 * FAST.start_gate, 0.05)
+    assert lab["a"].replicator.rejoin.standing == Standing.REJOINING
+    lab.link("b", "c")
+    lab.run(1.0)
+    assert lab["b"].replicator.rejoin.standing == Standing.READY
+
+
+def test_what_was_purged_is_dropped_at_once_if_there_is_much_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from replication import sync
+
+    monkeypatch.setattr(sync, "_UNLISTED_MAX", 3)
+    lab = ready(Lab("a", "b"))
+    for number in range(20):
+        lab["a"].put(f"key{number:02}", "1")
+    lab.run(0.5)
+    lab.cut(lab.wire("a", "b"))
+    for number in range(10):
+        lab["a"].delete(f"key{number:02}")
+    for number in range(10):
+        lab["a"].replica.cells.pop((place(f"key{number:02}"), int(Kind.FLOOR), b""))
+    lab["b"].replicator.rejoin.enter(Standing.REJOINING)
+    lab["b"].replicator.after_commit()
+    lab.link("a", "b")
+    lab.run(2.0)
+    assert lab["b"].replicator.rejoin.standing == Standing.READY
+    assert contents(lab["b"]) == contents(lab["a"])
+    assert len(contents(lab["b"])) == 10
+
+
 def test_stale_writes_are_written_anew_if_so_told() -> None:
     options = attrs.evolve(FAST, stale_writes="replay")
     lab = ready(Lab("a", "b", options=options))
@@ -473,6 +532,21 @@ def test_data_of_another_cluster_or_of_none_is_not_mixed_in() -> None:
 
 
 # --- verification, publishing
+
+
+def test_more_origins_than_a_frame_holds_do_not_stop_replication() -> None:
+    lab = Lab("a")
+    many = {b"old" + number.to_bytes(13, "big"): SEQ_MAX for number in range(45_000)}
+    lab["a"].replica.cover(many, {}, 0)
+    lab.add("b")
+    lab.link("a", "b")
+    lab.run(1.0, 0.1)
+    assert lab["b"].replicator.rejoin.standing == Standing.READY
+    assert lab["b"].replica.vector().covers(many)
+    lab["a"].put("key", "1")
+    lab.run(0.3, 0.1)
+    assert lab["b"].get("key") == b"1"
+    assert lab["a"].replicator.vectors.known[lab["b"].id].vector.covers(many)
 
 
 def test_members_that_hold_the_same_verify_as_equal(three: Lab) -> None:
