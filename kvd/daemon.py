@@ -26,7 +26,7 @@ from typing import Final
 import structlog
 import trio
 
-from kvd import housekeeping, process, watchdog
+from kvd import encryption, housekeeping, process, watchdog
 from kvd.hub import Hub
 from kvd.listeners import Door, PlainListener, RespDoor, TlsListener, open_tcp, open_unix
 from kvd.peering.peers import Peers
@@ -200,6 +200,7 @@ async def _run(server: Server, hub: Hub, tls: list[TlsListener], announce: Calla
             nursery.start_soon(housekeeping.sync_every_second, server)
             nursery.start_soon(housekeeping.sweep, server, hub)
             nursery.start_soon(housekeeping.watch, server, hub)
+            nursery.start_soon(encryption.reseal, server, hub)
             nursery.start_soon(sample_periodically, server)
             nursery.start_soon(watchdog.watch, server)
             for listener in tls:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import attrs
 import structlog
 import trio
 
-from kvd import logs
+from kvd import encryption, logs
 from storage.errors import StorageError
 from storage.store import Limits, Store, StoreOptions
 
@@ -29,7 +30,8 @@ _WATCH_SECONDS: Final = 1.0
 
 def open_store(settings: Settings) -> Store:
     """Open the store in ``storage.data_dir``. Raises StorageError with what the operator can do."""
-    return Store.open(settings.storage.data_dir, store_options(settings))
+    options = attrs.evolve(store_options(settings), keyring=encryption.load_keys(settings))
+    return Store.open(settings.storage.data_dir, options)
 
 
 def store_options(settings: Settings) -> StoreOptions:
@@ -112,11 +114,12 @@ async def _try_to_recover(server: Server) -> None:
 
 
 def reopen(server: Server, tls: list[TlsListener]) -> None:
-    """Open log files and certificates again (SIGHUP): both may have been replaced on disk."""
+    """Open log files, certificates and encryption keys again (SIGHUP): they may have been replaced on disk."""
     logs.reopen()
+    encryption.reload_if_any(server)
     for listener in tls:
         try:
             listener.reload()
         except OSError as error:
             log.error("TLS files not reloaded, the old ones stay in use", error=str(error))
-    log.info("log and TLS files reopened")
+    log.info("log, TLS and key files reopened")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 import kvd
-from kvd import process
+from kvd import encryption, process
 from kvd.commands.spec import CommandSpec, CommandStats
 from kvd.peering.metrics import metrics
 from kvd.peering.report import MemberReport, report
@@ -397,6 +397,7 @@ def _storage(server: Server) -> Fields:
     return {
         "storage_durability": server.settings.storage.durability,
         "storage_writable": int(store.writable is None),
+        **encryption.fields(store),
         "storage_ticks": server.stats.ticks,
         "storage_ticks_failed": server.stats.ticks_failed,
         **{f"storage_{name}": value for name, value in store.stats().items()},

@@ -252,6 +252,13 @@ class StorageSettings:
         parameters=("appendfsync",),
         runtime=True,
     )
+    encryption_key_file: str = setting(
+        "",
+        """File with the keys that values and metadata are encrypted with on the disk, made by `kvd
+        encryption-key new`; empty: they are not. Only the daemon's user may be able to read it, and
+        without it nobody can read the data. Keys change without a restart: `kvd encryption-key
+        rotate`, then SIGHUP or KV.ENCRYPTION RELOAD. See docs/encryption.md.""",
+    )
     cache_bytes: int = setting(
         256 * MIB,
         """Memory for decoded records that were used lately. A read that finds its record here

@@ -27,7 +27,8 @@ All integers are big-endian, so that byte order is number order.
     "log"                    [dots in the change log, live ones after the last compaction], now and then
     "keys"                   [[key id (4) | null, check (16)] ...]: the keys that rows may be encrypted with, null
                              for rows that are not; no row: nothing is encrypted (`engine_sealed`)
-    "resealed"               [key id (4) | null, family, position]: how far the rows are encrypted anew (`resealing`)
+    "resealed"               [key id (4) | null, family, position, rows]: how far the values are encrypted anew
+                             with that key (`resealing`)
     "probe"                  empty; written by `Store.probe`
 
 The values of records and members may be encrypted, each by itself (`sealing`). What stands in this table

@@ -47,8 +47,8 @@ class Resealer:
     def restart(self) -> None:
         """Begin the walk, or go on where an earlier process was. To be called when the keys have changed."""
         engine = self._engine
-        self.examined = 0  # rows, since the walk began or went on
-        self.resealed = 0  # those of them that were written again
+        self.examined = 0  # rows, since the walk began
+        self.resealed = 0  # rows that were written again, by this process
         self.unopened_count = 0
         self.unopened: list[bytes] = []  # row keys of values that do not open, the first few
         self._key = engine.current  # the id of what the walk seals with
@@ -58,11 +58,6 @@ class Resealer:
         if set(engine.in_use) != {engine.current}:
             self.phase = Phase.WALKING
             self._resume()
-
-    @property
-    def key(self) -> bytes | None:
-        """The id of the key that is sealed with; None: values become plain."""
-        return self._key
 
     def slice(self, rows_max: int) -> bool:
         """Examine up to `rows_max` rows, or about 1 MiB of them; tell whether there are more.
@@ -76,7 +71,8 @@ class Resealer:
         examined, resealed, unopened, following = self._collect(batch, family, rows_max)
         if not (unopened or self.unopened_count):  # else a later process could not tell of them
             position = self._position if following is None else following
-            batch.put(Family.META, META_RESEALED, dumps([self._key, str(family), position]))
+            progress = [self._key, str(family), position, self.examined + examined]
+            batch.put(Family.META, META_RESEALED, dumps(progress))
         self._engine.inner.write(batch, sync=False)
         self.examined += examined
         self.resealed += resealed
@@ -84,6 +80,14 @@ class Resealer:
         self.unopened = (self.unopened + unopened)[:_UNOPENED_SHOWN]
         self._go_on(following)
         return self.phase is Phase.WALKING
+
+    def stats(self) -> dict[str, int]:
+        """Return figures for INFO and metrics."""
+        return {
+            "encryption_walk_rows": self.examined,
+            "encryption_walk_idle": int(self.phase is Phase.IDLE),
+            "encryption_unopened": self.unopened_count,
+        }
 
     def compact(self) -> None:
         """Remove from the disk what the values were before. May take minutes; may be called from any thread."""
@@ -140,9 +144,9 @@ class Resealer:
         if stored is None:
             return
         try:
-            key_id, family, position = loads(stored)
+            key_id, family, position, examined = loads(stored)
             index = SEALED.index(family)
         except (RecordError, TypeError, ValueError):
             return  # it only saves work
-        if key_id == self._key and type(position) is bytes:
-            self._family, self._position = index, position
+        if key_id == self._key and type(position) is bytes and type(examined) is int:
+            self._family, self._position, self.examined = index, position, examined

@@ -34,7 +34,7 @@ from storage.compaction import Compaction
 from storage.engine import Batch, Engine, Family
 from storage.engine_rocksdb import RocksEngine
 from storage.engine_sealed import SealedEngine, protect
-from storage.errors import Aborted, StorageError
+from storage.errors import Aborted, EncryptionError, StorageError
 from storage.expiry import Sweeper
 from storage.feed import Moment, SnapshotFeed
 from storage.fresh import Fresh
@@ -333,15 +333,31 @@ class Store:
         return handled
 
     def adopt_keys(self, keyring: Keyring) -> None:
-        """Encrypt with other keys from now on; nothing may be pending. The store must have been opened with some.
+        """Encrypt with other keys from the coming commit on. The store must have been opened with some.
 
-        Raise `EncryptionError` if they do not fit; then all is as before. Costs one fsync if the first is new.
+        Raise `EncryptionError` if they do not fit, or the error of writing the new one down; then all is as
+        before. Costs one fsync if the key that is written with is new.
         """
-        assert not self.dirty
         assert isinstance(self.engine, SealedEngine)
         assert self.resealer is not None
-        self.engine.adopt(keyring)
+        try:
+            self.engine.adopt(keyring)
+        except EncryptionError:
+            raise
+        except StorageError as error:
+            self.writable = error
+            raise
         self.resealer.restart()
+
+    @property
+    def keyring(self) -> Keyring | None:
+        """The keys in force; None: the store was opened without."""
+        return self.engine.keyring if isinstance(self.engine, SealedEngine) else None
+
+    @property
+    def keys_in_use(self) -> list[bytes | None]:
+        """The ids of the keys that what is on the disk may need; None stands for what is not encrypted."""
+        return list(self.engine.in_use) if isinstance(self.engine, SealedEngine) else [None]
 
     def reseal(self, budget_rows: int) -> bool:
         """Do a slice of `Resealer`'s walk, between two ticks; tell whether there is more."""
@@ -414,6 +430,8 @@ class Store:
 
     def stats(self) -> dict[str, int]:
         """Return figures for INFO and metrics."""
+        walk = self.resealer
+        encryption = {} if walk is None else walk.stats()
         return {
             **self._cache.stats(),
             **self.engine.stats(),
@@ -423,6 +441,7 @@ class Store:
             "keys": sum(keyspace.count for keyspace in self.keyspaces),
             "namespaces": len(self.keyspaces.all()),
             "origins": len(self.state.origins) - 1,
+            **encryption,
         }
 
     def replication_stats(self) -> dict[str, int]:

@@ -12,6 +12,7 @@ import click
 
 from kvd.cli.client import DEFAULT_URL, CommandFailed, connect
 from kvd.cli.errors import EXIT_FAILED, describe
+from kvd.cli.options import encryption_key_option, load_keys
 from storage.errors import StorageError
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -243,7 +244,8 @@ Restoring a whole cluster from one copy:
     metavar="DIR",
     help="Directory of the database; no daemon may use it.",
 )
-def reseed(data_dir: Path) -> None:
+@encryption_key_option
+def reseed(data_dir: Path, encryption_key_file: Path | None) -> None:
     """Make a data directory the first of a new cluster, with all its records.
 
     It forgets to which cluster it belonged and who was in it, and gets a new node id. For a restored backup that
@@ -253,7 +255,7 @@ def reseed(data_dir: Path) -> None:
     from kvd.peering.reseed import reseed as reseed_data  # noqa: PLC0415
 
     try:
-        records = reseed_data(data_dir)
+        records = reseed_data(data_dir, load_keys(encryption_key_file))
     except (StorageError, OSError) as error:
         click.echo(f"kvd: {describe(error)}", err=True)
         sys.exit(EXIT_FAILED)

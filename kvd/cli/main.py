@@ -11,6 +11,7 @@ import kvd
 from kvd.cli.bulk import bulk
 from kvd.cli.cluster import cluster
 from kvd.cli.data import verify
+from kvd.cli.encryption import dead_letters, encryption_key
 from kvd.cli.keys import key
 from kvd.cli.namespaces import namespace
 from kvd.cli.serve import check_config, serve
@@ -48,6 +49,8 @@ main.add_command(check_config)
 main.add_command(verify)
 main.add_command(cluster)
 main.add_command(token)
+main.add_command(encryption_key)
+main.add_command(dead_letters)
 for verb in (namespace, key, bulk, export, import_):
     main.add_command(verb)
 main.add_command(version)

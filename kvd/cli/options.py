@@ -12,6 +12,7 @@ import click
 from kvd.cli.errors import fail_config
 from kvd.config import ConfigError, Flag, load, parse_flag
 from kvd.settings import SETTINGS, Settings
+from storage.keyring import Keyring, load_keyring
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -23,6 +24,11 @@ _SHORTCUTS: Final = {
     "--unix-socket": ("server.unix_socket", "PATH", "Unix socket to listen on as well."),
     "--http-port": ("http.port", "N", "TCP port for HTTP; 0 takes a free one, -1 opens none."),
     "--durability": ("storage.durability", "WORD", "When writes reach the disk: always, everysec or no."),
+    "--encryption-key-file": (
+        "storage.encryption_key_file",
+        "FILE",
+        "Keys to encrypt the data with, from `kvd encryption-key new`.",
+    ),
     "--peer-port": ("peers.port", "N", "TCP port for other nodes; 0 takes a free one."),
     "--join": ("peers.join", "HOST:PORT", "A node of the cluster to join; may be given many times."),
     "--advertise": ("peers.advertise", "HOST:PORT", "How other nodes reach this one."),
@@ -61,6 +67,22 @@ def settings_options(function: FunctionT) -> FunctionT:
     )(function)
 
 
+def encryption_key_option(function: FunctionT) -> FunctionT:
+    """Add --encryption-key-file to a verb that opens a database without a daemon; see `load_keys`."""
+    return click.option(
+        "--encryption-key-file",
+        envvar=SETTINGS["storage.encryption_key_file"].environment,
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="The keys, if the database is encrypted. Also from KVD_STORAGE__ENCRYPTION_KEY_FILE.",
+    )(function)
+
+
+def load_keys(file: Path | None) -> Keyring | None:
+    """Return the keys of what `encryption_key_option` has given. Raises `KeyFileError`."""
+    return None if file is None else load_keyring(file)
+
+
 def load_settings(
     file: Path | None, assignments: tuple[str, ...], shortcuts: Mapping[str, Shortcut]
 ) -> Settings:
@@ -68,7 +90,7 @@ def load_settings(
     flags = [
         Flag(flag, name, given if isinstance(given, str) else ",".join(given))
         for flag, (name, _, _) in _SHORTCUTS.items()
-        if (given := shortcuts[flag.removeprefix("--").replace("-", "_")])
+        if (given := shortcuts.get(flag.removeprefix("--").replace("-", "_")))
         or isinstance(given, str)  # an empty text is a value, no occurrence of a flag is none
     ]
     for assignment in assignments:

@@ -15,6 +15,7 @@ import click
 
 from kvd.cli.client import CommandFailed
 from kvd.cli.errors import EXIT_FAILED, describe, fail
+from kvd.cli.options import encryption_key_option, load_keys
 from kvd.cli.rest_options import client_options, open_rest
 from storage.errors import StorageError
 
@@ -64,6 +65,7 @@ Examples:
 )
 @client_options
 @_data_dir
+@encryption_key_option
 @_as_json
 @click.option("--name", default="", metavar="TEXT", help="What it is for; shown in lists and the log.")
 @click.option(
@@ -77,6 +79,7 @@ def create(
     url: str,
     token_file: Path | None,
     data_dir: Path | None,
+    encryption_key_file: Path | None,
     as_json: bool,
     name: str,
     right: str,
@@ -93,22 +96,30 @@ def create(
         }
         made = _ask(url, token_file, "POST", "/api/tokens", body)
     else:
-        made = _offline(data_dir, lambda store: _make(store, name, right, namespaces, expires))
+        made = _offline(
+            data_dir, encryption_key_file, lambda store: _make(store, name, right, namespaces, expires)
+        )
     click.echo(json.dumps(made) if as_json else made["token"])
 
 
 @token.command("list")
 @client_options
 @_data_dir
+@encryption_key_option
 @_as_json
 def list_(
     url: str,
     token_file: Path | None,
     data_dir: Path | None,
+    encryption_key_file: Path | None,
     as_json: bool,
 ) -> None:
     """List the tokens; their secrets are not kept anywhere."""
-    found = _ask(url, token_file, "GET", "/api/tokens") if data_dir is None else _offline(data_dir, _list)
+    found = (
+        _ask(url, token_file, "GET", "/api/tokens")
+        if data_dir is None
+        else _offline(data_dir, encryption_key_file, _list)
+    )
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -122,14 +133,21 @@ def list_(
 @token.command()
 @client_options
 @_data_dir
+@encryption_key_option
 @click.argument("token_id", metavar="ID")
-def revoke(url: str, token_file: Path | None, data_dir: Path | None, token_id: str) -> None:
+def revoke(
+    url: str,
+    token_file: Path | None,
+    data_dir: Path | None,
+    encryption_key_file: Path | None,
+    token_id: str,
+) -> None:
     """End a token at once, by its ID: the digits after "kvd_"."""
     if not re.fullmatch(r"[0-9a-f]{12}", token_id):
         raise click.BadParameter("an ID is 12 hexadecimal digits; see kvd token list", param_hint="ID")
     if data_dir is None:
         _ask(url, token_file, "DELETE", f"/api/tokens/{token_id}")
-    elif not _offline(data_dir, lambda store: _tokens(store).revoke(token_id)):
+    elif not _offline(data_dir, encryption_key_file, lambda store: _tokens(store).revoke(token_id)):
         _give_up("there is no such token")
     click.echo(f"revoked {token_id}")
 
@@ -157,13 +175,13 @@ def _expiry(expires_ms: int | None) -> str:
 # --- a database without a daemon
 
 
-def _offline(data_dir: Path, work: Callable[[Store], Result]) -> Result:
+def _offline(data_dir: Path, key_file: Path | None, work: Callable[[Store], Result]) -> Result:
     """Run `work` on the database, and commit what it wrote."""
     # Imported here: the other verbs need no database.
-    from storage.store import Store  # noqa: PLC0415
+    from storage.store import Store, StoreOptions  # noqa: PLC0415
 
     try:
-        store = Store.open(data_dir)
+        store = Store.open(data_dir, StoreOptions(keyring=load_keys(key_file)))
         try:
             result = work(store)
             store.commit()

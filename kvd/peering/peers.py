@@ -197,7 +197,8 @@ class Peers:
     def dead_letter(self, stale: list[tuple[Stamp, Change]]) -> None:
         path = Path(self.server.settings.storage.data_dir) / dead_letters.FILE
         try:
-            dead_letters.keep(path, stale, self._replica.body, now_ms=self.wall_ms())
+            keyring = self.server.store.keyring
+            dead_letters.keep(path, stale, self._replica.body, now_ms=self.wall_ms(), keyring=keyring)
         except OSError as error:
             raise StoreFailed(f"dead letters cannot be kept: {error}") from error
         log.warning("writes are undone that nobody else has seen", count=len(stale), kept_in=str(path))

@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Final
 
 from kvd.peering import users
+from storage.keyring import Keyring
 from storage.replica import StoreReplica
-from storage.store import Store
+from storage.store import Store, StoreOptions
 
 # What `replication.rejoin` and `replication.roster` keep in the data directory.
 _LOCAL: Final = ("cluster_id", "member_state", "absences", "members")
 
 
-def reseed(data_dir: Path) -> int:
+def reseed(data_dir: Path, keyring: Keyring | None = None) -> int:
     """Forget the cluster; return how many records about its members were deleted. Raises StorageError.
 
     Shared users stay: they are about clients, not about members.
     """
-    store = Store.open(data_dir)
+    store = Store.open(data_dir, StoreOptions(keyring=keyring))
     try:
         replica = StoreReplica(store)
         store.begin(time.time_ns() // 1_000_000)
