@@ -214,6 +214,7 @@ class Vector:
     head_hlc: int = 0  # greatest clock value applied
     ready: bool = True  # False: joining or rejoining; neither pushes nor serves
     settled_hlc: int = 0  # a claim: all that the node ever writes up to this clock value is in `vector`
+    base: int = 0  # of one that is passed on and not full: it adds to what had this number, or a later one
 
 
 @attrs.frozen
@@ -595,6 +596,7 @@ _TABLES: Final[Mapping[_Class, _Table]] = {
         11: ("head_hlc", HLC),
         12: ("ready", FLAG),
         13: ("settled_hlc", HLC),
+        14: ("base", COUNT),
     },
     Push: {1: ("run", RUN), 2: ("more", FLAG), 3: ("wants_ack", FLAG)},
     Pull: {1: ("origin", ID), 2: ("after", SEQ), 3: ("upto", DOT_SEQ)},

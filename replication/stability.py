@@ -19,7 +19,7 @@ alone never excludes anybody. `blocked_by` names those for whom everything waits
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -29,6 +29,9 @@ from storage.changes import Lane, VersionVector
 
 if TYPE_CHECKING:
     from replication.roster import Roster
+
+
+_SETTLES_MISSED: Final = 4  # in a row, from which on a member holds up what expires
 
 
 @attrs.frozen
@@ -96,11 +99,17 @@ class Stability:
         return claims
 
     def _find_blockers(self) -> None:
-        """Name those who say nothing, or still lack what this node had at the end of the interval before."""
-        claims = self._claims_by_node()
-        due = self._due
-        self.blocked_by = [node for node, claim in claims.items() if claim is None or not claim.covers(due)]
-        self._due = self._core.replica.durable()
+        """Name those who say nothing, still lack what this node had at the interval before, or do not settle."""
+        core = self._core
+        late_hlc = int(core.wall_ms() - _SETTLES_MISSED * 1000 * core.options.settle_interval) << 16
+        self.blocked_by = [
+            node
+            for node, claim in self._claims_by_node().items()
+            if claim is None
+            or not claim.covers(self._due)
+            or (node != core.identity.node and self._settled(node) < late_hlc)
+        ]
+        self._due = core.replica.durable()
 
     def tick(self, now: float) -> float:
         """Go on with the epoch, or begin the next."""

@@ -48,6 +48,7 @@ class Known:
     at: float = 0.0
     is_complete: bool = True  # False: its sealed origins are still to come
     settled_hlc: int = 0
+    news: int = 0  # the number of the message that has changed more than the times last
     former: VersionVector | None = None  # what its boot before had claimed, until it is compared
 
 
@@ -71,7 +72,7 @@ class _Sent:
     horizon: int = 0
     ready: bool = False
     settled_hlc: int = 0
-    relayed: dict[bytes, tuple[bytes, int]] = attrs.field(factory=dict)  # node -> (boot, number)
+    relayed: dict[bytes, tuple[bytes, int, int]] = attrs.field(factory=dict)  # node -> (boot, news, number)
 
 
 class Vectors:
@@ -245,23 +246,26 @@ class Vectors:
         """Pass on the vectors of members, as far as their news have not been passed on."""
         for sent in self._sent.values():
             for known in self.known.values():
-                version = (known.boot, known.number)
-                if known.node == sent.link.node or sent.relayed.get(known.node) == version:
+                version = (known.boot, known.news, known.number)
+                before = sent.relayed.get(known.node)
+                if known.node == sent.link.node or before == version:
                     continue
                 sent.relayed[known.node] = version
+                is_full = before is None or before[:2] != version[:2]  # else only time has passed
                 sent.link.send(
                     Vector(
                         node=known.node,
                         boot=known.boot,
                         number=known.number,
-                        is_full=True,
-                        vector=dict(known.vector),
+                        is_full=is_full,
+                        vector=dict(known.vector) if is_full else {},
                         have={},
-                        floors=dict(known.floors),
+                        floors=dict(known.floors) if is_full else {},
                         horizon=known.horizon,
                         head_hlc=known.head_hlc,
                         ready=known.ready,
                         settled_hlc=known.settled_hlc,
+                        base=0 if is_full else known.news,
                     )
                 )
 
@@ -279,6 +283,8 @@ class Vectors:
             message.node in self._core.links or not self.is_current(message.node, message.boot)
         ):
             return  # known at first hand, or of an earlier run
+        if not is_own and not message.is_full and not _adds_to(known, message):
+            return
         known = self._taken(known, message)
         self.known[message.node] = known
         if is_own and message.is_full and message.sealed_count:
@@ -301,6 +307,15 @@ class Vectors:
         complete = (
             known.is_complete if known is not None and not message.is_full else not message.sealed_count
         )
+        content = (message.boot, vector, floors, message.horizon, message.ready, complete)
+        is_same = known is not None and content == (
+            known.boot,
+            known.vector,
+            known.floors,
+            known.horizon,
+            known.ready,
+            known.is_complete,
+        )
         return Known(
             message.node,
             message.boot,
@@ -313,6 +328,7 @@ class Vectors:
             self._core.now,
             complete,
             message.settled_hlc,
+            known.news if known is not None and is_same else message.number,
             former,
         )
 
@@ -379,6 +395,11 @@ def _since(changes: OrderedDict[bytes, int], number: int, vector: VersionVector)
             break
         found[origin] = vector[origin]
     return found
+
+
+def _adds_to(known: Known | None, message: Vector) -> bool:
+    """Tell whether what a message adds to is here."""
+    return known is not None and known.boot == message.boot and known.number >= message.base
 
 
 def _ignore(link: Link, known: Known) -> None:

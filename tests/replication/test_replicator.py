@@ -255,6 +255,54 @@ def test_a_settled_clock_value_survives_a_restart_with_a_clock_that_is_behind(th
     assert again.replica.hlc > settled
 
 
+def test_where_only_time_passes_no_vectors_are_passed_on() -> None:
+    lab = ready(Lab("a", "b", "c"))
+    lab.cut(lab.wire("a", "c"))
+    b = lab["b"].replicator.vectors
+    b.relays_vectors = True
+    lab["a"].put("key", "1")
+    relay = lab.options.relay_vectors_interval
+    lab.run(2 * relay, 0.1)
+    before = lab["c"].replicator.vectors.known[lab["a"].id]
+    told = len(lab.messages("b", "c", m.Vector))
+    lab.run(2 * relay, 0.1)
+    known = lab["c"].replicator.vectors.known[lab["a"].id]
+    assert known.vector == before.vector == lab["a"].replica.vector()
+    assert known.settled_hlc > before.settled_hlc
+    passed_on = [one for one in lab.messages("b", "c", m.Vector)[told:] if one.node == lab["a"].id]
+    assert passed_on
+    assert {(one.is_full, len(one.vector)) for one in passed_on} == {(False, 0)}
+    lab["a"].put("key", "2")
+    lab.run(2 * relay, 0.1)
+    assert lab["c"].replicator.vectors.known[lab["a"].id].vector == lab["a"].replica.vector()
+
+
+def test_what_adds_to_a_vector_that_was_not_heard_is_not_taken(three: Lab) -> None:
+    three.cut(three.wire("a", "c"))
+    vectors, link = three["c"].replicator.vectors, three.wire("b", "c").ends[1][1]
+    known = vectors.known[three["a"].id]
+    later = known.number + 10
+    message = m.Vector(
+        known.node, known.boot, later, False, {}, {}, {}, 0, settled_hlc=7 << 60, base=later - 1
+    )
+    vectors.on_vector(link, message)
+    assert vectors.known[three["a"].id] is known
+    vectors.on_vector(link, attrs.evolve(message, boot=bytes(16), base=0))
+    assert vectors.known[three["a"].id] is known
+    vectors.on_vector(link, attrs.evolve(message, base=known.number))
+    assert vectors.known[three["a"].id].settled_hlc == 7 << 60
+
+
+def test_a_member_that_does_not_settle_is_named(three: Lab) -> None:
+    c = three["c"]
+    three.run(2 * FAST.settle_interval, 0.05)
+    c.replicator.core.make_durable = lambda then: None
+    three.run(2 * FAST.settle_interval, 0.05)
+    assert three["a"].replicator.stability.blocked_by == []
+    three.run(3 * FAST.settle_interval, 0.05)
+    assert three["a"].replicator.stability.blocked_by == [c.id]
+
+
 def test_nothing_is_settled_before_it_is_durable(three: Lab) -> None:
     a = three["a"]
     three.run(2 * FAST.settle_interval, 0.05)
