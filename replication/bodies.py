@@ -5,12 +5,13 @@ sent it for the body, piece by piece, some pieces ahead so that a long way does 
 is the body's name: nothing has to be hashed to write it, and a body can only be superseded, never change.
 A body that was superseded meanwhile is a miss; what superseded it comes by the next sync.
 
-Bounds: `bodies_max` bodies at a time, `body_bytes_max` bytes of them in memory, the rest waits in order.
+Bounds: `bodies_max` bodies at a time, `body_bytes_max` bytes of them in memory, the rest waits in order. The
+same bounds hold for the bodies that are kept from one piece to the next for those who ask.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Final
 
@@ -23,6 +24,9 @@ from storage.changes import Change, Run
 _PIECES_AHEAD: Final = 8
 # Pieces that a peer may ask of this node before it has taken the earlier ones.
 _BULK_BYTES_MAX: Final = 4 * 1024 * 1024
+
+# How long a body is kept whose next piece nobody asks for.
+_KEEP_SECONDS: Final = 5.0
 
 Done = Callable[[Run | None], None]
 
@@ -47,6 +51,14 @@ class _Fetch:
         return self.waiting[0]
 
 
+@attrs.define(eq=False)
+class _Kept:
+    """A body that is being sent: reading it anew for each piece would cost the square of its size."""
+
+    body: bytes
+    asked_at: float
+
+
 class Bodies:
     """Fetches bodies for this node, and serves those of its own store."""
 
@@ -54,6 +66,7 @@ class Bodies:
         self._core = core
         self._active: list[_Fetch] = []
         self._queue: deque[_Fetch] = deque()
+        self._kept: OrderedDict[tuple[int, int, bytes, int, bytes], _Kept] = OrderedDict()
         # Reads a body from the snapshot of a sync session: (link, session, origin, seq, place).
         self.read_session: Callable[[Link, int, bytes, int, bytes], bytes | None] = _no_session
 
@@ -79,6 +92,8 @@ class Bodies:
         lost = [fetch for fetch in [*self._active, *self._queue] if fetch.link is link]
         for fetch in lost:
             self._end(fetch, None)
+        for key in [key for key in self._kept if key[0] == link.number]:
+            del self._kept[key]
 
     def cancel(self, link: Link, session: int) -> None:
         """Forget the fetches of a sync session that has ended."""
@@ -129,21 +144,46 @@ class Bodies:
         if link.bulk_bytes > _BULK_BYTES_MAX:
             link.drop("it asks for more pieces than it takes")
             return
-        if get.session:
-            body = self.read_session(link, get.session, get.origin, get.seq, get.place)
-        else:
-            body = self._core.replica.body(get.origin, get.seq, get.place)
+        body = self._body(link, get)
         if body is None or get.offset >= len(body):
             link.send(BodyMiss(get.origin, get.seq))
             return
         piece = body[get.offset : get.offset + self._core.options.body_piece_bytes]
         link.send_bulk(BodyData(get.origin, get.seq, get.offset, len(body), piece))
 
+    def _body(self, link: Link, get: BodyGet) -> bytes | None:
+        """Return the body that a piece is asked of, from what is kept or the store."""
+        key = (link.number, get.session, get.origin, get.seq, get.place)
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            body: bytes | None = kept.body
+        elif get.session:
+            body = self.read_session(link, get.session, get.origin, get.seq, get.place)
+        else:
+            body = self._core.replica.body(get.origin, get.seq, get.place)
+        if body is not None and get.offset + self._core.options.body_piece_bytes < len(body):
+            self._kept[key] = _Kept(body, self._core.now)
+            self._trim()
+        return body
+
+    def _trim(self) -> None:
+        """Keep no more than the bounds allow: the body that was asked of last, and others beside it."""
+        options, kept = self._core.options, self._kept
+        size = sum(len(one.body) for one in kept.values())
+        while len(kept) > 1 and (len(kept) > options.bodies_max or size > options.body_bytes_max):
+            _, oldest = kept.popitem(last=False)
+            size -= len(oldest.body)
+
     def tick(self, now: float) -> float:
-        """Give up what makes no progress. The caller opens a tick of the store if `stalled` says so."""
+        """Forget what nobody asks for any more; return when to be called again."""
+        for key in [key for key, kept in self._kept.items() if now - kept.asked_at > _KEEP_SECONDS]:
+            del self._kept[key]
+        return now + (_KEEP_SECONDS if self._kept else 60.0)
+
+    def tick_in_store(self, now: float) -> None:
+        """Give up what makes no progress. Inside a tick, which the caller opens if `stalled` says so."""
         for fetch in self.stalled(now):
             self._end(fetch, None)
-        return now + self._core.options.sync_timeout / 4 if self._active else now + 60.0
 
     def stalled(self, now: float) -> list[_Fetch]:
         timeout = self._core.options.sync_timeout

@@ -197,13 +197,6 @@ class Membership:
             "stop one of them and give it a data directory of its own"
         )
 
-    def forgive(self) -> None:
-        """Forget that nodes ran twice, by the operator's word."""
-        self.duplicate = None
-        self.duplicates.clear()
-        self._boots.clear()
-        self._outbid.clear()
-
     def on_own_id(self, peer: Hello) -> None:
         """A live, authenticated peer says that it is this node: see whether it is a copy."""
         if peer.boot != self._core.identity.boot:

@@ -432,6 +432,7 @@ class Replicator:
             self.vectors.tick(now),
             self.stability.tick(now),
             self.verification.tick(now),
+            self.bodies.tick(now),
             self.dropped.tick(now),
         )
         return min(dues)
@@ -461,7 +462,7 @@ class Replicator:
         self.dissemination.release_held()
         if self._may_settle(now):
             self._settle(now)
-        self.bodies.tick(now)
+        self.bodies.tick_in_store(now)
         self.rejoin.tick(now)
         self._roster_due = self.roster.tick(now)
 

@@ -171,6 +171,42 @@ def test_a_large_value_that_comes_slowly_does_not_end_its_sync() -> None:
     assert is_equal([lab["a"], lab["b"]])
 
 
+def test_a_large_value_is_read_once_for_all_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = ready(Lab("a", "b"))
+    a, b = lab["a"], lab["b"]
+    reads: list[int] = []
+    body = ModelReplica.body
+
+    def counted(replica: ModelReplica, origin: bytes, seq: int, at: bytes) -> bytes | None:
+        reads.append(seq)
+        return body(replica, origin, seq, at)
+
+    monkeypatch.setattr(ModelReplica, "body", counted)
+    a.put("large", b"v" * (64 * 1024 * 40))
+    a.put("second", b"w" * (64 * 1024 * 40))
+    lab.run(2.0)
+    assert is_equal([a, b])
+    assert len(reads) == 2
+    assert not a.replicator.bodies._kept
+
+
+def test_no_more_bodies_are_kept_than_may_be() -> None:
+    options = attrs.evolve(FAST, bodies_max=3, body_bytes_max=500_000)
+    lab = ready(Lab("a", "b", options=options))
+    a = lab["a"]
+    link = end(lab.wire("a", "b"), a)
+    for number in range(9):
+        a.put(f"large{number}", b"v" * 200_000)
+        origin = a.replica.origin(Lane.SMALL)
+        assert origin is not None
+        seq = a.replica.covered(origin)
+        a.replicator.bodies.on_get(link, m.BodyGet(origin, seq, place(f"large{number}"), 0))
+        kept = [one.body for one in a.replicator.bodies._kept.values()]
+        assert len(kept) == min(number + 1, 2)
+    lab.run(7.0)
+    assert not a.replicator.bodies._kept
+
+
 def test_a_large_value_that_differs_is_mended() -> None:
     lab = ready(Lab("a", "b", "c"))
     lab["a"].put("large", LARGE)

@@ -301,8 +301,6 @@ def test_a_foreign_boot_that_keeps_outbidding_is_a_living_twin(since: int, refus
     assert node.membership.duplicate_node
     text = node.membership.refusal()
     assert (text is not None) == refuses
-    node.membership.forgive()
-    assert node.membership.refusal() is None
 
 
 def test_what_is_left_of_dead_boots_is_no_twin() -> None:
