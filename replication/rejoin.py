@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from replication.sync import Syncs
 
 _STATE: Final = "member_state"
-_CLUSTER: Final = "cluster_id"
+# The local setting that makes a data directory a member of a cluster: the cluster's 16 bytes.
+CLUSTER_SETTING: Final = "cluster_id"
 
 
 class Standing(enum.StrEnum):
@@ -68,7 +69,7 @@ class Rejoin:
         """Find out what this node is. Inside a tick, before anything else; `founds`: nobody to join."""
         replica = self._core.replica
         stored = replica.get_local(_STATE)
-        cluster = replica.get_local(_CLUSTER)
+        cluster = replica.get_local(CLUSTER_SETTING)
         if cluster is not None and cluster != self._core.identity.cluster:
             raise WrongCluster(cluster.hex(), self._core.identity.cluster.hex())
         if stored is not None:
@@ -77,7 +78,7 @@ class Rejoin:
         if not founds and len(replica.vector()):
             raise HasOwnData
         self._set(Standing.READY if founds else Standing.JOINING)
-        replica.put_local(_CLUSTER, self._core.identity.cluster)
+        replica.put_local(CLUSTER_SETTING, self._core.identity.cluster)
         if founds:
             self._roster.admit(self._core.identity.node, self._core.now)
 

@@ -79,6 +79,17 @@ class Alone:
         return True
 
 
+class Apart:
+    """What a member knows about the others while it does not talk with them: nothing, so that it purges nothing."""
+
+    alone = False
+
+    settled_hlc = 0
+
+    def covers(self, origin: bytes, seq: int) -> bool:
+        return False
+
+
 class Horizon:
     """The greatest stamps ever purged: a sequence for each origin number, and a clock value."""
 

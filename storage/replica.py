@@ -320,9 +320,7 @@ class StoreReplica:
                 return found
 
     def get_local(self, name: str) -> bytes | None:
-        key = LOCAL_PREFIX + name.encode()
-        pending = self._txn.local_values
-        return pending[key] if key in pending else self._state.engine.get(Family.META, key)
+        return self._store.local_value(name)
 
     def put_local(self, name: str, value: bytes | None) -> None:
         self._txn.local_values[LOCAL_PREFIX + name.encode()] = value

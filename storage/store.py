@@ -42,7 +42,7 @@ from storage.incoming import Incoming, Place
 from storage.indexing import add_chunks, overlaps
 from storage.keyring import Keyring
 from storage.keyspace import Keyspace
-from storage.layout import COUNT_PREFIX, FLOOR_PREFIX, META_NODE, NAMESPACE_BYTES, change_key
+from storage.layout import COUNT_PREFIX, FLOOR_PREFIX, LOCAL_PREFIX, META_NODE, NAMESPACE_BYTES, change_key
 from storage.ledger import Ledger
 from storage.members import Members
 from storage.opening import NODE_BYTES, prepare, read_bodyless, read_count, read_floor, read_found
@@ -392,6 +392,12 @@ class Store:
     def describe(self, register: bytes) -> Version:
         """Unpack a register (a record's VALUE_STAMP, FLOOR ...) for people."""
         return describe(register, self.state.origins)
+
+    def local_value(self, name: str) -> bytes | None:
+        """Return what `name` was set to for this data directory alone, by the tick under way or before."""
+        key = LOCAL_PREFIX + name.encode()
+        pending = self.state.txn.local_values
+        return pending[key] if key in pending else self.state.engine.get(Family.META, key)
 
     def feed(self) -> SnapshotFeed:
         """Return the changes of this moment, as replication sees them. Close it after use."""

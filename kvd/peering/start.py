@@ -6,26 +6,33 @@ import ipaddress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
 from kvd.peering.errors import CannotJoin
 from kvd.peering.options import peer_options
 from kvd.peering.peers import Peers
 from kvd.settings import PeersSettings, Settings
 from replication.errors import CredentialError
 from replication.node import StoreFailed
-from replication.rejoin import HasOwnData, WrongCluster
+from replication.rejoin import CLUSTER_SETTING, HasOwnData, WrongCluster
 from replication.security import BundleCredentials, Credentials, SecretCredentials
 from replication.tcp import TcpNetwork
 from replication.transport import format_address
+from storage.expiry import Apart
 
 if TYPE_CHECKING:
     from kvd.hub import Hub
     from kvd.server import Server
+    from storage.store import Store
+
+log = structlog.get_logger()
 
 
 def open_peers(settings: Settings, server: Server, hub: Hub) -> Peers | None:
     """Return this node among its peers, not yet listening; None for a single node. Raise `CannotJoin`."""
     wanted = settings.peers
     if wanted.port < 0:
+        _stay_apart(server.store)
         return None
     allowed = tuple(ipaddress.ip_network(network) for network in wanted.allow)
     try:
@@ -37,6 +44,19 @@ def open_peers(settings: Settings, server: Server, hub: Hub) -> Peers | None:
     except (CredentialError, WrongCluster, HasOwnData, StoreFailed) as error:
         raise CannotJoin(str(error)) from error
     return peers
+
+
+def _stay_apart(store: Store) -> None:
+    """See that a member which runs without its peers purges no deletion that they have yet to hear of.
+
+    What it purged they could not be told apart from what they must keep: each had to join anew.
+    """
+    if store.local_value(CLUSTER_SETTING) is not None:
+        store.sweeper.purging = Apart()
+        log.warning(
+            "this data directory belongs to a cluster, but peers are off: deletions are kept until they are on",
+            hint="start with --peer-port to rejoin, or make it a cluster of its own with `kvd cluster reseed`",
+        )
 
 
 def _credentials(wanted: PeersSettings) -> Credentials:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 import pytest
 
+from kvd.peering.start import open_peers
+from replication.rejoin import CLUSTER_SETTING
+from storage.layout import LOCAL_PREFIX
 from tests.kvd.harness import Client, InProcessServer, encode, error
+
+if TYPE_CHECKING:
+    from kvd.hub import Hub
 
 LOADING = "LOADING this node is joining"
 
@@ -82,3 +90,20 @@ def test_requests_of_one_pipeline_meet_the_refusal_in_order(server: InProcessSer
     assert client.raw(encode("GET", "a"), encode("SET", "a", "1"), encode("GET", "a")) == (
         b"$-1\r\n-CLOCKSKEW wrong\r\n$-1\r\n"
     )
+
+
+@pytest.mark.parametrize("is_member", [False, True])
+def test_a_member_that_runs_without_its_peers_keeps_its_deletions(
+    server: InProcessServer, client: Client, is_member: bool
+) -> None:
+    if is_member:
+        server.store.state.txn.local_values[LOCAL_PREFIX + CLUSTER_SETTING.encode()] = b"c" * 16
+        server.store.commit()
+    assert open_peers(server.settings, server, cast("Hub", None)) is None
+    client.send("SET", "key", "value")
+    client.send("DEL", "key")
+    server.clock.advance(30 * 86_400_000)
+    client.send("PING")
+    while server.store.sweep(100) == 100:
+        pass
+    assert server.store.replication_stats()["tombstones"] == is_member
