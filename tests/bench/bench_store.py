@@ -1,6 +1,6 @@
 """What the store costs: microseconds an operation, for both engines.
 
-    python tests/bench/bench_store.py [--keys N] [--tick N] [--engine memory|rocksdb]
+    python -m tests.bench.bench_store [--keys N] [--tick N] [--engine memory|rocksdb] [--encrypted]
 
 Writes are committed every `--tick` operations, as the hub does; their figures hold the share of
 the commit. "cpu" is the main thread's CPU time, which other load on the machine moves less than the
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from storage.engine_memory import MemoryEngine
+from storage.keyring import new_keyring
 from storage.store import Keyspace, Store, StoreOptions
 
 VALUE = b"v" * 64
@@ -94,11 +95,11 @@ def delete(keyspace: Keyspace, keys: list[bytes]) -> None:
         keyspace.delete(key)
 
 
-def stores(names: list[str], directory: Path) -> Iterator[tuple[str, Store]]:
+def stores(names: list[str], directory: Path, options: StoreOptions) -> Iterator[tuple[str, Store]]:
     if "memory" in names:
-        yield "memory", Store(MemoryEngine())
+        yield "memory", Store(MemoryEngine(), options)
     if "rocksdb" in names:
-        yield "rocksdb", Store.open(directory / "data", StoreOptions())
+        yield "rocksdb", Store.open(directory / "data", options)
 
 
 def main() -> None:
@@ -106,18 +107,20 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--tick", type=int, default=16)
     parser.add_argument("--engine", choices=("memory", "rocksdb", "both"), default="both")
+    parser.add_argument("--encrypted", action="store_true")
     arguments = parser.parse_args()
+    options = StoreOptions(keyring=new_keyring() if arguments.encrypted else None)
     names = ["memory", "rocksdb"] if arguments.engine == "both" else [arguments.engine]
     directory = Path(tempfile.mkdtemp(prefix="kvd-bench-"))
     try:
-        for name, store in stores(names, directory):
+        for name, store in stores(names, directory, options):
             print(f"{name}, {arguments.keys} keys, ticks of {arguments.tick}")
             store.freeze()
             Bench(store, arguments.keys, arguments.tick).run()
             print("  cold reads: a new store over the same data" if name == "rocksdb" else "")
             store.close()
         if "rocksdb" in names:
-            cold = Bench(Store.open(directory / "data"), arguments.keys, arguments.tick)
+            cold = Bench(Store.open(directory / "data", options), arguments.keys, arguments.tick)
             cold.measure("get, cold", get, random.sample(cold.keys, len(cold.keys)))
             cold.store.close()
     finally:

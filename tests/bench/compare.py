@@ -1,12 +1,14 @@
 """kvd beside redis-server, on this machine, now: throughput and CPU time at equal durability.
 
-    python -m tests.bench.compare                          everything: about fifteen minutes
+    python -m tests.bench.compare                          everything: about seventeen minutes
     python -m tests.bench.compare --only P=1 --durability everysec --requests 0.2
 
 Every round runs each workload against all servers one after another, so a slow minute of the machine
 hits all alike; the figures are the medians of the rounds. redis-benchmark runs with ``-d 64
 -r 100000`` over 100,000 keys that exist. CPU time is that of the server process for one request, from
 ``/proc``: it tells more about the server than throughput where the client is the bottleneck.
+
+At the end stands what encryption at rest costs, kvd beside kvd (`tests.bench.encryption`).
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import statistics
 import sys
 import tempfile
 from collections import defaultdict
@@ -24,7 +25,8 @@ from typing import Final, TypeAlias, get_args
 
 import attrs
 
-from tests.bench.load import Load, Result, fill, note, run, wait_until_idle
+from tests.bench import encryption
+from tests.bench.load import Load, Result, fill, median, note, run, scaled, wait_until_idle
 from tests.servers import Durability, RunningServer, kvd_server, redis_server
 
 KEYS: Final = 100_000
@@ -77,12 +79,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     durabilities: Sequence[Durability] = options.durability or get_args(Durability)
     loads = [load for load in LOADS if any(_bears(load, words) for words in options.only or [""])]
-    loads = [attrs.evolve(load, requests=_scaled(load, options.requests)) for load in loads]
+    loads = [scaled(load, options.requests) for load in loads]
     with tempfile.TemporaryDirectory(prefix="kvd-bench-") as directory, contextlib.ExitStack() as stack:
         servers = _start(stack, Path(directory), durabilities)
         measured = _measure(servers, loads, options.rounds)
     rows = _rows(measured, loads, durabilities)
     print("\n".join(_report(rows)))
+    if options.encryption:
+        with tempfile.TemporaryDirectory(prefix="kvd-bench-") as directory:
+            costs = encryption.measure(Path(directory), rounds=options.rounds, requests=options.requests)
+        print("\n".join(encryption.report(costs)))
     if options.json:
         options.json.write_text(json.dumps([attrs.asdict(row) for row in rows], indent=2) + "\n")
     return 0
@@ -106,6 +112,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rounds", type=int, default=3, help="runs of which the median counts (default 3)")
     parser.add_argument("--requests", type=float, default=1.0, help="factor on the number of requests")
+    parser.add_argument(
+        "--no-encryption",
+        dest="encryption",
+        action="store_false",
+        help="leave out what encryption at rest costs (tests.bench.encryption)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     return parser
 
@@ -113,12 +125,6 @@ def _parser() -> argparse.ArgumentParser:
 def _bears(load: Load, words: str) -> bool:
     """Tell whether all of `words` stand in the name: whole words, so that P=1 is not P=16."""
     return set(words.split()) <= set(load.name.split())
-
-
-def _scaled(load: Load, factor: float) -> int:
-    """Return the requests of a run: whole pipelines of every client, at least one."""
-    unit = load.clients * load.pipeline
-    return max(1, round(load.requests * factor / unit)) * unit
 
 
 def _start(
@@ -154,18 +160,12 @@ def _rows(measured: Measured, loads: Sequence[Load], durabilities: Sequence[Dura
         Row(
             load.name,
             durability,
-            redis=_median(measured[load.name, durability, "redis"]),
-            kvd=_median(measured[load.name, durability, "kvd"]),
+            redis=median(measured[load.name, durability, "redis"]),
+            kvd=median(measured[load.name, durability, "kvd"]),
         )
         for durability in durabilities
         for load in loads
     ]
-
-
-def _median(results: Sequence[Result]) -> Result:
-    """Return the median of each figure on its own."""
-    columns = zip(*(attrs.astuple(result) for result in results), strict=True)
-    return Result(*(statistics.median(column) for column in columns))
 
 
 def _report(rows: Sequence[Row]) -> Iterator[str]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import csv
 import random
 import socket
+import statistics
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -51,6 +53,18 @@ class Result:
     p99_ms: float
     max_ms: float
     cpu_us: float  # of the server process, user and system and all threads, for one request
+
+
+def scaled(load: Load, factor: float) -> Load:
+    """Return the load with so many times its requests: whole pipelines of every client, at least one."""
+    unit = load.clients * load.pipeline
+    return attrs.evolve(load, requests=max(1, round(load.requests * factor / unit)) * unit)
+
+
+def median(results: Sequence[Result]) -> Result:
+    """Return the median of each figure on its own."""
+    columns = zip(*(attrs.astuple(result) for result in results), strict=True)
+    return Result(*(statistics.median(column) for column in columns))
 
 
 def run(server: RunningServer, load: Load) -> Result:

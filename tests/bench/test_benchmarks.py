@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import compare, latency, scale
+from tests.bench import compare, encryption, latency, scale
 
 
 @pytest.mark.needs_redis
@@ -17,7 +17,7 @@ def test_compare_measures_both_servers(tmp_path: Path, capsys: pytest.CaptureFix
     compare.main(
         [
             *("--only", "GET P=1", "--only", "SET P=16", "--durability", "everysec"),
-            *("--rounds", "1", "--requests", "0.005", "--json", str(figures)),
+            *("--rounds", "1", "--requests", "0.005", "--json", str(figures), "--no-encryption"),
         ]
     )
     rows = json.loads(figures.read_text())
@@ -26,6 +26,13 @@ def test_compare_measures_both_servers(tmp_path: Path, capsys: pytest.CaptureFix
         assert row["redis"]["per_second"] > 0
         assert row["kvd"]["per_second"] > 0
     assert "of 2 targets reached" in capsys.readouterr().out
+
+
+@pytest.mark.needs_redis
+def test_the_cost_of_encryption_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    encryption.main(["--rounds", "1", "--requests", "0.005"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:28].strip() for line in lines[4:]] == [load.name for load in encryption.LOADS]
 
 
 @pytest.mark.needs_redis
