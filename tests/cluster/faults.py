@@ -449,6 +449,55 @@ def draw_expelled(rng: Random, names: list[str], end: float) -> Draw:
     return found
 
 
+def draw_halfway(rng: Random, names: list[str], end: float) -> Draw:
+    """Break a sync half-way, and let a third host sync from the one that has half of it.
+
+    The middle covers what it had before, but what it holds of that has partly been replaced by what it does not
+    cover yet; the last lacks both.
+    """
+    server, middle, last = rng.sample(names, 3)
+    at = rng.uniform(0, end)
+    again, broken = at + 2.5, at + 2.5 + rng.uniform(0.3, 2.5)
+    met = broken + rng.uniform(0.1, 0.5)
+    until = met + rng.uniform(2, 4)
+    found = [
+        *_parted(last, [name for name in names if name not in {last, middle}], at, until),
+        *_parted(last, [middle], at, met),
+        *_parted(middle, [name for name in names if name not in {last, middle}], at + 1.2, again),
+        Event(again, "slow", (server, middle, 0.05, 2_000.0)),
+        Event(again, "cut", (server, middle)),
+        *_parted(middle, [name for name in names if name not in {last, middle}], broken, until),
+        Event(broken, "cut", (server, middle)),
+        Event(met, "cut", (middle, last)),
+        Event(until, "slow", (server, middle, 0.002, 1e9)),
+    ]
+    for number in range(12):
+        key = f"h{number}"
+        found.append(Event(at + rng.uniform(0.1, 1.0), "set", (server, key, f"h{number}.{at:.3f}", 100)))
+        found.append(Event(at + rng.uniform(1.3, 2.3), "set", (server, key, f"again{number}.{at:.3f}", 100)))
+    return found
+
+
+def draw_overtaken(rng: Random, names: list[str], end: float) -> Draw:
+    """Let a third host write over what a long sync has still to send; the asker does not hear it directly."""
+    asker, server, *writers = rng.sample(names, len(names))
+    at = rng.uniform(0, end)
+    again, until = at + 1.5, at + rng.uniform(6, 8)
+    found = [
+        *_parted(asker, [server], at, again),
+        *_parted(asker, writers, at, until),
+        Event(again, "slow", (server, asker, 0.1, 2_000.0)),
+        Event(again, "cut", (server, asker)),
+        Event(until, "slow", (server, asker, 0.002, 1e9)),
+    ]
+    for number in range(16):
+        key = f"o{number}"
+        before, after = at + rng.uniform(0.1, 1.4), again + rng.uniform(0.1, 3.0)
+        found.append(Event(before, "set", (rng.choice(writers), key, f"o{number}.{at:.3f}", 100)))
+        found.append(Event(after, "set", (rng.choice(writers), key, f"over{number}.{at:.3f}", 100)))
+    return found
+
+
 def _parted(name: str, others: list[str], at: float, until: float) -> Draw:
     """Cut a host off from some others for a while."""
     pairs = [pair for other in others for pair in ((name, other), (other, name))]
@@ -518,4 +567,6 @@ FAULTS = {
     "leave": (draw_leave, 1),
     "die": (draw_die, 1),
     "expelled": (draw_expelled, 1),
+    "halfway": (draw_halfway, 2),
+    "overtaken": (draw_overtaken, 2),
 }
