@@ -42,7 +42,7 @@ help:
 	@echo "make format        let ruff lay out the code"
 	@echo "make bench         speed against redis-server, side by side (BENCH_FLAGS=--help)"
 	@echo "make bench-latency latency over ten minutes of mixed load"
-	@echo "make bench-http    HTTP beside RESP and a web framework (needs wrk)"
+	@echo "make bench-http    HTTP beside RESP, a web framework and miniflare (needs wrk and npm)"
 	@echo "make bench-scale   cost per operation from 10^4 to 10^7 keys"
 	@echo "make bench-cluster propagation, cost and catching up with real daemons on loopback"
 	@echo "make sim           simulated clusters under faults: SEEDS=0:1000, or SEED=17 to replay one"
@@ -84,7 +84,7 @@ bench: $(VENV)/.dev
 bench-latency: $(VENV)/.dev
 	$(BIN)/python -m tests.bench.latency $(BENCH_FLAGS)
 
-bench-http: $(COMPAT)/.installed
+bench-http: $(COMPAT)/.installed $(NODE)/node_modules/.installed
 	$(COMPAT)/bin/python -m tests.bench.web $(BENCH_FLAGS)
 
 bench-scale: $(VENV)/.dev

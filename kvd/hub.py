@@ -93,6 +93,11 @@ class Hub:
         """Whether nobody is let in any more: the daemon stops."""
         return self._is_draining
 
+    @property
+    def served_count(self) -> int:
+        """How many clients this tick has something for so far."""
+        return len(self._marked)
+
     # --- connections
 
     def adopt(self, sock: socket.socket, session: Driven) -> SocketConnection:

@@ -38,6 +38,14 @@ class Body:
         """How much of it is in memory, about."""
         return 0
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether something of it was received that is not read yet, and `go_on` is to be called."""
+        return False
+
+    def go_on(self) -> None:
+        """Read on for a slice."""
+
     def write(self, data: bytes) -> None:
         self.size += len(data)
         if self.size > DRAIN_BYTES_MAX:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -22,10 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kvd.server import Server
+    from kvd.web.exchange import Exchange
+    from kvd.web.items import ItemsBody
     from protocol.http_responses import Response
     from storage.store import Keyspace
 
-# Up to so many entries and bytes a request is one commit.
+# Up to so many entries and bytes of its body a request is one commit.
 ATOMIC_ENTRIES: Final = 256
 ATOMIC_BYTES: Final = 1 << 20
 
@@ -89,52 +90,82 @@ def _metadata(server: Server, item: dict[str, Any]) -> bytes | None:
 
 
 def put_all(
-    server: Server, keyspace: Keyspace, entries: Sequence[Entry], finish: Callable[[], Response]
+    exchange: Exchange,
+    keyspace: Keyspace,
+    body: ItemsBody,
+    entries: list[Entry],
+    finish: Callable[[int], Response],
 ) -> Response | Job:
-    """Write checked entries, and answer with what `finish` gives."""
+    """Write the entries that `body` fills in, and answer with what `finish` gives for their number."""
+    server = exchange.server
 
     def write(entry: Entry) -> int:
         expires_at_ms = rules.expiry_ms(server, entry.expiration, entry.expiration_ttl)
         records.put(keyspace, entry.key, entry.value, expires_at_ms, entry.metadata)
         return len(entry.value)
 
-    size = sum(len(entry.value) for entry in entries)
-    return _do_all(server, "bulk put", entries, size, write, finish)
+    return _do_all(exchange, "bulk put", body, entries, write, finish)
 
 
 def delete_all(
-    server: Server, keyspace: Keyspace, keys: Sequence[bytes], finish: Callable[[], Response]
+    exchange: Exchange,
+    keyspace: Keyspace,
+    body: ItemsBody,
+    keys: list[bytes],
+    finish: Callable[[int], Response],
 ) -> Response | Job:
-    """Delete keys, and answer with what `finish` gives."""
+    """Delete the keys that `body` fills in, and answer with what `finish` gives for their number."""
 
     def delete(key: bytes) -> int:
         records.delete(keyspace, key)
         return len(key)
 
-    return _do_all(server, "bulk delete", keys, 0, delete, finish)
+    return _do_all(exchange, "bulk delete", body, keys, delete, finish)
 
 
 def _do_all(
-    server: Server,
+    exchange: Exchange,
     name: str,
-    items: Sequence[Any],
-    size: int,
+    body: ItemsBody,
+    items: list[Any],
     do: Callable[[Any], int],
-    finish: Callable[[], Response],
+    finish: Callable[[int], Response],
 ) -> Response | Job:
-    if len(items) <= ATOMIC_ENTRIES and size <= ATOMIC_BYTES:
-        with server.store.atomic():
-            for item in items:
-                do(item)
-        return finish()
-    return Job(name, _steps(items, do, finish))
+    if not body.is_behind:
+        body.finish()
+        if len(items) <= ATOMIC_ENTRIES and body.size <= ATOMIC_BYTES:
+            return _at_once(exchange.server, items, do, finish)
+    return Job(name, _steps(exchange, body, items, do, finish))
 
 
-def _steps(items: Sequence[Any], do: Callable[[Any], int], finish: Callable[[], Response]) -> Steps:
-    part = Slice()
-    for item in items:
-        if part.is_full(do(item)):
+def _at_once(
+    server: Server, items: list[Any], do: Callable[[Any], int], finish: Callable[[int], Response]
+) -> Response:
+    with server.store.atomic():
+        for item in items:
+            do(item)
+    return finish(len(items))
+
+
+def _steps(
+    exchange: Exchange,
+    body: ItemsBody,
+    items: list[Any],
+    do: Callable[[Any], int],
+    finish: Callable[[int], Response],
+) -> Steps:
+    while body.is_behind:
+        body.go_on()
+        yield b""
+    body.finish()
+    count = len(items)
+    if count <= ATOMIC_ENTRIES and body.size <= ATOMIC_BYTES:
+        return _at_once(exchange.server, items, do, finish)
+    items.reverse()  # taken from the end, so that each is let go of with its own write, not all with the last
+    part = Slice(exchange.front.pace)
+    while items:
+        if part.is_full(do(items.pop())):
             yield b""
             part.renew()
     yield b""  # the answer comes after the last commit
-    return finish()
+    return finish(count)

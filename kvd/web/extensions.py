@@ -22,7 +22,7 @@ from kvd.web.anywhere import find_keyspace
 from kvd.web.errors import NO_ROUTE, Refused, as_envelope
 from kvd.web.feeds import Feed
 from kvd.web.front import Route
-from kvd.web.jobs import SLICE_BYTES, Job, Slice, Steps, streamed
+from kvd.web.jobs import Job, Pace, Slice, Steps, streamed
 from storage.record import METADATA, VALUE, Record
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 _BASE: Final = b"/kvd/v1/namespaces/"
 _NDJSON: Final = b"Content-Type: application/x-ndjson\r\n"
-_ROWS: Final = 100
+_ROWS: Final = 32
+# What a deletion counts for in a slice: a row and its mark in the log.
+_DELETION_BYTES: Final = 256
 
 
 def _prefix(exchange: Exchange) -> bytes:
@@ -56,15 +58,15 @@ def _check_version(exchange: Exchange) -> None:
 def _export(exchange: Exchange) -> Job:
     keyspace = find_keyspace(exchange, READ)
     _check_version(exchange)
-    lines = export_lines(keyspace, _prefix(exchange))
+    lines = export_lines(exchange.front.pace, keyspace, _prefix(exchange))
     return Job("export", streamed(exchange, _NDJSON, lines), writes_head=True)
 
 
-def export_lines(keyspace: Keyspace, prefix: bytes) -> Iterator[bytes]:
+def export_lines(pace: Pace, keyspace: Keyspace, prefix: bytes) -> Iterator[bytes]:
     """Yield the lines of an export in pieces; each is a slice's work."""
     after: bytes | None = None
     count = 0
-    part = Slice()
+    part = Slice(pace)
     lines: list[bytes] = []
     while True:
         # Few rows at a time: each may hold a value of any size.
@@ -126,7 +128,7 @@ def _delete_keys(exchange: Exchange) -> Job | Response:
 def _delete_steps(exchange: Exchange, keyspace: Keyspace, prefix: bytes) -> Steps:
     after: bytes | None = None
     deleted = 0
-    part = Slice()
+    part = Slice(exchange.front.pace)
     while True:
         found, after = keyspace.scan(prefix, after, _ROWS)
         for key, _ in found:
@@ -135,7 +137,7 @@ def _delete_steps(exchange: Exchange, keyspace: Keyspace, prefix: bytes) -> Step
             deleted += records.delete(keyspace, key)
         if after is None:
             break
-        if part.is_full(SLICE_BYTES // 10):
+        if part.is_full(len(found) * _DELETION_BYTES):
             yield b""
             part.renew()
     yield b""

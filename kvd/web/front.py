@@ -22,6 +22,7 @@ from kvd.web.errors import Dialect, Refused
 from kvd.web.exchange import Answer, Exchange, Handler
 from kvd.web.feeds import PING_SECONDS, Feeds
 from kvd.web.hot import HotReads
+from kvd.web.jobs import Job, Pace
 from kvd.web.session import HttpSession
 from kvd.web.traffic import Traffic
 from protocol.http_requests import HttpLimits
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from kvd.server import Server
     from kvd.session import Endpoint
-    from kvd.web.jobs import Job
     from protocol.http_errors import HttpError
     from protocol.http_requests import HttpRequest
 
@@ -85,6 +85,7 @@ class Front:
         self.hot = HotReads(server, self.gatekeeper)
         self.feeds = Feeds(server)
         self.traffic = Traffic()
+        self.pace = Pace(server)
         self.failures = 0  # late answers that are owed
         self._find_route = find_route
 

@@ -4,17 +4,24 @@ A bulk request has up to 10,000 pairs in up to 100 MB. Reading that text at once
 second, and would hold it several times. So the array is cut into its items as the bytes come in, each is
 read and taken at once, and only what was made of it is kept. Cutting needs no more than the
 nesting depth, and to know what is inside of a string.
+
+Even the piece that is received in one tick holds hundreds of small pairs, which take milliseconds. So reading
+it is cut into slices as well: the body *is behind* until `go_on` was called often enough.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kvd.web import json_text
 from kvd.web.bodies import Body
 from kvd.web.errors import Refused
+from kvd.web.jobs import Slice
+
+if TYPE_CHECKING:
+    from kvd.web.jobs import Pace
 
 _find_structure: Final = re.compile(rb'["\[\]{},]').search
 # The inside of a string up to its end, or to that of the piece. Possessive, so it never goes back.
@@ -28,7 +35,7 @@ DEPTH_MAX: Final = 200
 class ItemsBody(Body):
     """Calls `accept(number, item)` for each item of an array. The first refusal ends that, and is kept."""
 
-    def __init__(self, limit: int, count_max: int, accept: Callable[[int, Any], None]) -> None:
+    def __init__(self, pace: Pace, limit: int, count_max: int, accept: Callable[[int, Any], None]) -> None:
         super().__init__()
         self.refusal: Refused | None = None
         self.count = 0
@@ -40,13 +47,26 @@ class ItemsBody(Body):
         self._is_escaped = False  # the last piece ended with a backslash
         self._is_over = False
         self._item: list[bytes] = []  # pieces of the item that is not complete
+        self._pace = pace
+        self._unread: list[bytes] = []  # what the last slice has left over; it begins with an item
 
     @property
     def held_bytes(self) -> int:
         return 0 if self.refusal is not None else self.size
 
+    @property
+    def is_behind(self) -> bool:
+        return bool(self._unread)
+
+    def go_on(self) -> None:
+        """Read on for a slice in what was received."""
+        data = self._unread[0] if len(self._unread) == 1 else b"".join(self._unread)
+        self._unread = []
+        self._read(data)
+
     def finish(self) -> None:
-        """Raise `Refused` unless the whole array was read and accepted."""
+        """Raise `Refused` unless the whole array was read and accepted. Not while it is behind."""
+        assert not self._unread
         if self.refusal is None and not self._is_over:
             self.refusal = _malformed()
         if self.refusal is not None:
@@ -55,6 +75,12 @@ class ItemsBody(Body):
     def _take(self, data: bytes) -> None:
         if self.refusal is not None:
             return
+        if self._unread:
+            self._unread.append(data)
+        else:
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
         try:
             if self.size > self._limit:
                 raise Refused(413, f"the body is larger than {self._limit} bytes")
@@ -62,9 +88,13 @@ class ItemsBody(Body):
         except Refused as refused:
             self.refusal = refused
             self._item = []
+            self._unread = []
 
     def _cut(self, data: bytes) -> None:
+        """Cut a piece into items, and take these, until a slice is over. What is left then is `_unread`."""
+        part = Slice(self._pace)
         start = position = 0  # of the item in this piece; of what is looked at next
+        count = self.count
         size = len(data)
         if not self._depth:
             start = position = self._skip_blanks(data, 0)
@@ -87,6 +117,11 @@ class ItemsBody(Body):
                 if self._skip_blanks(data, position) != size:
                     raise _malformed()
                 return
+            if self.count != count:
+                if part.is_full(position - start) and position < size:
+                    self._unread = [data[position:]]
+                    return
+                count = self.count
         self._item.append(data[start:] if start else data)
 
     def _pass_string(self, data: bytes, position: int) -> int:

@@ -15,16 +15,23 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 from protocol.http_responses import LAST_CHUNK, Response, chunk, stream_head
 
 if TYPE_CHECKING:
+    from kvd.server import Server
     from kvd.web.exchange import Exchange
 
 Steps: TypeAlias = Generator[bytes, None, Response | None]
 
 ItemT = TypeVar("ItemT")
 
-# What one slice may take: short enough for the others, long enough to be worth a commit.
+# What one slice may take when nobody else is served: long enough to be worth a commit.
 SLICE_NANOSECONDS: Final = 1_000_000
-# So many bytes a slice writes or sends at most, or one item if that is larger.
+# So many bytes it writes or sends at most, or one item if that is larger.
 SLICE_BYTES: Final = 256 << 10
+# The same when others are served in the same ticks: about as long as some thirty of them take, so that they wait
+# twice as long at worst.
+SHARED_SLICE_NANOSECONDS: Final = 150_000
+SHARED_SLICE_BYTES: Final = 32 << 10
+# Others that were served so long ago are still there: they have been answered, and are about to ask again.
+_SHARED_NANOSECONDS: Final = 10_000_000
 
 
 class Job:
@@ -39,22 +46,41 @@ class Job:
         self.wrote_head = writes_head  # so that a failure can only be told by closing
 
 
+class Pace:
+    """Says how long slices may be, by whether the hub serves others as well. One for the daemon."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._shared_until_ns = 0
+
+    def limits(self, now_ns: int) -> tuple[int, int]:
+        """Return how many nanoseconds a slice that begins now may take, and how many bytes."""
+        hub = self._server.hub
+        if hub is not None and hub.served_count > 1:
+            self._shared_until_ns = now_ns + _SHARED_NANOSECONDS
+        if now_ns < self._shared_until_ns:
+            return SHARED_SLICE_NANOSECONDS, SHARED_SLICE_BYTES
+        return SLICE_NANOSECONDS, SLICE_BYTES
+
+
 class Slice:
     """Says when a slice has done enough."""
 
-    __slots__ = ("_bytes", "_ends_ns")
+    __slots__ = ("_bytes_left", "_ends_ns", "_pace")
 
-    def __init__(self) -> None:
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
         self.renew()
 
     def renew(self) -> None:
-        self._bytes = 0
-        self._ends_ns = time.perf_counter_ns() + SLICE_NANOSECONDS
+        now_ns = time.perf_counter_ns()
+        nanoseconds, self._bytes_left = self._pace.limits(now_ns)
+        self._ends_ns = now_ns + nanoseconds
 
     def is_full(self, size: int) -> bool:
         """Count `size` bytes; True once the slice is over."""
-        self._bytes += size
-        return self._bytes >= SLICE_BYTES or time.perf_counter_ns() > self._ends_ns
+        self._bytes_left -= size
+        return self._bytes_left <= 0 or time.perf_counter_ns() > self._ends_ns
 
 
 def streamed(exchange: Exchange, headers: bytes, parts: Iterable[bytes]) -> Steps:

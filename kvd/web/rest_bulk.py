@@ -36,13 +36,13 @@ def _open_put(exchange: Exchange) -> Body:
         require(exchange, WRITE, keyspace, entry.key)
         entries.append(entry)
 
-    return ItemsBody(exchange.server.settings.http.body_bytes_max, rules.BULK_ENTRIES_MAX, accept)
+    limit = exchange.server.settings.http.body_bytes_max
+    return ItemsBody(exchange.front.pace, limit, rules.BULK_ENTRIES_MAX, accept)
 
 
 def _put(exchange: Exchange) -> Response | Job:
-    exchange.body_of(ItemsBody).finish()
     keyspace, entries = exchange.state
-    return bulk.put_all(exchange.server, keyspace, entries, lambda: _done(len(entries)))
+    return bulk.put_all(exchange, keyspace, exchange.body_of(ItemsBody), entries, _done)
 
 
 def _open_delete(exchange: Exchange) -> Body:
@@ -59,13 +59,13 @@ def _open_delete(exchange: Exchange) -> Body:
         require(exchange, WRITE, keyspace, key)
         keys.append(key)
 
-    return ItemsBody(exchange.server.settings.http.body_bytes_max, rules.BULK_ENTRIES_MAX, accept)
+    limit = exchange.server.settings.http.body_bytes_max
+    return ItemsBody(exchange.front.pace, limit, rules.BULK_ENTRIES_MAX, accept)
 
 
 def _delete(exchange: Exchange) -> Response | Job:
-    exchange.body_of(ItemsBody).finish()
     keyspace, keys = exchange.state
-    return bulk.delete_all(exchange.server, keyspace, keys, lambda: _done(len(keys)))
+    return bulk.delete_all(exchange, keyspace, exchange.body_of(ItemsBody), keys, _done)
 
 
 def _done(count: int) -> Response:

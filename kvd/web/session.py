@@ -25,6 +25,7 @@ from protocol.http_responses import CONTINUE, Response
 if TYPE_CHECKING:
     from kvd.session import Endpoint, Transport
     from kvd.web.access import Credential
+    from kvd.web.bodies import Body
     from kvd.web.exchange import Exchange
     from kvd.web.front import Front
     from protocol.http_requests import BodySink
@@ -128,14 +129,22 @@ class HttpSession:
         self.resumed = False
         self.backlog = False
         self._ends_ns = 0
+        body = self._body_behind()
         if self.job is not None:
             self._advance(self.job)
-        if self.job is None:
-            self._run()
-        else:
+        elif body is not None:
+            body.go_on()
+        if self.job is not None or self._body_behind() is not None:
             self.backlog = True
+        else:
+            self._run()
         if self.input_bytes:
             self._charge_input()
+
+    def _body_behind(self) -> Body | None:
+        """Return the body that is to be read on with before more of it is received."""
+        body = None if self._exchange is None else self._exchange.body
+        return body if body is not None and body.is_behind else None
 
     def _run(self) -> None:
         reader = self._reader
@@ -157,6 +166,8 @@ class HttpSession:
                 return
         if reader.error is not None and not self.closing:
             self._end_after(reader.error)
+        if reader.in_body:
+            self.backlog = self._body_behind() is not None
         self._may_know = self._was_read and not (reader.pending_bytes or self.closing)
         self._head_since_ms = (self._head_since_ms or self.active_at_ms) if reader.in_head else 0
 

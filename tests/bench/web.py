@@ -1,17 +1,20 @@
-"""HTTP beside RESP and beside a web framework, on this machine, now: `make bench-http`.
+"""HTTP beside RESP, a web framework and another KV, on this machine, now: `make bench-http`.
 
-    python -m tests.bench.web [--seconds 5] [--rounds 3]
+    python -m tests.bench.web [--seconds 5] [--rounds 3] [--only http|worker|bulk]
 
-wrk with 32 connections reads one hot key of 64 bytes, reads 10,000 keys in turn, and writes; redis-benchmark does the
-first with GET P=1 on the same daemon; Starlette on Hypercorn serves the same from a dict. Medians of the rounds.
+http     wrk with 32 connections reads one hot key of 64 bytes, reads 10,000 keys in turn, and writes; redis-benchmark
+         does the first with GET P=1 on the same daemon; Starlette on Hypercorn serves the same from a dict.
+worker   a Worker in workerd reads the hot key: with kvd as its KV, and with miniflare's own.
+bulk     32 Redis clients read while bulk puts of 10,000 pairs, and of 100 MB, go on and on.
+
+Medians of the rounds. Where what loads and what is loaded have to share the cores, the latencies are also those of
+the queue before the processor.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import re
 import shutil
 import socket
 import statistics
@@ -20,15 +23,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import attrs
 
+from tests.bench import web_bulk, web_workers
+from tests.bench.wrk import CONNECTIONS, Result, wrk
+from tests.compat.web.runtime import ports
 from tests.servers import ROOT, RunningServer, kvd_server, redis_executable
 
-CONNECTIONS: Final = 32
 VALUE: Final = "x" * 64
+RESP: Final = "RESP GET P=1"
+HOT: Final = "HTTP GET, one hot key"
+FRAMEWORK: Final = "Starlette on Hypercorn, GET"
 # Reading one hot key: so much of the daemon's own GET P=1, so many times the framework; p99 in milliseconds.
 SHARE_OF_RESP: Final = 0.5
 TIMES_THE_FRAMEWORK: Final = 20
@@ -50,30 +59,6 @@ request = function()
   return wrk.format(nil, "/key" .. (count % 10000) .. "?urlencoded=true")
 end
 """
-
-
-@attrs.frozen
-class Result:
-    requests_a_second: float
-    p50_ms: float
-    p99_ms: float
-
-
-def wrk(url: str, seconds: int, script: Path | None = None) -> Result:
-    """Load `url` from 32 connections. Raise AssertionError if an answer was no success."""
-    command = ["wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", f"{seconds}s", "--latency"]
-    command += ["-s", str(script)] if script else []
-    out = subprocess.run([*command, url], capture_output=True, text=True, check=True).stdout
-    assert "Non-2xx" not in out, out
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", out)
-    assert rate is not None, out
-    return Result(float(rate[1]), _milliseconds(out, "50%"), _milliseconds(out, "99%"))
-
-
-def _milliseconds(out: str, percent: str) -> float:
-    match = re.search(rf"^\s+{percent}\s+([\d.]+)(us|ms|s)$", out, re.MULTILINE)
-    assert match is not None, out
-    return float(match[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[match[2]]
 
 
 def resp_get(server: RunningServer, seconds: int) -> Result:
@@ -122,31 +107,34 @@ def put(url: str) -> None:
     subprocess.run([curl, "-sf", "-X", "PUT", "-d", VALUE, "-o", "/dev/null", url], check=True)
 
 
-def measure(seconds: int, rounds: int, directory: Path) -> dict[str, Result]:
-    """Return the medians by name. Rounds go through all loads, so that a slow minute hits all alike."""
+def measure_http(server: RunningServer, seconds: int, rounds: int, directory: Path) -> dict[str, Result]:
     scripts = {"put": directory / "put.lua", "get": directory / "get.lua"}
     scripts["put"].write_text(_PUT)
     scripts["get"].write_text(_GET_MANY)
-    found: dict[str, list[Result]] = {}
-    with kvd_server(directory) as server, framework() as other:
-        port = json.loads((directory / "ports.json").read_text())["http"]
-        base = f"http://127.0.0.1:{port}"
-        for url in (f"{base}/hot?urlencoded=true", f"{other}/hot"):
-            put(url)
-        with server.client() as redis:
-            redis.set("key:__rand_int__", VALUE)
-            redis.execute_command("KV.NS", "USE", "default")
-            redis.mset({f"key{number}": VALUE for number in range(10_000)})
+    with framework() as other:
+        base = f"http://127.0.0.1:{ports(server)['http']}"
+        put(f"{other}/hot")
         loads: dict[str, Callable[[], Result]] = {
-            "RESP GET P=1": lambda: resp_get(server, seconds),
-            "HTTP GET, one hot key": lambda: wrk(f"{base}/hot?urlencoded=true", seconds),
+            RESP: lambda: resp_get(server, seconds),
+            HOT: lambda: wrk(f"{base}/hot?urlencoded=true", seconds),
             "HTTP PUT, 10,000 keys": lambda: wrk(base, seconds, scripts["put"]),
             "HTTP GET, 10,000 keys": lambda: wrk(base, seconds, scripts["get"]),
-            "Starlette on Hypercorn, GET": lambda: wrk(f"{other}/hot", seconds),
+            FRAMEWORK: lambda: wrk(f"{other}/hot", seconds),
         }
-        for _ in range(rounds):
-            for name, load in loads.items():
-                found.setdefault(name, []).append(load())
+        return _in_turn(loads, rounds)
+
+
+def measure_workers(server: RunningServer, seconds: int, rounds: int, directory: Path) -> dict[str, Result]:
+    with web_workers.workers(server, directory, VALUE) as addresses:
+        return _in_turn({name: partial(wrk, url, seconds) for name, url in addresses.items()}, rounds)
+
+
+def _in_turn(loads: dict[str, Callable[[], Result]], rounds: int) -> dict[str, Result]:
+    """Return the medians by name. Rounds go through all loads, so that a slow minute hits all alike."""
+    found: dict[str, list[Result]] = {}
+    for _ in range(rounds):
+        for name, load in loads.items():
+            found.setdefault(name, []).append(load())
     return {name: _median(results) for name, results in found.items()}
 
 
@@ -155,34 +143,62 @@ def _median(results: list[Result]) -> Result:
     return Result(*(statistics.median(column) for column in columns))
 
 
-def report(found: dict[str, Result]) -> int:
-    """Print the table; return 1 if a target is missed."""
+def fill(server: RunningServer) -> None:
+    """Write the keys that are read: of the namespace "default", and redis-benchmark's own."""
+    with server.client() as redis:
+        redis.set("key:__rand_int__", VALUE)
+        redis.execute_command("KV.NS", "CREATE", "default")
+        redis.execute_command("KV.NS", "USE", "default")
+        redis.mset({"hot": VALUE, **{f"key{number}": VALUE for number in range(10_000)}})
+
+
+def show(found: dict[str, Result]) -> None:
     for name, result in found.items():
         print(
-            f"{name:30} {result.requests_a_second:10,.0f}/s   p50 {result.p50_ms:7.3f} ms   p99 {result.p99_ms:7.3f} ms"
+            f"{name:32} {result.requests_a_second:10,.0f}/s   p50 {result.p50_ms:7.3f} ms   p99 {result.p99_ms:7.3f} ms"
         )
-    hot = found["HTTP GET, one hot key"]
-    share = hot.requests_a_second / found["RESP GET P=1"].requests_a_second
-    times = hot.requests_a_second / found["Starlette on Hypercorn, GET"].requests_a_second
-    targets = (
+
+
+def targets_of_http(found: dict[str, Result]) -> list[tuple[bool, str]]:
+    hot = found[HOT]
+    share = hot.requests_a_second / found[RESP].requests_a_second
+    times = hot.requests_a_second / found[FRAMEWORK].requests_a_second
+    return [
         (share >= SHARE_OF_RESP, f"{share:.2f} of RESP GET P=1 (at least {SHARE_OF_RESP})"),
         (times >= TIMES_THE_FRAMEWORK, f"{times:.1f} times the framework (at least {TIMES_THE_FRAMEWORK})"),
         (hot.p99_ms < P99_MS, f"p99 {hot.p99_ms:.3f} ms (below {P99_MS:g})"),
-    )
-    for is_met, text in targets:
-        print(f"{'met   ' if is_met else 'MISSED'}  {text}")
-    return 0 if all(is_met for is_met, _ in targets) else 1
+    ]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="HTTP beside RESP and beside a web framework.")
+    parser = argparse.ArgumentParser(description="HTTP beside RESP, a web framework and another KV.")
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=("http", "worker", "bulk"))
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed; on Debian: apt install wrk")
-    with tempfile.TemporaryDirectory() as directory:
-        return report(measure(options.seconds, options.rounds, Path(directory)))
+    chosen = {options.only} if options.only else {"http", "worker", "bulk"}
+    targets: list[tuple[bool, str]] = []
+    with tempfile.TemporaryDirectory() as name, kvd_server(Path(name)) as server:
+        fill(server)
+        if "http" in chosen:
+            found = measure_http(server, options.seconds, options.rounds, Path(name))
+            show(found)
+            targets += targets_of_http(found)
+        if "worker" in chosen:
+            found = measure_workers(server, options.seconds, options.rounds, Path(name))
+            show(found)
+            ratio = (
+                found[web_workers.WITH_KVD].requests_a_second
+                / found[web_workers.WITH_MINIFLARE].requests_a_second
+            )
+            print(f"the Worker reads {ratio:.2f} times as often from kvd as from miniflare's own KV")
+        if "bulk" in chosen:
+            targets += web_bulk.report(web_bulk.measure(server, options.seconds))
+    for is_met, text in targets:
+        print(f"{'met   ' if is_met else 'MISSED'}  {text}")
+    return 0 if all(is_met for is_met, _ in targets) else 1
 
 
 if __name__ == "__main__":

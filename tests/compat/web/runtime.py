@@ -74,13 +74,15 @@ def ports(server: RunningServer) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def worker(directory: Path, bindings: Sequence[Binding], *, script: str = "worker.mjs") -> Iterator[Worker]:
-    """Run workerd with one Worker."""
+def worker(
+    directory: Path, bindings: Sequence[Binding], *, script: str | Path = "worker.mjs"
+) -> Iterator[Worker]:
+    """Run workerd with one Worker; a relative `script` lies beside this module."""
     port = free_port()
     source = HERE / script
     code = (
         f'modules = [ ( name = "worker", esModule = embed "{source.name}" ) ]'
-        if script.endswith(".mjs")
+        if source.suffix == ".mjs"
         else f'serviceWorkerScript = embed "{source.name}"'
     )
     (directory / source.name).write_text(source.read_text())

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.kvd.harness import Client
-from tests.kvd.web.web_harness import BASE, FORM, Web, form
+from tests.kvd.web.web_harness import BASE, FORM, Web, encode, form, parse
 
 
 @pytest.fixture
@@ -322,6 +322,54 @@ def test_bulk_cut_anywhere(web: Web, ns: str) -> None:
     assert b'"successful_key_count":20' in output
     for entry in entries:
         assert web.keyspace("test").get(entry["key"].encode())[0] == entry["value"].encode()  # type: ignore[index]
+
+
+def brief(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every slice be over at once, so that each takes one item."""
+    monkeypatch.setattr(web.front.pace, "limits", lambda now_ns: (0, 0))
+
+
+@pytest.mark.parametrize("step", [7, 100, 1 << 20])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_bulk_in_slices_of_one_entry(
+    web: Web, ns: str, monkeypatch: pytest.MonkeyPatch, step: int, chunked: bool
+) -> None:
+    brief(web, monkeypatch)
+    entries = [{"key": f"k{n}", "value": "v" * n} for n in range(300)]
+    data = encode("PUT", f"{ns}/bulk", json.dumps(entries).encode(), {}, chunked=chunked)
+    data += encode("GET", f"{ns}/values/k7", None, {}, chunked=False)
+    output = b"".join(web.raw(data[start : start + step]) for start in range(0, len(data), step))
+    first, second = parse(output)
+    assert first.result["successful_key_count"] == 300
+    assert second.body == b"v" * 7
+    assert web.keyspace("test").count == 300
+
+
+def test_a_bad_entry_behind_others_refuses_them_all(
+    web: Web, ns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brief(web, monkeypatch)
+    entries = [{"key": f"k{n}", "value": "v"} for n in range(300)]
+    answer = web.put(f"{ns}/bulk", json.dumps([*entries, {"key": ""}, *entries]))
+    assert answer.error[1].startswith("entry 300: ")
+    assert web.keyspace("test").count == 0
+
+
+def test_a_piece_of_many_entries_is_read_in_several_ticks(
+    web: Web, ns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brief(web, monkeypatch)
+    data = encode(
+        "PUT", f"{ns}/bulk", json.dumps([{"key": "k", "value": "v"}] * 50).encode(), {}, chunked=False
+    )
+    web.session.receive(data)
+    for _ in range(
+        49
+    ):  # a tick an entry: the hub serves others after each, and reads nothing more from this one
+        assert web.session.backlog
+        web.session.run_backlog()
+    assert web.session.take_output().startswith(b"HTTP/1.1 200")
+    assert not web.session.backlog
 
 
 @pytest.mark.parametrize("way", ["delete", "post"])
