@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, TypeAlias
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -54,6 +54,9 @@ _COPIED_BYTES_MAX: Final = 4096  # up to here a copy is cheaper than a view
 _SUBKEYS_MAX: Final = 1024
 _CHECK_INFO: Final = b"kvd key check 1"
 _join: Final = b"".join
+
+# (nonce, ciphertext with its tag, place) -> value
+_Opener: TypeAlias = Callable[[bytes, bytes | memoryview, bytes], bytes]
 
 
 def key_check(key: Key) -> bytes:
@@ -83,7 +86,7 @@ class Sealer:
         self._info = b"kvd value 1 " + purpose
         self._entropy = entropy
         self._secrets: dict[bytes, bytes] = {}
-        self._subkeys: dict[bytes, AESGCM] = {}  # by key id ‖ salt
+        self._openers: dict[bytes, _Opener] = {}  # of subkeys, by key id ‖ salt
         self._head = b""  # of what is sealed now: mark, key id, salt
         self._encrypt: Callable[[bytes, bytes, bytes], bytes]
         self._number = 0  # of the next value under its subkey
@@ -124,14 +127,14 @@ class Sealer:
         # Hot: once for every row that is read.
         if stored[:1] != MARK:
             return stored if self.allow_plain else _unopened(place, "is not encrypted, as it has to be")
-        subkey = self._subkeys.get(stored[1:HEAD_BYTES]) or self._find(stored)
-        if subkey is None:
+        decrypt = self._openers.get(stored[1:HEAD_BYTES]) or self._find(stored)
+        if decrypt is None:
             key = stored[1 : 1 + ID_BYTES].hex()
             return _unopened(place, f"is encrypted with the key {key}, which is not there")
         nonce = _ZEROS + stored[HEAD_BYTES:_BODY]
         body = stored[_BODY:] if len(stored) <= _COPIED_BYTES_MAX else memoryview(stored)[_BODY:]
         try:
-            return subkey.decrypt(nonce, body, place)
+            return decrypt(nonce, body, place)
         except (InvalidTag, ValueError):
             key = stored[1 : 1 + ID_BYTES].hex()
             return _unopened(place, f"does not open with its key {key}: it was changed or moved")
@@ -144,20 +147,19 @@ class Sealer:
         self._encrypt = subkey.encrypt
         self._keep(key_id + salt, subkey)
 
-    def _find(self, stored: bytes) -> AESGCM | None:
-        """Return the subkey of a value that was sealed by another process; None if its key is not there."""
+    def _find(self, stored: bytes) -> _Opener | None:
+        """Return what opens a value that another process has sealed; None if its key is not there."""
         secret = self._secrets.get(stored[1 : 1 + ID_BYTES])
         if secret is None:
             return None
         name = stored[1:HEAD_BYTES]
-        subkey = AESGCM(_derive(secret, name[ID_BYTES:], self._info))
-        self._keep(name, subkey)
-        return subkey
+        return self._keep(name, AESGCM(_derive(secret, name[ID_BYTES:], self._info)))
 
-    def _keep(self, name: bytes, subkey: AESGCM) -> None:
-        if len(self._subkeys) >= _SUBKEYS_MAX:
-            self._subkeys.clear()
-        self._subkeys[name] = subkey
+    def _keep(self, name: bytes, subkey: AESGCM) -> _Opener:
+        if len(self._openers) >= _SUBKEYS_MAX:
+            self._openers.clear()
+        self._openers[name] = subkey.decrypt
+        return subkey.decrypt
 
 
 def _unopened(place: bytes, reason: str) -> Unopened:
