@@ -1,11 +1,12 @@
 """HTTP beside RESP, a web framework and another KV, on this machine, now: `make bench-http`.
 
-    python -m tests.bench.web [--seconds 5] [--rounds 3] [--only http|worker|bulk]
+    python -m tests.bench.web [--seconds 5] [--rounds 3] [--only http|worker|bulk|cluster]
 
 http     wrk with 32 connections reads one hot key of 64 bytes, reads 10,000 keys in turn, and writes; redis-benchmark
          does the first with GET P=1 on the same daemon; Starlette on Hypercorn serves the same from a dict.
 worker   a Worker in workerd reads the hot key: with kvd as its KV, and with miniflare's own.
 bulk     32 Redis clients read while bulk puts of 10,000 pairs, and of 100 MB, go on and on.
+cluster  a Worker writes on one node, a Worker on a second and a Redis client on a third wait for it.
 
 Medians of the rounds. Where what loads and what is loaded have to share the cores, the latencies are also those of
 the queue before the processor.
@@ -29,12 +30,13 @@ from typing import Final
 
 import attrs
 
-from tests.bench import web_bulk, web_workers
+from tests.bench import web_bulk, web_cluster, web_workers
 from tests.bench.wrk import CONNECTIONS, Result, wrk
 from tests.compat.web.runtime import ports
 from tests.servers import ROOT, RunningServer, kvd_server, redis_executable
 
 VALUE: Final = "x" * 64
+SECTIONS: Final = ("http", "worker", "bulk", "cluster")
 RESP: Final = "RESP GET P=1"
 HOT: Final = "HTTP GET, one hot key"
 FRAMEWORK: Final = "Starlette on Hypercorn, GET"
@@ -174,11 +176,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="HTTP beside RESP, a web framework and another KV.")
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=("http", "worker", "bulk"))
+    parser.add_argument("--only", choices=SECTIONS)
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed; on Debian: apt install wrk")
-    chosen = {options.only} if options.only else {"http", "worker", "bulk"}
+    chosen = {options.only} if options.only else set(SECTIONS)
     targets: list[tuple[bool, str]] = []
     with tempfile.TemporaryDirectory() as name, kvd_server(Path(name)) as server:
         fill(server)
@@ -196,6 +198,9 @@ def main() -> int:
             print(f"the Worker reads {ratio:.2f} times as often from kvd as from miniflare's own KV")
         if "bulk" in chosen:
             targets += web_bulk.report(web_bulk.measure(server, options.seconds))
+    if "cluster" in chosen:
+        with tempfile.TemporaryDirectory() as name:
+            web_cluster.report(web_cluster.measure(Path(name)))
     for is_met, text in targets:
         print(f"{'met   ' if is_met else 'MISSED'}  {text}")
     return 0 if all(is_met for is_met, _ in targets) else 1
