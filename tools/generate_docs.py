@@ -1,6 +1,7 @@
 """Write the files that are derived from the tables: `make docs`.
 
     conf/kvd.toml            the manual of settings, in comments, with every default in place
+    conf/grafana-dashboard.json the dashboard, from the table in `tools.grafana`
     docs/configuration.md    the same as a reference
     docs/commands.md         every command with its syntax
 
@@ -20,6 +21,7 @@ from kvd.commands.table import CommandTable
 from kvd.grammar import syntax
 from kvd.setting_spec import Setting
 from kvd.settings import SECTIONS, SETTINGS
+from tools.grafana import dashboard
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -186,6 +188,7 @@ def _command(spec: CommandSpec) -> list[str]:
 
 GENERATED: Final[dict[str, Callable[[], str]]] = {
     "conf/kvd.toml": manual,
+    "conf/grafana-dashboard.json": dashboard,
     "docs/configuration.md": configuration_reference,
     "docs/commands.md": commands_reference,
 }

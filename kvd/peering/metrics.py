@@ -6,6 +6,7 @@ A metric is a name, a label or none, and a number. INFO shows them in its sectio
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -41,6 +42,10 @@ COUNTERS: Final = (
     "divergence_total",
     "rollbacks_total",
     "protocol_errors_total",
+    "links_silent_total",
+    "members_refused_total",
+    "refutations_total",
+    "body_bytes_total",
     "loop_late_total",
 )
 # Of the store's figures, those that are about replication, and what they are called here.
@@ -53,6 +58,9 @@ STORE: Final = {
     "expired_headers": "expired_headers",
 }
 
+# Of these, the samples are named with _bucket, _sum and _count.
+HISTOGRAMS: Final = frozenset({"propagation_seconds"})
+
 
 def metrics(peers: Peers) -> Iterator[Metric]:
     """Yield every metric of this moment."""
@@ -61,7 +69,9 @@ def metrics(peers: Peers) -> Iterator[Metric]:
     for member in found.members:
         if not member.is_self:
             yield from _of_member(member)
+    yield from _held(peers)
     yield from _propagation(peers)
+    yield "health", (), float(peers.replicator.membership.health.score)
     expires_at = peers.credentials.expires_at()
     if expires_at is not None:
         yield "cert_expiry_seconds", (), expires_at - time.time()
@@ -71,7 +81,10 @@ def metrics(peers: Peers) -> Iterator[Metric]:
 
 
 def _of_node(found: ClusterReport) -> Iterator[Metric]:
+    yield "accepts_writes", (), float(found.refusal is None)
     yield "clock_ok", (), float(found.clock_ok)
+    if found.clock_offset_seconds is not None:
+        yield "clock_offset_seconds", (), found.clock_offset_seconds
     yield "vector_entries", (("state", "open"),), float(found.open_origins)
     yield "vector_entries", (("state", "sealed"),), float(found.sealed_origins)
     yield "origins_held", (), float(found.held_origins)
@@ -86,6 +99,7 @@ def _of_node(found: ClusterReport) -> Iterator[Metric]:
 def _of_member(member: MemberReport) -> Iterator[Metric]:
     label = (("peer", member.node.hex()[:8]),)
     yield "peer_state", (*label, ("state", member.state)), 1.0
+    yield "peer_linked", label, float(member.is_linked)
     if member.rtt_seconds is not None:
         yield "peer_rtt_seconds", label, member.rtt_seconds
     if member.offset_seconds is not None:
@@ -97,12 +111,21 @@ def _of_member(member: MemberReport) -> Iterator[Metric]:
     yield "gc_blocked_by", label, float(member.blocks_gc)
 
 
+def _held(peers: Peers) -> Iterator[Metric]:
+    """Yield for how long the writes of each origin whose clock is ahead have to wait yet."""
+    replicator = peers.replicator
+    for origin, hlc in replicator.dissemination.held.items():
+        seconds = replicator.clock.held_seconds(hlc, peers.wall_ms())
+        yield "origin_held_seconds", (("origin", origin.hex()[:8]),), seconds
+
+
 def _propagation(peers: Peers) -> Iterator[Metric]:
     """Yield the histogram in Prometheus's way: each bucket counts what is not above its bound."""
     histogram = peers.replicator.core.propagation
     total = 0
     for bound, count in histogram.buckets():
         total += count
-        yield "propagation_seconds_bucket", (("le", f"{bound:g}"),), float(total)
+        shown = "+Inf" if math.isinf(bound) else f"{bound:g}"
+        yield "propagation_seconds_bucket", (("le", shown),), float(total)
     yield "propagation_seconds_sum", (), histogram.sum
     yield "propagation_seconds_count", (), float(total)

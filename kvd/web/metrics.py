@@ -295,7 +295,16 @@ def _peering(server: Server) -> Iterator[str]:
     assert server.peers is not None
     samples: dict[str, list[str]] = {}
     for name, labels, value in peering.metrics(server.peers):
-        samples.setdefault(name, []).append(_line(f"kvd_peers_{name}", labels, value))
+        samples.setdefault(_family(name), []).append(_line(f"kvd_peers_{name}", labels, value))
     for name, lines in samples.items():
-        yield f"# TYPE kvd_peers_{name} {'counter' if name.endswith('_total') else 'untyped'}"
+        kind = (
+            "histogram" if name in peering.HISTOGRAMS else "counter" if name.endswith("_total") else "gauge"
+        )
+        yield f"# TYPE kvd_peers_{name} {kind}"
         yield from lines
+
+
+def _family(name: str) -> str:
+    """Return the name under which Prometheus knows a sample: a histogram's have a suffix."""
+    family = name.rpartition("_")[0]
+    return family if family in peering.HISTOGRAMS else name
