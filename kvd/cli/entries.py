@@ -1,7 +1,7 @@
 """Entries of bulk files and exports: where they come from, and how they are written to a daemon.
 
-A file is a JSON array, as wrangler's are, or JSON lines, which are read one by one and may be of any length. An
-entry is ``{"key" or "key_base64", "value"[, "base64": true][, "expiration"][, "expiration_ttl"][, "metadata"]}``.
+A file is a JSON array, as wrangler's are, or JSON lines, which are read one by one and may be of any length, or a
+CBOR sequence (`cbor_sequence`), which is told by its first byte. An entry is ``{"key" or "key_base64", "value"[, "base64": true][, "expiration"][, "expiration_ttl"][, "metadata"]}``.
 
 Most go in batches through the bulk endpoint of REST v4, each batch whole or not at all. What that cannot take (numbered
 databases, keys that are no UTF-8 or too long for it) goes alone.
@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Final
 
 import attrs
 
+from kvd.cli import cbor_sequence
 from kvd.cli.client import CommandFailed
 from kvd.cli.rest import Refused, Rest, Space
 
@@ -40,25 +41,39 @@ class Source:
     """A file of entries. `total` is in the unit of the positions; 0 if it is not known."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
         first = _first_byte(file)
-        self._array = _load_array(first + file.read()) if first == b"[" else None
-        self._first = first
-        self.total = len(self._array) if self._array is not None else _size(file)
+        self.total = _size(file)
+        if first == b"[":
+            array = _load_array(first + file.read())
+            self.total = len(array)
+            self._items = _array_items(array)
+        elif cbor_sequence.is_start(first):
+            self._items = _sequence_items(first, file)
+        else:
+            self._items = _line_items(first, file)
 
     def __iter__(self) -> Iterator[Item]:
-        if self._array is not None:
-            for number, content in enumerate(self._array, 1):
-                yield Item(number, number, content)
-            return
-        position = number = 0
-        for raw in self._file:
-            text = self._first + raw
-            self._first = b""
-            position += len(text)
-            if text.strip():
-                number += 1
-                yield Item(number, position, _load_line(number, text))
+        return self._items
+
+
+def _array_items(array: list[Any]) -> Iterator[Item]:
+    for number, content in enumerate(array, 1):
+        yield Item(number, number, content)
+
+
+def _sequence_items(first: bytes, file: BinaryIO) -> Iterator[Item]:
+    for number, (position, content) in enumerate(cbor_sequence.items(first, file), 1):
+        yield Item(number, position, content)
+
+
+def _line_items(first: bytes, file: BinaryIO) -> Iterator[Item]:
+    position = number = 0
+    for raw in file:
+        text, first = first + raw, b""
+        position += len(text)
+        if text.strip():
+            number += 1
+            yield Item(number, position, _load_line(number, text))
 
 
 def _first_byte(file: BinaryIO) -> bytes:

@@ -2,11 +2,15 @@
 
 Each batch costs two round trips: SCAN, then TYPE, PTTL and GET of its keys. Other types than strings are
 counted, and the first of them kept by name.
+
+A cursor of SCAN is all that a walk needs to go on, with another connection and hours later: Redis keeps nothing for it, and
+promises what it does of a walk at one go. Source: Redis documentation, SCAN, "Scan guarantees".
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -29,26 +33,46 @@ class RedisString:
 
 
 class RedisSource:
-    """All strings of one database. What was left out is in `others` (by type) and `names`."""
+    """The strings of one database from a cursor on. What was left out is in `others` (by type) and `names`."""
 
-    def __init__(self, client: Client, database: int) -> None:
+    def __init__(self, client: Client, database: int, cursor: int = 0) -> None:
         self._client = client
+        self._cursor = cursor
+        self._count = 0  # of strings that were given
+        self._batches: deque[tuple[int, int]] = deque()  # how many were given before a cursor was used
         if database:
             client.ask("SELECT", str(database))
         self.total = int(client.ask("DBSIZE"))
         self.others: dict[str, int] = {}
         self.names: list[str] = []
 
+    def forget(self, done: int) -> None:
+        """Note that the first `done` strings are written, and need not be given again."""
+        while len(self._batches) > 1 and self._batches[1][0] <= done:
+            self._batches.popleft()
+
+    @property
+    def safe_cursor(self) -> int:
+        """The cursor from which on all comes that is not written yet; 0 is the beginning."""
+        return self._batches[0][1] if self._batches else self._cursor
+
     def __iter__(self) -> Iterator[RedisString]:
-        cursor, seen = b"0", set[bytes]()
+        seen = set[bytes]()
         while True:
-            cursor, keys = self._client.ask("SCAN", cursor, "COUNT", str(_COUNT))
+            self._note_batch()
+            found, keys = self._client.ask("SCAN", str(self._cursor), "COUNT", str(_COUNT))
+            self._cursor = int(found)
             # SCAN may return a key again; within a batch that is easily known, and later it does no harm.
             fresh = [key for key in dict.fromkeys(keys) if key not in seen]
             yield from self._read(fresh)
             seen = set(keys)
-            if cursor == b"0":
+            if not self._cursor:
                 return
+
+    def _note_batch(self) -> None:
+        if self._batches and self._batches[-1][0] == self._count:
+            self._batches.pop()  # it gave nothing
+        self._batches.append((self._count, self._cursor))
 
     def _read(self, keys: list[bytes]) -> Iterator[RedisString]:
         requests = [(command, key) for key in keys for command in (b"TYPE", b"PTTL", b"GET")]
@@ -57,6 +81,7 @@ class RedisSource:
         for key in keys:
             kind, ttl_ms, value = next(replies), next(replies), next(replies)
             if isinstance(value, bytes):
+                self._count += 1
                 yield RedisString(key, value, now_ms + ttl_ms if ttl_ms >= 0 else None)
             elif value is not None:
                 self._leave_out(key, kind)

@@ -1,10 +1,11 @@
-"""`kvd export` and `kvd import`: namespaces as JSON lines, with metadata and expiry; strings from a Redis.
+"""`kvd export` and `kvd import`: namespaces as JSON lines or CBOR, with metadata and expiry; strings from a Redis.
 
     {"namespace":{"id":"…","title":"shop"}}                       what follows belongs to it
     {"key":"a","value":"text","expiration":2000000000,"metadata":{…}}
     {"complete":true,"count":1}                                   its end; a file without it broke off
 
-The lines between are the daemon's own (`/kvd/v1/namespaces/{id}/export`), and entries of a bulk put.
+The lines between are the daemon's own (`/kvd/v1/namespaces/{id}/export`), and entries of a bulk put. As CBOR, each
+line becomes a data item of a sequence (`cbor_sequence`).
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 from urllib.parse import urlsplit
 
 import click
 
+from kvd.cli import cbor_sequence
 from kvd.cli.bulk import resumable, start_option
 from kvd.cli.client import CommandFailed, connect
 from kvd.cli.entries import Item, Source, Writer, wrong_entry
@@ -31,6 +33,11 @@ from kvd.cli.rest_options import asks_rest, print_json
 
 _COMPLETE: Final = b'{"complete":true'
 _NAMES_SHOWN: Final = 5
+# What becomes of a line of the daemon's.
+_ENCODERS: Final[dict[str, Callable[[bytes], bytes]]] = {
+    "jsonl": lambda line: line,
+    "cbor": cbor_sequence.from_line,
+}
 
 _namespace = click.option(
     *("-n", "--namespace", "--namespace-id"),
@@ -50,6 +57,7 @@ Examples:
   kvd export -n shop shop.jsonl
   kvd export --all | zstd > everything.jsonl.zst
   kvd export -n shop --prefix cart: -
+  kvd export -n pictures pictures.cbor              a CBOR sequence: values as they are, not in base64
 
 \b
 Not a snapshot: each key is as it is when its turn comes. For that, and for Redis' other features, there is
@@ -60,14 +68,29 @@ the backup of the database.
 @_namespace
 @click.option("--all", "is_all", is_flag=True, help="Every namespace, and every numbered database with keys.")
 @click.option("--prefix", default="", metavar="TEXT", help="Only keys that begin so.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "cbor"]),
+    help="JSON lines, or a CBOR sequence. Without it, cbor if FILE is called so.",
+)
 @asks_rest
-def export(rest: Rest, file: Path, namespace: str | None, is_all: bool, prefix: str, as_json: bool) -> None:
-    """Write keys with values, metadata and expiry to FILE, or to the standard output, as JSON lines."""
+def export(
+    rest: Rest,
+    file: Path,
+    namespace: str | None,
+    is_all: bool,
+    prefix: str,
+    form: str | None,
+    as_json: bool,
+) -> None:
+    """Write keys with values, metadata and expiry to FILE, or to the standard output."""
+    encode = _ENCODERS[form or ("cbor" if file.suffix in cbor_sequence.SUFFIXES else "jsonl")]
     if is_all == (namespace is not None):
         raise click.UsageError("give either --namespace or --all")
     spaces = rest.spaces() if namespace is None else [rest.find_space(namespace)]
     with _output(file) as out:
-        counts = {space.title: _export(rest, space, prefix, out) for space in spaces}
+        counts = {space.title: _export(rest, space, prefix, out, encode) for space in spaces}
     if str(file) == "-":
         return
     if as_json:
@@ -91,14 +114,14 @@ def _output(file: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
-def _export(rest: Rest, space: Space, prefix: str, out: BinaryIO) -> int:
+def _export(rest: Rest, space: Space, prefix: str, out: BinaryIO, encode: Callable[[bytes], bytes]) -> int:
     """Write a namespace; return the number of its keys."""
     head = {"namespace": {"id": space.id, "title": space.title}}
-    out.write(json.dumps(head, ensure_ascii=False).encode() + b"\n")
+    out.write(encode(json.dumps(head, ensure_ascii=False).encode() + b"\n"))
     bar = Progress(f"keys of {space.title}", 0)
     count = 0
     for line in rest.lines(f"/kvd/v1/namespaces/{space.id}/export", query={"prefix": prefix or None}):
-        out.write(line)
+        out.write(encode(line))
         if line.startswith(_COMPLETE):
             bar.clear()
             return count
@@ -117,6 +140,7 @@ Examples:
   kvd import shop.jsonl                             into the namespaces that the file names
   kvd import -n copy shop.jsonl                     all into one
   kvd import -n shop --from redis://10.0.0.5:6379/0 the strings of a running Redis
+  kvd import -n shop --from redis://10.0.0.5:6379/0 --cursor 1536     go on where a run broke off
 
 \b
 A password for Redis is better given in a variable: --from "$REDIS_URL".
@@ -139,6 +163,13 @@ A password for Redis is better given in a variable: --from "$REDIS_URL".
     help="Leave out what expires within so long: the daemon takes nothing shorter than its http.min_ttl_seconds.",
 )
 @start_option
+@click.option(
+    "--cursor",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="With --from: go on with this cursor of SCAN, which a run that broke off has told.",
+)
 @asks_rest
 def import_(
     rest: Rest,
@@ -147,9 +178,10 @@ def import_(
     source_url: str | None,
     min_ttl: int,
     start: int,
+    cursor: int,
     as_json: bool,
 ) -> None:
-    """Read what `kvd export` has written, or any JSON lines of a bulk put; or strings from a Redis.
+    """Read what `kvd export` has written, or any entries of a bulk put; or strings from a Redis.
 
     Namespaces that are missing are made. Doing it twice does no harm.
     """
@@ -160,12 +192,14 @@ def import_(
         if namespace is None:
             raise click.UsageError("--from needs --namespace, where the keys go")
         if start:
-            raise click.UsageError(
-                "--start is for files; an import from Redis begins anew, which does no harm"
-            )
-        others, names = _import_redis(taker, source_url)
+            raise click.UsageError("--start is for files; an import from Redis goes on with --cursor")
+        others, names = _import_redis(taker, source_url, cursor)
         _report(taker, others, names, as_json)
     elif file is not None:
+        if cursor:
+            raise click.UsageError(
+                "--cursor is for an import from Redis; one from a file goes on with --start"
+            )
         _import_file(taker, file, start)
         _report(taker, {}, [], as_json)
 
@@ -234,20 +268,35 @@ def _import_file(taker: _Taker, file: BinaryIO, start: int) -> None:
     bar.clear()
 
 
-def _import_redis(taker: _Taker, url: str) -> tuple[dict[str, int], list[str]]:
+def _import_redis(taker: _Taker, url: str, cursor: int) -> tuple[dict[str, int], list[str]]:
     """Copy the strings; return what was left out, by type, and some names of it."""
     path = urlsplit(url).path.strip("/")
     if not (path.isdecimal() or not path):
         raise CommandFailed(f"{path!r} is no number of a database; write redis://host:port/0")
     with connect(url, resp3=False) as client:
-        source = RedisSource(client, int(path or 0))
+        source = RedisSource(client, int(path or 0), cursor)
         bar = Progress("keys", source.total)
-        for number, found in enumerate(source, 1):
-            taker.take(Item(number, number, _entry(found)))
-            bar.show(number, taker.writer.count)
-        taker.writer.flush()
+        with _resumable_walk(source, taker.writer):
+            for number, found in enumerate(source, 1):
+                taker.take(Item(number, number, _entry(found)))
+                source.forget(taker.writer.done)
+                bar.show(number, taker.writer.count)
+            taker.writer.flush()
         bar.clear()
     return source.others, source.names
+
+
+@contextlib.contextmanager
+def _resumable_walk(source: RedisSource, writer: Writer) -> Iterator[None]:
+    """Say how to go on when what is inside breaks off."""
+    try:
+        yield
+    except (CommandFailed, KeyboardInterrupt) as error:
+        text = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+        source.forget(writer.done)
+        cursor = source.safe_cursor
+        mend = f"\n  {writer.count:,} keys are imported; go on with --cursor {cursor}" if cursor else ""
+        raise CommandFailed(f"{text}{mend}") from None
 
 
 def _entry(found: RedisString) -> dict[str, Any]:

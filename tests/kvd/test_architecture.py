@@ -21,7 +21,7 @@ DOORS = {
     "httptools": ("protocol.",),
     "python_multipart": ("kvd.web.bodies",),
     "rocksdict": ("storage.engine_rocksdb",),
-    "cbor2": ("storage.record", "replication.messages"),
+    "cbor2": ("storage.record", "replication.messages", "kvd.cli.cbor_sequence"),
     "click": ("kvd.cli.",),
     "cryptography": ("replication.certificates", "storage.sealing"),
     "google_crc32c": ("replication.frames",),

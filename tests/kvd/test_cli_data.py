@@ -8,10 +8,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cbor2
 import pytest
 from click.testing import CliRunner, Result
 
-from kvd.cli.client import CommandFailed
+from kvd.cli.client import Client, CommandFailed
 from kvd.cli.entries import Source
 from kvd.cli.main import main
 from kvd.cli.progress import line
@@ -208,7 +209,8 @@ def test_the_bar_shows_rate_and_time_left() -> None:
 # ---------------------------------------------------------------- export and import
 
 
-def test_an_export_comes_back_whole_in_another_daemon(cli: Cli, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["all.jsonl", "all.cbor"])
+def test_an_export_comes_back_whole_in_another_daemon(cli: Cli, tmp_path: Path, name: str) -> None:
     moment = int(time.time()) + 5000
     cli.ok(
         "key", "put", "-n", "shop", "a", "text", "--expiration", str(moment), "--metadata", '{"x":[1,"ż"]}'
@@ -219,7 +221,7 @@ def test_an_export_comes_back_whole_in_another_daemon(cli: Cli, tmp_path: Path) 
     with cli.server.client() as client:
         client.set(b"\xff\x00raw", b"\xfe")
         client.set("long" * 200, "1", ex=1000)
-    file = tmp_path / "all.jsonl"
+    file = tmp_path / name
     assert cli.ok("export", "--all", str(file)) == f"5 keys of 3 namespaces are in {file}\n"
     (tmp_path / "second").mkdir()
     with kvd_server(tmp_path / "second") as server:
@@ -232,6 +234,72 @@ def test_an_export_comes_back_whole_in_another_daemon(cli: Cli, tmp_path: Path) 
         with server.client() as client:
             assert client.get(b"\xff\x00raw") == b"\xfe"
             assert 900 < client.ttl("long" * 200) <= 1000
+
+
+def sequence(*items: object) -> bytes:
+    return b"".join(cbor2.dumps(item) for item in items)
+
+
+def test_a_cbor_sequence_holds_values_as_they_are(cli: Cli, tmp_path: Path) -> None:
+    value = bytes(range(256)) * 100
+    cli.ok("key", "put", "-n", "shop", "picture", stdin=value)
+    cli.ok("key", "put", "-n", "shop", "text", "żółw", "--metadata", '{"n":[1,null,1.5]}')
+    file = tmp_path / "shop.bin"
+    cli.ok("export", "-n", "shop", "--format", "cbor", str(file))
+    data = file.read_bytes()
+    assert value in data
+    stream, found = io.BytesIO(data), []
+    while stream.tell() < len(data):
+        found.append(cbor2.load(stream))
+    assert found[0]["namespace"]["title"] == "shop"
+    assert found[1:] == [
+        {"key": b"picture", "value": value},
+        {"key": b"text", "value": "żółw".encode(), "metadata": {"n": [1, None, 1.5]}},
+        {"complete": True, "count": 2},
+    ]
+    cli.ok("key", "delete", "-n", "shop", "picture")
+    assert cli.ok("import", "-", stdin=data) == "2 keys imported\n"
+    assert cli.run("key", "get", "-n", "shop", "picture").stdout_bytes == value
+
+
+def test_a_cbor_sequence_may_be_written_by_anybody(cli: Cli) -> None:
+    """Text for bytes, indefinite lengths, the tag that describes itself."""
+    entries = (
+        cbor2.dumps(cbor2.CBORTag(55799, {"key": "a", "value": "1"})),
+        b"\xbf\x63key\x5f\x41b\x41c\xff\x65value\x40\xff",
+        cbor2.dumps({"key": b"d", "value": b"\xff", "expiration_ttl": 600, "metadata": ["x"]}),
+    )
+    assert cli.ok("bulk", "put", "-n", "shop", "-", stdin=b"".join(entries)) == "3 keys written\n"
+    assert [row["name"] for row in rows(cli)] == ["a", "bc", "d"]
+    assert rows(cli)[2]["metadata"] == ["x"]
+    assert cli.run("key", "get", "-n", "shop", "d").stdout_bytes == b"\xff"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (sequence({"key": b"a", "value": b"v"}, {"key": b"b", "value": b"v"})[:-1], "in the middle of entry 2"),
+        (sequence({"key": b"a", "value": b"v"}) + b"\xff", "entry 2 is no valid CBOR"),
+        (sequence({"key": b"a", "value": b"v", "metadata": {"k": b"bytes"}}), "entry 1: what it has as 'metadata'"),
+        (sequence({"key": b"a", "value": b"v", "expiration": float("nan")}), "entry 1: what it has as 'expiration'"),
+        (sequence({"key": b"a"}), "entry 1 ('a'): its value is not a string"),
+        (sequence([b"a"]), "entry 1: it is no map"),
+        (b"\x9f" * 5000, "entry 1 is no valid CBOR"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_cbor_sequence_is_named(cli: Cli, data: bytes, message: str) -> None:
+    assert message in cli.fails("bulk", "put", "-n", "shop", "-", stdin=data)
+
+
+def test_a_cbor_import_goes_on_where_it_broke_off(cli: Cli) -> None:
+    good = [{"key": b"k%04d" % number, "value": b"v"} for number in range(1500)]
+    said = cli.fails("bulk", "put", "-n", "shop", "-", stdin=sequence(*good) + b"\xa1")
+    assert "the first 1,000 entries are done; go on with --start 1000" in said
+    assert (
+        cli.ok("bulk", "put", "-n", "shop", "--start", "1000", "-", stdin=sequence(*good))
+        == "500 keys written\n"
+    )
+    assert len(rows(cli)) == 1500
 
 
 def test_an_import_leaves_out_what_has_expired_and_notices_a_cut_file(cli: Cli) -> None:
@@ -269,6 +337,40 @@ def test_strings_of_a_redis_are_imported(cli: Cli, redis_server: RunningServer) 
         assert client.get("k999") == b"999"
         assert client.get(b"\xff") == b"\xfe"
         assert 4900 < client.ttl(b"\xff") <= 5000
+
+
+@pytest.mark.needs_redis
+def test_an_import_from_a_redis_goes_on_where_it_broke_off(
+    cli: Cli, redis_server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = ("import", "-n", "shop", "--from", redis_server.url)
+    scans = 0
+    ask = Client.ask
+
+    def failing(self: Client, *arguments: bytes | str, seconds: float = 30.0) -> object:
+        nonlocal scans
+        scans += arguments[0] == "SCAN"
+        if scans == 20:
+            raise CommandFailed("the connection was lost")
+        return ask(self, *arguments, seconds=seconds)
+
+    with redis_server.client() as client:
+        client.flushall()
+        client.mset({f"k{number}": str(number) for number in range(5000)})
+        client.rpush("a list", "1")
+        with monkeypatch.context() as patched:
+            patched.setattr(Client, "ask", failing)
+            said = cli.fails(*source)
+        written = len(rows(cli))
+        assert f"{written:,} keys are imported; go on with --cursor " in said
+        assert 0 < written < 5000
+        told = said.rpartition(" ")[2].strip()
+        again = int(cli.ok(*source, "--cursor", told).split()[0].replace(",", ""))
+        client.flushall()
+    assert len(rows(cli)) == 5000
+    assert again < 5000
+    assert cli.run(*source, "--start", "3").exit_code == 2
+    assert cli.run("import", "-", "--cursor", "3", stdin=b"").exit_code == 2
 
 
 def test_a_redis_that_is_not_there_is_named(cli: Cli) -> None:
