@@ -21,7 +21,7 @@ exactly that and nothing newer.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from replication.core import Core, Link
@@ -124,10 +124,10 @@ class Rejoin:
             self._core.rotate_soon("this node comes back from the past")
             self.enter(Standing.REJOINING)
 
-    def on_covered(self) -> None:
-        """A full sync has ended well. Inside its tick."""
+    def on_covered(self, granted: VersionVector) -> None:
+        """A full sync has ended well and granted a vector. Inside its tick."""
         if self.standing == Standing.REJOINING:
-            self._settle_stale(None)
+            self._settle(list({**dict(self._stale(None)), **dict(self._strange(granted))}.items()))
         if self.standing in {Standing.JOINING, Standing.REJOINING}:
             self.enter(Standing.READY)
 
@@ -137,7 +137,7 @@ class Rejoin:
             node in self._vectors.known for node in self._roster.members() if node != self._core.identity.node
         )
         if self.standing == Standing.READY and heard and known.horizon > self._core.replica.horizon():
-            self._settle_stale(known.horizon)
+            self._settle(self._stale(known.horizon))
 
     def tick(self, now: float) -> None:
         """Be whole without a sync if all others wait as well, and this node is the one to end that. In a tick."""
@@ -179,9 +179,8 @@ class Rejoin:
 
     # --- stale writes
 
-    def _settle_stale(self, horizon: int | None) -> None:
-        """Treat own writes that no member covers, up to `horizon` or all, by the policy."""
-        stale = self._stale(horizon)
+    def _settle(self, stale: list[tuple[Stamp, Change]]) -> None:
+        """Treat writes that must not be taken as they are by the policy."""
         if not stale:
             return
         policy = self._core.options.stale_writes
@@ -197,6 +196,7 @@ class Rejoin:
             replica.void(change.place, stamp)
 
     def _stale(self, horizon: int | None) -> list[tuple[Stamp, Change]]:
+        """Return own writes that no member covers, up to `horizon` or all."""
         replica = self._core.replica
         seen = VersionVector()
         for known in self._vectors.known.values():
@@ -208,12 +208,26 @@ class Rejoin:
         }
         if not own:
             return []
-        feed = replica.feed()
+        return [
+            found
+            for found in self._written_after({**replica.vector(), **own}, horizon)
+            if found[0].origin in own
+        ]
+
+    def _strange(self, granted: VersionVector) -> list[tuple[Stamp, Change]]:
+        """Return what is not granted though it lies beneath the purge horizon, whoever wrote it.
+
+        Another node that came back from the past has written it, and has met this one before either met the others.
+        """
+        return self._written_after(granted, self._core.replica.horizon())
+
+    def _written_after(self, vector: Mapping[bytes, int], horizon: int | None) -> list[tuple[Stamp, Change]]:
+        """Return the values beyond `vector`, up to `horizon` or all."""
+        feed = self._core.replica.feed()
         try:
             return [
                 (Stamp(change.hlc, run.origin, change.seq), change)
-                for run in feed.runs_after({**feed.vector(), **own})
-                if run.origin in own
+                for run in feed.runs_after(vector)
                 for change in run.changes
                 if (horizon is None or change.hlc <= horizon) and _is_settled(change)
             ]

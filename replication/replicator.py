@@ -34,7 +34,7 @@ from replication.topology import Network, Topology
 from replication.vectors import Known, Vectors
 from replication.verification import Verification
 from replication.writers import Writers
-from storage.changes import Kind, Lane, Replica
+from storage.changes import Kind, Lane, Replica, VersionVector
 
 # Kinds of changes that this version understands; others are carried.
 KINDS: Final = (Kind.VALUE, Kind.EXPIRY, Kind.FLOOR, Kind.NAMESPACE_FLOOR)
@@ -319,10 +319,10 @@ class Replicator:
     def _want_sync(self, link: Link) -> None:
         self.syncs.want(link)
 
-    def _on_covered(self, raised: list[bytes], full: bool) -> None:
-        """A sync session is about to grant what it has brought. Inside its tick."""
-        if full:
-            self.rejoin.on_covered()
+    def _on_covered(self, raised: list[bytes], granted: VersionVector | None) -> None:
+        """A sync session is about to grant what it has brought; a full one `granted`. Inside its tick."""
+        if granted is not None:
+            self.rejoin.on_covered(granted)
         self.dissemination.unpark_all()
         self._staged.append(lambda: self._after_covered(raised))
 

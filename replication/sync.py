@@ -138,8 +138,9 @@ class Syncs:
         self._next_random = 0.0
         self.may_serve = True  # False while this node itself is joining or rejoining
         self.is_usable: Callable[[Link], bool] = _always  # whether a peer may serve this node
-        # A session has ended well, in its tick: with the origins whose entries it has raised, and whether it was full.
-        self.on_covered: Callable[[list[bytes], bool], None] = _ignore_raised
+        # A session has ended well, in its tick: with the origins whose entries it has raised, and the vector that a
+        # full one has granted.
+        self.on_covered: Callable[[list[bytes], VersionVector | None], None] = _ignore_raised
         self.on_served: Callable[[Link], None] = _ignore  # a peer has got all
         self.on_need_full: Callable[[Link], None] = _ignore
         bodies.read_session = self._read_body
@@ -362,9 +363,11 @@ class Syncs:
                 self._fail(session, SyncFailure.CANCEL)
                 return
             self._drop_unlisted(walk)
+            granted: VersionVector | None = walk.vector
             raised = self._cover(walk.vector, walk.floors, walk.horizon)
             self.walk = None
         else:
+            granted = None
             raised = self._cover(end.vector, end.floors, end.horizon)
         del self.asking[session.number]
         session.link.send(SyncFail(session.number, SyncFailure.DONE))
@@ -378,7 +381,7 @@ class Syncs:
                 changes=session.count,
                 bytes=session.bytes,
             )
-        self.on_covered(raised, session.full)
+        self.on_covered(raised, granted)
 
     def _cover(self, vector: Mapping[bytes, int], floors: Mapping[bytes, int], horizon: int) -> list[bytes]:
         """Grant coverage; return the origins whose entries it has raised."""
@@ -642,7 +645,7 @@ def _cut_at_bodies(run: Run) -> list[Run]:
     return found
 
 
-def _ignore_raised(raised: list[bytes], full: bool) -> None:
+def _ignore_raised(raised: list[bytes], granted: VersionVector | None) -> None:
     """Stand in for a callback that the replicator sets."""
 
 

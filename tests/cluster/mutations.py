@@ -1,6 +1,6 @@
 """Does the simulation find what it is there to find? Each mutation breaks one mechanism; seeds run until one fails.
 
-    python -m tests.cluster.mutations              all of them, as a table
+    python -m tests.cluster.mutations              all of them; the table goes into docs/architecture.md
     python -m tests.cluster.mutations no-floors    these only
 
 A mutation replaces methods of the product while its seeds run, in a process of its own. The mechanisms back
@@ -10,11 +10,13 @@ each other up in places, so some mutations take two guards away at once; their t
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import attrs
@@ -34,7 +36,10 @@ from storage.version import HLC_MAX, ORIGIN_BYTES
 from tests.cluster import swarm
 from tests.cluster.world import template
 
-SEEDS_MAX: Final = 4000
+SEEDS_MAX: Final = 600
+DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "architecture.md"
+_BEGIN: Final = "<!-- written by make mutations -->"
+_END: Final = "<!-- end -->"
 
 Patch = tuple[type[Any] | Any, str, Any]
 
@@ -167,7 +172,7 @@ def _no_horizon() -> list[Patch]:
         _TAKE_ALL,
         (Rejoin, "on_peer_horizon", lambda self, known: None),
         (StoreReplica, "horizon", lambda self: 0),
-        (Rejoin, "_settle_stale", lambda self, horizon: None),
+        (Rejoin, "_settle", lambda self, stale: None),
     ]
 
 
@@ -431,17 +436,60 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--processes", type=int, help="as many as there are cores, if not given")
     options = parser.parse_args(arguments)
     names = options.names or [mutation.name for mutation in MUTATIONS]
-    texts = {mutation.name: mutation.text for mutation in MUTATIONS}
-    missed = 0
-    print(f"{'mutation':<20} {'seeds':>6} {'CPU s':>6}  found by", flush=True)
+    found: dict[str, tuple[int | None, str]] = {}
     with ProcessPoolExecutor(options.processes, max_tasks_per_child=1) as pool:
         for job in as_completed([pool.submit(hunt, name, options.seeds) for name in names]):
             name, seeds, failure, seconds = job.result()
-            missed += seeds is None
-            print(
-                f"{name:<20} {seeds or '-':>6} {seconds:>6.1f}  {failure[:70]}  ({texts[name]})", flush=True
-            )
-    return 1 if missed else 0
+            found[name] = seeds, failure
+            print(f"{name:<20} {seeds or '-':>6} {seconds:>6.1f} s  {failure[:90]}", flush=True)
+    table = _table(found, options.seeds)
+    print(table)
+    if not options.names:
+        _write(table)
+    return 1 if any(seeds is None for seeds, _ in found.values()) else 0
+
+
+def _table(found: Mapping[str, tuple[int | None, str]], seeds_max: int) -> str:
+    """Return what was found as a table of Markdown."""
+    lines = ["| mutation | what is broken | seeds needed | found by |", "| --- | --- | --- | --- |"]
+    for mutation in MUTATIONS:
+        if mutation.name in found:
+            seeds, failure = found[mutation.name]
+            needed = f"not in {seeds_max}" if seeds is None else str(seeds)
+            lines.append(f"| {mutation.name} | {mutation.text} | {needed} | {_finder(failure)} |")
+    return "\n".join(lines)
+
+
+def _finder(failure: str) -> str:
+    """Return which check has failed: an invariant by its number, or by what it guards."""
+    text = failure.removeprefix("Violation: ")
+    number = re.match(r"I\d+", text)
+    if number is not None:
+        return number[0]
+    for words, name in _FINDERS.items():
+        if words in text:
+            return name
+    return text.partition(":")[0][:60]
+
+
+# What failures say that name no invariant, and what they are found by.
+_FINDERS: Final = {
+    "has lost nothing and": "no node undoes writes that were never lost",
+    "session ": "sessions (reads never go back)",
+    "chunk of origin": "the verifier of the store",
+    "record ": "the verifier of the store",
+    "not found": "-",
+}
+
+
+def _write(table: str) -> None:
+    """Put the table into the documentation."""
+    text = DOCUMENT.read_text()
+    before, begin, rest = text.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not (begin and end):
+        raise ValueError(f"{DOCUMENT} has no place for the table")
+    DOCUMENT.write_text(f"{before}{begin}\n{table}\n{end}{after}")
 
 
 if __name__ == "__main__":

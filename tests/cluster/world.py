@@ -212,8 +212,10 @@ class Host:
         self.published.append(message)
 
     def dead_letter(self, stale: list[tuple[Any, Change]]) -> None:
-        if not self.rolled_back:
-            raise Violation(f"{self.name} has lost nothing and undoes writes of its own: {stale}")
+        for stamp, _ in stale:
+            writer = self.world.history.dots[stamp[1:]].host
+            if not self.world.hosts[writer].rolled_back:
+                raise Violation(f"{writer} has lost nothing and {self.name} undoes writes of its: {stale}")
         self.dead_letters.extend(stale)
 
     def stood(self, standing: Standing) -> None:

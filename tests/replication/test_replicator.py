@@ -440,6 +440,32 @@ def test_a_node_from_the_past_syncs_anew_and_its_unseen_writes_are_set_aside() -
     assert a.get("key") is None
 
 
+def test_what_another_node_from_the_past_wrote_is_set_aside_as_well() -> None:
+    lab = ready(Lab("a", "b", "c", "d"))
+    lab["a"].put("key", "1")
+    lab.run(0.5)
+    for pair in ("ac", "ad", "bc", "bd"):
+        lab.cut(lab.wire(*pair))
+    lab["d"].put("strange", "of d")
+    lab.run(0.5)
+    assert lab["c"].get("strange") == b"of d"
+    a, b, c = lab["a"], lab["b"], lab["c"]
+    a.delete("key")
+    lab.run(0.5)
+    for node in (a, b):
+        floor, _ = node.replica.cells.pop((place("key"), int(Kind.FLOOR), b""))
+        node.replica.cover({}, {floor.origin: floor.seq}, floor.hlc)
+    lab["d"].put("later", "of d")  # above the horizon: it hides nothing
+    lab.run(0.5)
+    lab.cut(lab.wire("c", "d"))
+    lab.link("a", "c")
+    lab.run(5.0)
+    assert c.replicator.rejoin.standing == Standing.READY
+    assert [change.place for _, change in c.dead_letters] == [place("strange")]
+    assert [node.get("strange") for node in (a, b, c)] == [None] * 3
+    assert [node.get("later") for node in (a, b, c)] == [b"of d"] * 3
+
+
 @pytest.mark.parametrize("first", ["a", "b"])
 def test_members_that_all_come_back_from_the_past_do_not_wait_for_each_other(first: str) -> None:
     lab = ready(Lab("a", "b"))
