@@ -204,6 +204,11 @@ class SealedEngine(_Opening):
         """The id of the key that is written with; None: what is written is not sealed."""
         return self.keyring.current
 
+    def unlisted(self) -> list[bytes]:
+        """Return the ids of keys that values were seen to be sealed with and that are not among those in use."""
+        seen = set().union(*(sealer.keys_seen for sealer in self._sealers.values()))
+        return sorted(seen.difference(self.in_use))
+
     def sealer(self, family: Family) -> Sealer:
         return self._sealers[family]
 

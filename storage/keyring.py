@@ -10,7 +10,8 @@ The word ``plain`` as a first line means: write without encryption, and still re
 way out of it. Ids are drawn, so that two files of one installation do not give one id to two keys; what is
 encrypted names its key by the id.
 
-The file is refused if anybody but its owner may read or write it, as ssh does with its keys.
+The file is refused if anybody but its owner may use it, as ssh does with its keys. One that belongs to root may be
+read by a group, since that is how service managers hand secrets to a daemon (systemd's credentials, Kubernetes).
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def load_keyring(path: Path) -> Keyring:
     """Return the keys of a file. Raise `KeyFileError`."""
     try:
         with path.open("rb") as file:
-            _check_owner(path, os.fstat(file.fileno()).st_mode)
+            _check_mode(path, os.fstat(file.fileno()))
             content = file.read(_FILE_BYTES_MAX + 1)
     except FileNotFoundError:
         raise KeyFileError(str(path), "does not exist", _MAKE) from None
@@ -164,9 +165,12 @@ def _parse_key(text: str, comment: str) -> Key | None:
         return None
 
 
-def _check_owner(path: Path, mode: int) -> None:
+def _check_mode(path: Path, status: os.stat_result) -> None:
     """Refuse a file that others may use. Windows has no such modes."""
-    if os.name != "nt" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+    is_handed = status.st_uid == 0 != os.geteuid() if os.name != "nt" else False
+    allowed = stat.S_IRWXU | (stat.S_IRGRP if is_handed else 0)
+    mode = stat.S_IMODE(status.st_mode)
+    if os.name != "nt" and mode & ~allowed:
         raise KeyFileError(
-            str(path), f"may be used by others than its owner (mode {mode & 0o777:04o})", f"chmod 600 {path}"
+            str(path), f"may be used by others than its owner (mode {mode:04o})", f"chmod 600 {path}"
         )

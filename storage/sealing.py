@@ -14,7 +14,8 @@ only (Source: NIST SP 800-38D §8.3), which a store writes in days. So the keys 
   a value of one kind is no value of another;
 * the nonce is the number of the value under its subkey, 8 zero bytes before it (§8.2.1, deterministic construction).
   A number is never used again: it lives in memory, and the next process has another salt. So a store that was
-  copied, restored, or lost its last second may go on with the same key.
+  copied, restored, or lost its last second may go on with the same key. (The image of a running process may not
+  be resumed twice; that is told in docs/encryption.md.)
 
 The value's place (the key of its row) is authenticated with it: a value that was moved to another key does not open.
 What does not show is an old value of the same place put back, or a row taken away: who can write to the disk can
@@ -87,6 +88,7 @@ class Sealer:
         self._entropy = entropy
         self._secrets: dict[bytes, bytes] = {}
         self._openers: dict[bytes, _Opener] = {}  # of subkeys, by key id ‖ salt
+        self.keys_seen: set[bytes] = set()  # ids of the keys of all values that were sealed or opened
         self._head = b""  # of what is sealed now: mark, key id, salt
         self._encrypt: Callable[[bytes, bytes, bytes], bytes]
         self._number = 0  # of the next value under its subkey
@@ -159,6 +161,7 @@ class Sealer:
         if len(self._openers) >= _SUBKEYS_MAX:
             self._openers.clear()
         self._openers[name] = subkey.decrypt
+        self.keys_seen.add(name[:ID_BYTES])
         return subkey.decrypt
 
 

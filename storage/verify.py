@@ -3,7 +3,7 @@
 The promises, each checked against the whole of the data:
 
 * every row, member, chunk and meta row decodes, and a row is written in its one canonical form; what is
-  encrypted opens with its key, in its place;
+  encrypted opens with its key, in its place, and that key is among those in use;
 * the counts of each keyspace are those of its rows;
 * every row with an effective expiry has an expiry deadline at or before it, every row with a floor or
   without a value has a purge deadline;
@@ -31,7 +31,7 @@ import attrs
 from storage.changelog import Chunk, decode_chunk
 from storage.engine import Engine, Family
 from storage.engine_rocksdb import RocksEngine
-from storage.engine_sealed import reading
+from storage.engine_sealed import SealedEngine, reading
 from storage.errors import DamagedFiles, RecordError, StorageError
 from storage.incoming import Place
 from storage.keyring import Keyring
@@ -179,6 +179,7 @@ class Verifier:
             ("members", self._check_members),
             ("counts", self._check_counts),
             ("deadlines and change log", self._check_matches),
+            ("keys", self._check_keys),
         ):
             try:
                 yield from check()
@@ -321,6 +322,13 @@ class Verifier:
             return None if row is None else decode(row, self._origins)[FLOOR]
         except RecordError:
             return None  # told by `_check_rows`
+
+    # Encryption keys: what the other checks have read by now.
+
+    def _check_keys(self) -> Iterator[Finding]:
+        if isinstance(self._engine, SealedEngine):
+            for key_id in self._engine.unlisted():
+                yield Finding("keys", f"values need the key {key_id.hex()}, which is not told to be in use")
 
     # Counts.
 

@@ -12,7 +12,7 @@ from storage.engine import Engine, Family
 from storage.engine_memory import MemoryEngine
 from storage.engine_rocksdb import RocksEngine
 from storage.engine_sealed import SEALED, SealedEngine, keys_in_use
-from storage.errors import DamagedFiles, KeyMissing, NewerFormat, Unopenable, WrongKey
+from storage.errors import DamagedFiles, KeyMissing, NewerFormat, NoSpace, Unopenable, WrongKey
 from storage.keyring import Key, Keyring, disused, new_keyring, rotated, without
 from storage.layout import META_FORMAT, META_KEYS, database_id
 from storage.record import NEVER, dumps
@@ -303,6 +303,43 @@ def test_a_directory_is_verified_with_its_keys_only(tmp_path: Path) -> None:
     with open_verifier(path, now_ms=2**45, keyring=KEYRING) as verifier:
         found = [str(finding) for finding in verifier.run()]
     assert any("b'small'" in line and "the key 00000000, which is not there" in line for line in found)
+
+
+def test_a_key_that_is_not_told_to_be_in_use_is_found(rig: EngineRig) -> None:
+    store = opened(rig)
+    store.keyspace(0).put(b"k", SECRET)
+    store.commit()
+    both = rotated(KEYRING)
+    store.adopt_keys(both)
+    check = store.engine.in_use[both.current]  # type: ignore[attr-defined]
+    raw_put(inner_of(store), Family.META, META_KEYS, dumps([[both.current, check]]))
+    engine = rig.open()
+    reader = SealedEngine(engine, both, keys_in_use(engine))
+    found = [str(finding) for finding in Verifier(reader, now_ms=2**45).run()]
+    assert found == ["keys: values need the key aaaaaaaa, which is not told to be in use"]
+
+
+def test_a_key_that_cannot_be_written_down_is_not_used() -> None:
+    engine = MemoryEngine()
+    store = Store(engine, WITH, now_ms=NOW_MS)
+    store.keyspace(0).put(b"k", SECRET)
+    store.commit()
+    both = rotated(KEYRING)
+    for fail in (engine.fail_next, engine.fail_next_sync):
+        fail(NoSpace("memory"))
+        with pytest.raises(NoSpace):
+            store.adopt_keys(both)
+        assert isinstance(store.writable, NoSpace)
+        assert store.keyring is KEYRING
+        assert store.keys_in_use == [KEYRING.current]
+        assert store.probe()
+        store.keyspace(0).put(b"k", SECRET)
+        store.commit()
+        assert {key_id_of(value) for _, value in engine.iterate(Family.RECORDS)} == {KEYRING.current}
+    store.adopt_keys(both)
+    store.keyspace(0).put(b"k", SECRET)
+    store.commit()
+    assert {key_id_of(value) for _, value in engine.iterate(Family.RECORDS)} == {both.current}
 
 
 def test_verifying_writes_nothing_even_with_a_new_key(rig: EngineRig) -> None:

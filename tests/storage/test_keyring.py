@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,25 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
             load_keyring(path)
     path.chmod(0o400)
     assert len(load_keyring(path).keys) == 1
+
+
+def test_a_file_of_root_may_be_shared_with_the_daemons_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(format_keyring(new_keyring()))
+    owner = path.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    for mode in (0o644, 0o660, 0o450, 0o604):
+        path.chmod(mode)
+        with pytest.raises(KeyFileError, match="chmod 600"):
+            load_keyring(path)
+    path.chmod(0o440)
+    if owner == 0:
+        assert len(load_keyring(path).keys) == 1
+    else:
+        with pytest.raises(KeyFileError, match="chmod 600"):
+            load_keyring(path)
 
 
 def test_a_file_that_is_not_there_or_something_else_is_refused(tmp_path: Path) -> None:
