@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_SLICE_ROWS: Final = 256
+_SLICE_ROWS: Final = 128  # about a millisecond
 _IDLE_SECONDS: Final = 1.0
 _AGAIN_SECONDS: Final = 60.0  # after a compaction that failed
 _TELL_SECONDS: Final = 30.0

@@ -81,6 +81,10 @@ class Engine(Reader, Protocol):
         """Where the data is, for messages."""
         ...
 
+    def keys(self, family: Family, start: bytes = b"", end: bytes | None = None) -> Iterator[bytes]:
+        """Yield the keys of start <= key < end, in order, as `iterate` does: no value is read or decrypted."""
+        ...
+
     def batch(self) -> Batch: ...
 
     def write(self, batch: Batch, *, sync: bool) -> None:

@@ -222,6 +222,9 @@ class MemoryEngine(_Tables):
         self._check_open()
         return super().iterate(family, start, end, reverse=reverse)
 
+    def keys(self, family: Family, start: bytes = b"", end: bytes | None = None) -> Iterator[bytes]:
+        return (key for key, _ in self.iterate(family, start, end))
+
     def write(self, batch: Batch, *, sync: bool) -> None:
         self._check_open()
         assert isinstance(batch, MemoryBatch)

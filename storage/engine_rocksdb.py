@@ -260,13 +260,18 @@ class RocksEngine:
     def iterate(
         self, family: Family, start: bytes = b"", end: bytes | None = None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
+        walk = _walk_back if reverse else _walk
+        return walk(self._cursor(family, end), self._path, start, end)
+
+    def keys(self, family: Family, start: bytes = b"", end: bytes | None = None) -> Iterator[bytes]:
+        return _walk_keys(self._cursor(family, end), self._path, start, end)
+
+    def _cursor(self, family: Family, end: bytes | None) -> Any:
         options = rocksdict.ReadOptions()
         if end is not None:
             options.set_iterate_upper_bound(end)
         with _translated(self._path):
-            cursor = self._families[family].iter(options)
-        walk = _walk_back if reverse else _walk
-        return walk(cursor, self._path, start, end)
+            return self._families[family].iter(options)
 
     def write(self, batch: Batch, *, sync: bool) -> None:
         assert isinstance(batch, RocksBatch)
@@ -540,6 +545,19 @@ def _walk(
                 return
             yield found, value()
             following()
+        cursor.status()
+
+
+def _walk_keys(cursor: Any, path: str, start: bytes, end: bytes | None) -> Iterator[bytes]:
+    """Yield the keys of what `_walk` yields."""
+    with _translated(path):
+        cursor.seek(start)
+        while cursor.valid():
+            found: bytes = cursor.key()
+            if end is not None and found >= end:
+                return
+            yield found
+            cursor.next()
         cursor.status()
 
 

@@ -181,6 +181,7 @@ class SealedEngine(_Opening):
     ) -> None:
         check_keys(inner.path, in_use, keyring)
         self.inner = inner
+        self.keys = inner.keys
         self.keyring = keyring
         self.in_use = in_use
         sealers = {

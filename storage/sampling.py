@@ -81,7 +81,7 @@ def _choose_branch(
 
 def _symbol_from(engine: Engine, prefix: bytes, symbol: int, end: bytes | None) -> int:
     """Return the first symbol that follows `prefix` in stored keys, from `symbol` on. There is one."""
-    found = next(engine.iterate(Family.RECORDS, _branch(prefix, symbol), end))[0]
+    found = next(engine.keys(Family.RECORDS, _branch(prefix, symbol), end))
     return _symbol(found, prefix)
 
 
@@ -92,7 +92,7 @@ def _symbol_before(engine: Engine, prefix: bytes, symbol: int) -> int:
 
 
 def _first_keys(engine: Engine, start: bytes, end: bytes | None) -> list[bytes]:
-    return [key for key, _ in islice(engine.iterate(Family.RECORDS, start, end), _EXACT_ROWS + 1)]
+    return list(islice(engine.keys(Family.RECORDS, start, end), _EXACT_ROWS + 1))
 
 
 def _common_prefix(first: bytes, last: bytes) -> bytes:

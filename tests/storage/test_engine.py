@@ -235,3 +235,27 @@ def test_stats_are_numbers(engine: Engine) -> None:
     stats = engine.stats()
     assert stats
     assert all(type(value) is int and value >= 0 for value in stats.values())
+
+
+def test_keys_are_those_of_a_walk(engine: Engine) -> None:
+    batch = engine.batch()
+    for key in (b"a", b"ab", b"b", b"c\xff", b"d"):
+        batch.put(Family.RECORDS, key, b"value of " + key)
+    engine.write(batch, sync=False)
+    for start, end in ((b"", None), (b"ab", b"d"), (b"x", None), (b"", b"a"), (b"a", b"a\x00")):
+        walked = [key for key, _ in engine.iterate(Family.RECORDS, start, end)]
+        assert list(engine.keys(Family.RECORDS, start, end)) == walked
+
+
+def test_a_walk_of_keys_shows_the_moment_at_which_it_began(engine: Engine) -> None:
+    batch = engine.batch()
+    batch.put(Family.RECORDS, b"a", b"")
+    batch.put(Family.RECORDS, b"b", b"")
+    engine.write(batch, sync=False)
+    keys = engine.keys(Family.RECORDS)
+    assert next(keys) == b"a"
+    batch = engine.batch()
+    batch.delete(Family.RECORDS, b"b")
+    batch.put(Family.RECORDS, b"c", b"")
+    engine.write(batch, sync=False)
+    assert list(keys) == [b"b"]

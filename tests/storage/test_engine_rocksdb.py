@@ -133,12 +133,16 @@ def test_a_damaged_block_is_an_error_and_not_an_early_end(tmp_path: Path) -> Non
     with pytest.raises(DamagedFiles):
         list(engine.iterate(Family.RECORDS, reverse=True))
     with pytest.raises(DamagedFiles):
+        list(engine.keys(Family.RECORDS))
+    with pytest.raises(DamagedFiles):
         engine.multi_get(Family.RECORDS, [b"%04d" % index for index in range(2000)])
     with pytest.raises(DamagedFiles):
         [engine.get(Family.RECORDS, b"%04d" % index) for index in range(2000)]
     snapshot = engine.snapshot()
     with pytest.raises(DamagedFiles):
         list(snapshot.iterate(Family.RECORDS))
+    with pytest.raises(DamagedFiles):
+        engine.compact([Family.RECORDS])
     engine.close()
 
 
