@@ -4,20 +4,28 @@ Every field of Redis 7.2 is there, in its order, because tools take the line apa
 by name. Fields about buffers that kvd does not have (a query buffer's free part, a fixed reply buffer)
 are 0; a session in a named namespace shows ``db=-1``.
 
+HTTP clients have a class of their own, ``http``, and are in no list that did not ask for it: libraries take those that they
+find in CLIENT LIST for Redis clients. Their line has the same fields, with the method of the last request as ``cmd``.
+
 Source: Redis 7.2 CLIENT LIST.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
+
+from kvd.session import Session
 
 if TYPE_CHECKING:
-    from kvd.session import Session
+    from kvd.web.session import HttpSession
+
+    AnySession: TypeAlias = Session | HttpSession
 
 
-def describe(session: Session) -> bytes:
+def describe(session: AnySession) -> bytes:
     """Return the session's line, without a line break."""
-    return b" ".join(b"%b=%b" % field for field in _fields(session).items())
+    fields = _fields(session) if isinstance(session, Session) else _http_fields(session)
+    return b" ".join(b"%b=%b" % field for field in fields.items())
 
 
 def _fields(session: Session) -> dict[bytes, bytes]:
@@ -65,8 +73,54 @@ def _fields(session: Session) -> dict[bytes, bytes]:
     }
 
 
-def kind(session: Session) -> str:
-    """Return the class of a client by which CLIENT LIST and CLIENT KILL select: normal or pubsub."""
+def _http_fields(session: HttpSession) -> dict[bytes, bytes]:
+    now_ms = session.server.store.now_ms
+    transport = session.transport
+    unsent_bytes = 0 if transport is None else transport.unsent_bytes
+    held_bytes = session.input_bytes
+    credential = session.credential
+    method = session.last_method.lower()
+    return {
+        b"id": b"%d" % session.id,
+        b"addr": session.endpoint.address.encode(),
+        b"laddr": session.endpoint.local_address.encode(),
+        b"fd": b"%d" % (-1 if transport is None else transport.fd),
+        b"name": b"",
+        b"age": _seconds(now_ms - session.connected_at_ms),
+        b"idle": _seconds(now_ms - session.active_at_ms),
+        b"flags": _http_flags(session),
+        b"db": b"-1",
+        **dict.fromkeys((b"sub", b"psub", b"ssub"), b"0"),
+        b"multi": b"-1",
+        b"qbuf": b"%d" % held_bytes,
+        **dict.fromkeys((b"qbuf-free", b"argv-mem", b"multi-mem", b"rbs", b"rbp", b"obl"), b"0"),
+        b"oll": b"%d" % (0 if transport is None else transport.unsent_count),
+        b"omem": b"%d" % unsent_bytes,
+        b"tot-mem": b"%d" % (held_bytes + unsent_bytes),
+        b"events": b"rw" if unsent_bytes else b"r",
+        b"cmd": b"http|" + method if method else b"NULL",
+        b"user": b"default" if credential is None else credential.access.name.replace(" ", ":").encode(),
+        b"redir": b"-1",
+        b"resp": b"0",
+        b"lib-name": b"",
+        b"lib-ver": b"",
+    }
+
+
+def _http_flags(session: HttpSession) -> bytes:
+    letters = {
+        b"P": session.feed is not None,
+        b"b": session.suspended and session.feed is None,
+        b"c": session.closing,
+        b"U": session.endpoint.is_unix,
+    }
+    return b"".join(letter for letter, applies in letters.items() if applies) or b"N"
+
+
+def kind(session: AnySession) -> str:
+    """Return the class of a client by which CLIENT LIST and CLIENT KILL select: normal, pubsub or http."""
+    if not isinstance(session, Session):
+        return "http"
     return "pubsub" if session.subscription_count else "normal"
 
 

@@ -1,7 +1,8 @@
 """CLIENT PAUSE: clients wait, all of them or those that write, until a moment or CLIENT UNPAUSE.
 
 A paused session is suspended with the request that has to wait at the front of its backlog
-(`kvd.dispatch`). Pausing again only ever widens: the later end and the wider kind win.
+(`kvd.dispatch`). Pausing again only ever widens: the later end and the wider kind win. HTTP clients wait like all others,
+with a request whose body is there, or in the middle of a job (`kvd.web.session`).
 
 Source: Redis 7.2 CLIENT PAUSE.
 """
@@ -9,13 +10,24 @@ Source: Redis 7.2 CLIENT PAUSE.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 if TYPE_CHECKING:
     from kvd.server import Server
-    from kvd.session import Session
+
+
+class Holdable(Protocol):
+    """A session, of whichever protocol, as a pause sees it."""
+
+    id: int
+
+    def suspend(self) -> None:
+        """Run nothing until `release`."""
+
+    def release(self) -> None:
+        """Go on."""
 
 
 class Pause:
@@ -25,14 +37,14 @@ class Pause:
         self.until_ms = until_ms
         self.writes_only = writes_only
         self.ended = trio.Event()
-        self.waiting: dict[int, Session] = {}
+        self.waiting: dict[int, Holdable] = {}
 
-    def hold(self, session: Session) -> None:
-        """Suspend a session until the end; the request that has to wait is the first of its backlog."""
+    def hold(self, session: Holdable) -> None:
+        """Suspend a session until the end; what has to wait is the first that it will do then."""
         session.suspend()
         self.waiting[session.id] = session
 
-    def forget(self, session: Session) -> None:
+    def forget(self, session: Holdable) -> None:
         """Let go of a session whose connection is gone."""
         self.waiting.pop(session.id, None)
 

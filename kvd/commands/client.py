@@ -19,12 +19,15 @@ from kvd.pause import begin_pause, end_pause
 from protocol.replies import NO_REPLY, OK, ErrorReply, Reply, Verbatim
 
 if TYPE_CHECKING:
+    from kvd.client_list import AnySession
+    from kvd.server import Server
     from kvd.session import Session
 
 _CONNECTION: Final = frozenset({"connection"})
 _ANYTIME: Final = Flag.NOSCRIPT | Flag.LOADING | Flag.STALE
 _ADMIN: Final = Flag.ADMIN | _ANYTIME
-_KINDS: Final = frozenset({b"normal", b"master", b"replica", b"slave", b"pubsub"})
+# Redis's own, and that of HTTP clients, which the declared grammar does not name: it is Redis's, word for word.
+_KINDS: Final = frozenset({b"normal", b"master", b"replica", b"slave", b"pubsub", b"http"})
 
 _ON_OFF: Final = (
     Arg("enabled", "oneof", arguments=(Arg("on", "pure-token", "ON"), Arg("off", "pure-token", "OFF"))),
@@ -116,18 +119,24 @@ def client_list_(session: Session, request: Request) -> Reply:
     return Verbatim(b"".join(line + b"\n" for line in lines))
 
 
-def _selected(session: Session, filters: Request) -> Iterable[Session]:
-    sessions = session.server.sessions
+def _selected(session: Session, filters: Request) -> Iterable[AnySession]:
+    """Return whom to list: all Redis clients, or those of a class or with ids, HTTP clients among them."""
+    server = session.server
     if not filters:
-        return list(sessions.values())
+        return list(server.sessions.values())
     word = filters[0].upper()
     if word == b"TYPE" and len(filters) == 2:
         wanted = _parse_kind(filters[1])
-        return [each for each in sessions.values() if client_list.kind(each) == wanted]
+        return [each for each in _everybody(server) if client_list.kind(each) == wanted]
     if word == b"ID" and len(filters) > 1:
         ids = [parse_integer(text, "ERR Invalid client ID") for text in filters[1:]]
-        return [sessions[each] for each in ids if each in sessions]
+        found = (server.sessions.get(each) or server.http_sessions.get(each) for each in ids)
+        return [each for each in found if each is not None]
     raise ErrorReply(SYNTAX_ERROR)
+
+
+def _everybody(server: Server) -> list[AnySession]:
+    return [*server.sessions.values(), *server.http_sessions.values()]
 
 
 def _parse_kind(text: bytes) -> str:
@@ -196,7 +205,7 @@ def client_kill(session: Session, request: Request) -> Reply:
     tests, skip_me = _parse_filters(session, request)
     victims = [
         each
-        for each in session.server.sessions.values()
+        for each in _everybody(session.server)
         if not (skip_me and each is session) and all(test(each) for test in tests)
     ]
     for victim in victims:
@@ -205,25 +214,25 @@ def client_kill(session: Session, request: Request) -> Reply:
 
 
 def _kill_by_address(session: Session, address: bytes) -> Reply:
-    for each in session.server.sessions.values():
+    for each in _everybody(session.server):
         if each.endpoint.address.encode() == address:
             _close(session, each)
             return OK
     raise ErrorReply("ERR No such client")
 
 
-def _close(session: Session, victim: Session) -> None:
+def _close(session: Session, victim: AnySession) -> None:
     if victim is session:
         session.close_after_reply("killed")
     else:
         victim.kill("killed")
 
 
-def _parse_filters(session: Session, request: Request) -> tuple[list[Callable[[Session], bool]], bool]:
+def _parse_filters(session: Session, request: Request) -> tuple[list[Callable[[AnySession], bool]], bool]:
     """Return the tests that a connection must pass to be closed, and whether the caller is spared."""
     if len(request) % 2:
         raise ErrorReply(SYNTAX_ERROR)
-    tests: list[Callable[[Session], bool]] = []
+    tests: list[Callable[[AnySession], bool]] = []
     skip_me = True
     for word, value in zip(request[2::2], request[3::2], strict=True):
         if word.upper() == b"SKIPME":
@@ -236,7 +245,7 @@ def _parse_filters(session: Session, request: Request) -> tuple[list[Callable[[S
     return tests, skip_me
 
 
-def _by_id(session: Session, value: bytes) -> Callable[[Session], bool]:
+def _by_id(session: Session, value: bytes) -> Callable[[AnySession], bool]:
     refusal = "ERR client-id should be greater than 0"
     number = parse_integer(value, refusal)
     if number < 1:
@@ -244,23 +253,23 @@ def _by_id(session: Session, value: bytes) -> Callable[[Session], bool]:
     return lambda each: each.id == number
 
 
-def _by_kind(session: Session, value: bytes) -> Callable[[Session], bool]:
+def _by_kind(session: Session, value: bytes) -> Callable[[AnySession], bool]:
     wanted = _parse_kind(value)
     return lambda each: client_list.kind(each) == wanted
 
 
-def _by_user(session: Session, value: bytes) -> Callable[[Session], bool]:
+def _by_user(session: Session, value: bytes) -> Callable[[AnySession], bool]:
     user = session.server.acl.users.get(value)
     if user is None:
         raise ErrorReply(f"ERR No such user '{value.decode('utf-8', 'replace')}'")
     return lambda each: each.user is user
 
 
-def _by_address(session: Session, value: bytes) -> Callable[[Session], bool]:
+def _by_address(session: Session, value: bytes) -> Callable[[AnySession], bool]:
     return lambda each: each.endpoint.address.encode() == value
 
 
-def _by_local_address(session: Session, value: bytes) -> Callable[[Session], bool]:
+def _by_local_address(session: Session, value: bytes) -> Callable[[AnySession], bool]:
     return lambda each: each.endpoint.local_address.encode() == value
 
 

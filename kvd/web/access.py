@@ -212,6 +212,7 @@ class Credential(Protocol):
 
     text: bytes
     access: Access
+    user: User | None  # None of a token
 
     def holds(self, server: Server) -> bool:
         """Tell whether it is still right."""
@@ -221,6 +222,7 @@ class TokenCredential:
     def __init__(self, text: bytes, token: Token, tokens: Tokens) -> None:
         self.text = text
         self.access: Access = TokenAccess(token)
+        self.user: User | None = None
         self._token = token
         self._tokens = tokens
         self._id = token.id.encode()
@@ -237,11 +239,12 @@ class UserCredential:
     def __init__(self, text: bytes, server: Server, user: User) -> None:
         self.text = text
         self.access: Access = UserAccess(server, user)
-        self._user = user
+        self.user: User | None = user
         self._passwords = list(user.passwords)
 
     def holds(self, server: Server) -> bool:
-        user = self._user
+        user = self.user
+        assert user is not None
         return server.acl.users.get(user.name) is user and user.enabled and user.passwords == self._passwords
 
 

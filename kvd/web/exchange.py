@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from kvd.web.errors import Dialect, Refused, as_text
 from protocol.http_errors import TargetError
@@ -26,6 +26,13 @@ Handler: TypeAlias = Callable[["Exchange"], Any]
 BodyT = TypeVar("BodyT", bound="Body")
 
 
+class Held:
+    """No answer yet: the request waits for the end of a pause, and is to be run again then."""
+
+
+HELD: Final = Held()
+
+
 class Exchange:
     """The context of a handler. `arguments` are what the router has cut from the path, still encoded."""
 
@@ -37,6 +44,7 @@ class Exchange:
         "dialect",
         "front",
         "handler",
+        "is_public",
         "kind",
         "refusal",
         "request",
@@ -44,6 +52,7 @@ class Exchange:
         "session",
         "started_ns",
         "state",
+        "writes",
     )
 
     def __init__(self, front: Front, session: HttpSession, request: HttpRequest) -> None:
@@ -53,6 +62,8 @@ class Exchange:
         self.request = request
         self.handler: Handler = _nothing
         self.dialect: Dialect = as_text
+        self.writes = False
+        self.is_public = False
         self.kind = "other"  # which interface, for the counters
         self.access: Access = front.nobody
         self.arguments: tuple[bytes, ...] = ()

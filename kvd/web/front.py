@@ -19,7 +19,7 @@ from kvd.web import errors
 from kvd.web.access import BadCredentials, Gatekeeper
 from kvd.web.bodies import Body
 from kvd.web.errors import Dialect, Refused
-from kvd.web.exchange import Answer, Exchange, Handler
+from kvd.web.exchange import HELD, Answer, Exchange, Handler, Held
 from kvd.web.feeds import PING_SECONDS, Feeds
 from kvd.web.hot import HotReads
 from kvd.web.jobs import Job, Pace
@@ -108,6 +108,8 @@ class Front:
             exchange.handler = route.handler
             exchange.dialect = route.dialect
             exchange.kind = route.kind
+            exchange.writes = route.writes
+            exchange.is_public = route.is_public
             if not route.is_public:
                 self._check_state(writes=route.writes)
                 exchange.access = self.gatekeeper.admit(exchange)
@@ -121,10 +123,12 @@ class Front:
             exchange.body = Body()
         return exchange
 
-    def run(self, exchange: Exchange) -> Answer | Late:
+    def run(self, exchange: Exchange) -> Answer | Late | Held:
         """Return the answer to a request whose body is there."""
         refusal = exchange.refusal
         if refusal is None:
+            if self.server.pause is not None and self.must_wait(exchange):
+                return HELD
             try:
                 answer: Answer = exchange.handler(exchange)
                 return answer  # noqa: TRY300 -- hot: no else
@@ -136,15 +140,26 @@ class Front:
         return response
 
     def _check_state(self, *, writes: bool) -> None:
-        """Refuse while the daemon is busy with a script, pauses its clients, or cannot read or write."""
+        """Refuse while the daemon is busy with a script, or cannot read or write."""
         server = self.server
         if server.scripts.running is not None:
             raise errors.from_reply(server.scripts.busy_error())
-        if server.pause is not None and (writes or not server.pause.writes_only):
-            raise Refused(503, "clients are paused", errors.UNAVAILABLE, b"Retry-After: 1\r\n")
         refusal = write_refusal(server) if writes else (server.refusal if server.refuses_reads else None)
         if refusal is not None:
             raise errors.from_reply(refusal)
+
+    def must_wait(self, exchange: Exchange) -> bool:
+        """Tell whether CLIENT PAUSE holds this request. Health and the pages themselves are not held."""
+        pause = self.server.pause
+        return pause is not None and not exchange.is_public and (exchange.writes or not pause.writes_only)
+
+    def run_held(self, exchange: Exchange) -> Answer | Late | Held:
+        """Return the answer to a request that was held; what may have changed meanwhile is looked at again."""
+        try:
+            self._check_state(writes=exchange.writes)
+        except Refused as refused:
+            exchange.refusal = refused
+        return self.run(exchange)
 
     def failure(self, exchange: Exchange, error: Exception) -> Response:
         """Return the answer to a request whose handler raised."""

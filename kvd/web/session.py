@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from kvd.web.exchange import Held
 from kvd.web.feeds import Feed
 from kvd.web.hot import Found
 from kvd.web.jobs import Job
@@ -23,6 +24,7 @@ from protocol.http_requests import HttpReader, HttpRequest
 from protocol.http_responses import CONTINUE, Response
 
 if TYPE_CHECKING:
+    from kvd.acl import User
     from kvd.session import Endpoint, Transport
     from kvd.web.access import Credential
     from kvd.web.bodies import Body
@@ -71,6 +73,7 @@ class HttpSession:
         self._was_read = False  # the last request was a read of the kind that `hot` keeps
         self._may_know = False  # and nothing else waits: the next one may be known
         self._exchange: Exchange | None = None  # whose body, or job, is going on
+        self._is_held = False  # it waits, until a pause is over
         self._head_since_ms = 0  # when an incomplete head began
         self._out_bytes = 0
         self._ends_ns = 0  # when this tick's share of time is over
@@ -84,6 +87,16 @@ class HttpSession:
     def buffered_bytes(self) -> int:
         """Bytes of input that are not read yet."""
         return self._reader.pending_bytes
+
+    @property
+    def user(self) -> User | None:
+        """The user of the ACL whose password the client has shown; None for a token, or nothing."""
+        return None if self.credential is None else self.credential.user
+
+    @property
+    def last_method(self) -> bytes:
+        """The method of the last request; nothing before the first."""
+        return self._reader.head.partition(b" ")[0]
 
     @property
     def in_request(self) -> bool:
@@ -130,13 +143,17 @@ class HttpSession:
         self.backlog = False
         self._ends_ns = 0
         body = self._body_behind()
-        if self.job is not None:
+        if self._is_held and self._exchange is not None:
+            self._is_held = False
+            exchange, self._exchange = self._exchange, None
+            self._take(exchange, self.front.run_held(exchange))
+        elif self.job is not None:
             self._advance(self.job)
         elif body is not None:
             body.go_on()
         if self.job is not None or self._body_behind() is not None:
             self.backlog = True
-        else:
+        elif self._may_go_on():
             self._run()
         if self.input_bytes:
             self._charge_input()
@@ -223,9 +240,18 @@ class HttpSession:
             self.feed = answer
             self._push(answer.begin())
             self.suspend()
+        elif isinstance(answer, Held):
+            self._exchange = exchange
+            self._is_held = True
+            self._wait_for_pause()
         else:
             self.suspend()
             self.front.answer_late(exchange, answer)
+
+    def _wait_for_pause(self) -> None:
+        pause = self.server.pause
+        assert pause is not None, "it is why this waits"
+        pause.hold(self)
 
     def _answer(self, exchange: Exchange, response: Response) -> None:
         request = exchange.request
@@ -255,6 +281,9 @@ class HttpSession:
         """Let the job do a slice, and finish if that was its last."""
         exchange = self._exchange
         assert exchange is not None
+        if self.front.must_wait(exchange):
+            self._wait_for_pause()
+            return
         try:
             data = next(job.steps)
         except StopIteration as end:
@@ -362,11 +391,17 @@ class HttpSession:
         if self.transport is not None:
             self.transport.close(reason)
 
+    def kill(self, reason: str) -> None:
+        """Close the connection at once, whatever it still waits for or has not read."""
+        self.abort(reason)
+
     def end(self) -> None:
         """Forget the session everywhere; the connection is gone."""
         self.closing = True
         self._stop_work()
         self._reader.close()
+        if self.server.pause is not None:
+            self.server.pause.forget(self)
         self.server.input_bytes -= self.input_bytes
         self.input_bytes = 0
         self.server.http_sessions.pop(self.id, None)
@@ -375,6 +410,7 @@ class HttpSession:
         self.suspended = False
         self.backlog = False
         self._exchange = None
+        self._is_held = False
         job, self.job = self.job, None
         if job is not None:
             job.steps.close()

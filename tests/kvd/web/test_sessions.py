@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from kvd.dispatch import storage_refusal
+from kvd.pause import Pause, end_pause
 from storage.errors import Aborted, NoSpace
 from tests.kvd.harness import Client
 from tests.kvd.web.web_harness import BASE, Web, encode, parse
@@ -138,7 +139,85 @@ def test_bug_ends_the_request_and_its_writes(web: Web, monkeypatch: pytest.Monke
     assert web.server.stats.unexpected_errors == 1
 
 
-def test_busy_script_paused_clients_and_cluster_refusals(web: Web) -> None:
+# ---------------------------------------------------------------- CLIENT PAUSE
+
+
+def pause(web: Web, *, writes_only: bool) -> Pause:
+    web.server.pause = Pause(web.server.clock.now_ms + 60_000, writes_only=writes_only)
+    return web.server.pause
+
+
+def test_a_paused_write_waits_and_what_is_behind_it(web: Web) -> None:
+    web.put("/k?urlencoded=true", "old")
+    waiting = pause(web, writes_only=True).waiting
+    data = encode("PUT", "/k?urlencoded=true", b"new") + encode("GET", "/k?urlencoded=true")
+    assert web.raw(data) == b""
+    assert web.session.id in waiting
+    assert web.session.overdue(web.server.clock.now_ms + 10**7) is None
+    other = web.connect()
+    (answer,) = parse(web.raw(encode("GET", "/k?urlencoded=true"), other))
+    assert answer.body == b"old"
+    end_pause(web.server)
+    first, second = parse(web._tick(web.session, None))
+    assert (first.status, second.body) == (200, b"new")
+
+
+def test_a_pause_of_all_holds_reads_but_not_health(web: Web) -> None:
+    pause(web, writes_only=False)
+    other = web.connect()
+    assert web.raw(encode("GET", "/k?urlencoded=true")) == b""
+    assert parse(web.raw(encode("GET", "/livez"), other))[0].status == 200
+    end_pause(web.server)
+    assert parse(web._tick(web.session, None))[0].status == 404
+    assert web.get("/livez").status == 200
+
+
+def test_a_pause_that_follows_holds_again(web: Web) -> None:
+    pause(web, writes_only=True)
+    assert web.raw(encode("PUT", "/k?urlencoded=true", b"v") * 2) == b""
+    end_pause(web.server)
+    pause(web, writes_only=True)
+    assert web._tick(web.session, None) == b""
+    assert web.session.suspended
+    end_pause(web.server)
+    assert [answer.status for answer in parse(web._tick(web.session, None))] == [200, 200]
+
+
+def test_a_pause_stops_a_bulk_write_between_two_slices(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    namespace = web.create()
+    monkeypatch.setattr(web.front.pace, "limits", lambda now_ns: (0, 0))
+    entries = [{"key": f"k{n}", "value": "v"} for n in range(1000)]
+    web._tick(web.session, encode("PUT", f"{BASE}/{namespace}/bulk", json.dumps(entries).encode()))
+    keyspace = web.keyspace("test")
+    while keyspace.count < 10:
+        web._tick(web.session, None)
+    pause(web, writes_only=True)
+    web._tick(web.session, None)
+    assert web.session.suspended
+    assert keyspace.count == 10
+    end_pause(web.server)
+    (answer,) = parse(web.raw(b""))
+    assert answer.result["successful_key_count"] == 1000
+    assert keyspace.count == 1000
+
+
+def test_what_changed_during_a_pause_counts(web: Web) -> None:
+    pause(web, writes_only=True)
+    web.raw(encode("PUT", "/k?urlencoded=true", b"v"))
+    web.server.refuse("NOQUORUM", reads=False)
+    end_pause(web.server)
+    assert parse(web._tick(web.session, None))[0].status == 503
+
+
+def test_a_client_that_leaves_a_pause_is_forgotten(web: Web) -> None:
+    waiting = pause(web, writes_only=True).waiting
+    web.raw(encode("PUT", "/k?urlencoded=true", b"v"))
+    web.session.end()
+    assert not waiting
+    end_pause(web.server)
+
+
+def test_cluster_refusals(web: Web) -> None:
     web.put("/k?urlencoded=true", "v")
     for _ in range(3):
         web.get("/k?urlencoded=true")
