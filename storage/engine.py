@@ -112,11 +112,11 @@ class Engine(Reader, Protocol):
         """Write a consistent copy to the new directory `target`. May be called from any thread."""
         ...
 
-    def compact(self, families: Iterable[Family]) -> None:
-        """Write these families anew, so that no file holds what was overwritten or deleted before the call.
+    def compact(self) -> None:
+        """Write all files anew, so that none holds what was overwritten or deleted before the call.
 
-        Reads and rewrites all of them. May be called from any thread; ends with an error when the engine is
-        closed or opened anew meanwhile.
+        Reads and writes everything once. May be called from any thread; raises if it was not done to the end,
+        because the engine is closed or opened anew meanwhile, for example.
         """
         ...
 

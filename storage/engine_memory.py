@@ -268,7 +268,7 @@ class MemoryEngine(_Tables):
             raise Unavailable(str(target), "it exists already")
         self.checkpoints[target] = self.image()
 
-    def compact(self, families: Iterable[Family]) -> None:
+    def compact(self) -> None:
         self._check_open()  # and nothing else: tables of a model hold nothing but what they show
 
     def stats(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ tests/storage/test_engine_rocksdb.py:
 * `set_iterate_lower_bound` sets the upper bound, so the start is sought and never set as a bound;
 * iterating a snapshot shows the present, so a snapshot here is a pair of iterators for each family,
   made at the same moment (an iterator shows the state at its creation);
+* `compact_range` tells of no error, so `compact` looks whether all tables are others afterwards;
 * there is no `Resume`. RocksDB itself comes back from a full disk, some seconds after there is space.
   After any other failed write only closing and opening again helps, and that is what `recover` does. So
   it does after any failed sync: the system may have dropped the pages that it could not write and calls
@@ -342,7 +343,7 @@ class RocksEngine:
                 rows.flush(True)
             rocksdict.Checkpoint(self._db).create_checkpoint(str(target))
 
-    def compact(self, families: Iterable[Family]) -> None:
+    def compact(self) -> None:
         options = rocksdict.CompactOptions()
         options.set_bottommost_level_compaction(rocksdict.BottommostLevelCompaction.force())
         options.set_exclusive_manual_compaction(False)
@@ -350,9 +351,15 @@ class RocksEngine:
             if self._closing:
                 raise Closed
             for rows in self._families.values():
-                rows.flush(True)  # all of them: a log goes once no family needs it
-            for family in families:
-                self._families[family].compact_range(None, None, options)
+                rows.flush(True)  # the log goes, too, once no family needs it
+            before = self._tables()
+            for rows in self._families.values():
+                rows.compact_range(None, None, options)
+            if self._closing:
+                raise Closed
+            kept = before & self._tables()
+            if kept:
+                raise Unavailable(self._path, f"{len(kept)} of {len(before)} tables could not be compacted")
 
     def stats(self) -> dict[str, int]:
         with _translated(self._path):
@@ -465,6 +472,9 @@ class RocksEngine:
                 with contextlib.suppress(StorageError), _translated(self._path):
                     rows.close()
             self._closing = False
+
+    def _tables(self) -> set[str]:
+        return {file["name"] for file in self._db.live_files()}
 
     def _write_probe(self) -> None:
         self._write(self._probe(), sync=True)

@@ -6,8 +6,8 @@ written meanwhile has the current key already. Each slice stores its position in
 process goes on from there.
 
 Rows are then all as they should be, but the disk still holds what they were, in files that RocksDB has not
-compacted yet, and, when encryption was switched on, that is plain text. So the last step is to compact these
-families whole, in a thread (`Engine.compact`). Only then do the other keys leave the row of the keys in use, and
+compacted yet, and, when encryption was switched on, that is plain text. So the last step is to compact everything,
+in a thread (`Engine.compact`). Only then do the other keys leave the row of the keys in use, and
 may leave the key file.
 
 A value that does not open stays as it is, and so do all keys in use: nobody can tell whether it would open with
@@ -91,7 +91,7 @@ class Resealer:
 
     def compact(self) -> None:
         """Remove from the disk what the values were before. May take minutes; may be called from any thread."""
-        self._engine.compact(SEALED)
+        self._engine.compact()
 
     def finish(self) -> bool:
         """Let go of the other keys after `compact`; False if the keys have changed since the walk began.

@@ -114,7 +114,7 @@ def test_the_files_hold_neither_values_nor_metadata(tmp_path: Path) -> None:
     store.checkpoint(tmp_path / "copy")  # flushes
     assert files_with(tmp_path, SECRET, NOTE) == [], "in tables and copies"
     fill(store)
-    store.engine.compact(SEALED)
+    store.engine.compact()
     assert files_with(tmp_path, SECRET, NOTE) == [], "after compaction"
     store.close()
     assert files_with(tmp_path, SECRET, NOTE) == []

@@ -151,7 +151,7 @@ def test_after_the_walk_the_files_hold_no_plain_text(tmp_path: Path) -> None:
     plain = Store.open(tmp_path)
     for _ in range(3):
         fill(plain)
-        plain.engine.compact([Family.META])  # flushes, so that there are several tables
+        plain.engine.compact()  # flushes, so that there are several tables
     plain.keyspace(0).put(b"deleted", SECRET)
     plain.commit()
     plain.keyspace(0).delete(b"deleted")
@@ -316,7 +316,7 @@ def test_compaction_can_be_cut_short_by_closing(tmp_path: Path) -> None:
     def compact() -> None:
         try:
             for _ in range(50):
-                engine.compact(SEALED)
+                engine.compact()
             ended.append(None)
         except StorageError as error:
             ended.append(error)
@@ -329,10 +329,10 @@ def test_compaction_can_be_cut_short_by_closing(tmp_path: Path) -> None:
     assert isinstance(ended[0], StorageError), "it was not done yet"
     again = RocksEngine(tmp_path, create=False)  # nothing holds the directory any more
     assert sum(1 for _ in again.iterate(Family.RECORDS)) == 4000
-    again.compact(SEALED)
+    again.compact()
     again.close()
     with pytest.raises(Closed):
-        again.compact(SEALED)
+        again.compact()
 
 
 def test_expiry_and_metadata_survive_the_walk(rig: EngineRig) -> None:
