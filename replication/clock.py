@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from replication.core import Core, Link
-from storage.changes import Run
+from storage.changes import Run, latest_hlc
 
 if TYPE_CHECKING:
     from replication.roster import Roster
@@ -129,7 +129,7 @@ class ClockGate:
     def observe_run(self, run: Run) -> None:
         """Raise this node's clock value to those of changes that were taken in."""
         if run.changes:
-            self._core.replica.observe(max(change.hlc for change in run.changes))
+            self._core.replica.observe(latest_hlc(run.changes))
 
     # --- questions
 

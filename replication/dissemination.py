@@ -26,7 +26,7 @@ import attrs
 
 from replication.core import Core, Link
 from replication.messages import LinkMode, Pull, Push, SyncFail, SyncFailure
-from storage.changes import INLINE_BYTES_MAX, Change, Kind, Lane, Run
+from storage.changes import INLINE_BYTES_MAX, Change, Kind, Lane, Run, earliest_hlc, has_numbers, latest_hlc
 
 if TYPE_CHECKING:
     from replication.bodies import Bodies
@@ -49,11 +49,19 @@ def change_bytes(change: Change) -> int:
 
 
 def run_bytes(run: Run) -> int:
-    return CHANGE_BYTES + sum(change_bytes(change) for change in run.changes)
+    """Return the sum of `change_bytes` of a run's changes, and its own head."""
+    size = CHANGE_BYTES * (1 + len(run.changes))
+    for _, _, _, place, content, metadata, sub, _, _, _ in run.changes:  # hot: by fields, not by names
+        size += len(place) + len(sub) + (len(content) if type(content) is bytes else 8)
+        if metadata is not None:
+            size += len(metadata)
+    return size
 
 
 def body_bytes(run: Run) -> int:
     """Return the bytes of the bodies that are still to be fetched for this run."""
+    if not has_numbers(run.changes):
+        return 0
     return sum(change.content for change in run.changes if is_bodied(change))  # type: ignore[misc]
 
 
@@ -327,7 +335,7 @@ class Dissemination:
         """Tell whether the origin has to wait until this node's clock has come near to it (R3.2)."""
         if run.origin in self.held:
             return True
-        latest = max((change.hlc for change in run.changes), default=0)
+        latest = latest_hlc(run.changes)
         if self._clock.held_seconds(latest, self._core.wall_ms()) <= 0:
             return False
         if len(self.held) >= _HELD_MAX:
@@ -349,6 +357,8 @@ class Dissemination:
     def _is_beneath_horizon(self, run: Run, covered: int) -> bool:
         """Tell whether a fresh dot is older than something purged: only a node that judged it may vouch for it."""
         horizon = self._core.replica.horizon()
+        if earliest_hlc(run.changes) > horizon:
+            return False
         return any(change.hlc <= horizon and change.seq > covered for change in run.changes)
 
     # --- bodies
@@ -559,15 +569,16 @@ def parts_of(run: Run, *, wants_ack: bool = False) -> list[Push]:
 
 def _sized(run: Run) -> Run:
     """Return the run with large values as their sizes."""
-    contents = [change.content for change in run.changes]
-    if not any(type(content) is bytes and len(content) > INLINE_BYTES_MAX for content in contents):
-        return run
-    changes = [
-        change._replace(content=len(content))
-        if type(content) is bytes and len(content) > INLINE_BYTES_MAX
-        else change
-        for change, content in zip(run.changes, contents, strict=True)
+    large = [
+        index
+        for index, change in enumerate(run.changes)
+        if type(change.content) is bytes and len(change.content) > INLINE_BYTES_MAX
     ]
+    if not large:
+        return run
+    changes = list(run.changes)
+    for index in large:
+        changes[index] = changes[index]._replace(content=len(changes[index].content))  # type: ignore[arg-type]
     return run._replace(changes=changes)
 
 

@@ -40,7 +40,7 @@ from replication.messages import (
     SyncRequest,
     SyncStart,
 )
-from storage.changes import END_OF_PLACES, Change, ChangeFeed, Run, VersionVector
+from storage.changes import END_OF_PLACES, Change, ChangeFeed, Run, VersionVector, has_numbers
 
 if TYPE_CHECKING:
     from replication.bodies import Bodies
@@ -627,7 +627,7 @@ def _cut(run: Run, bytes_max: int) -> Iterator[Run]:
 
 def _cut_at_bodies(run: Run) -> list[Run]:
     """Cut a run so that each large value is alone: what is merged without coverage may be cut anywhere."""
-    if not any(is_bodied(change) for change in run.changes):
+    if not has_numbers(run.changes):
         return [run]
     parts: list[list[Change]] = [[]]
     for change in run.changes:

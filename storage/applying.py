@@ -18,7 +18,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from storage.changes import Change, Conflict, Kind, Run
+from storage.changes import Change, Conflict, Kind, Run, has_numbers
 from storage.errors import RecordError
 from storage.expiry import Sweeper, is_bodyless
 from storage.incoming import Taken
@@ -207,6 +207,8 @@ class Applier:
 
     def wants_body(self, run: Run, after: int) -> list[Change]:
         """Return those changes beyond `after` that would win and whose content is a size."""
+        if not has_numbers(run.changes):
+            return []
         found: list[Change] = []
         number = self._ledger.find(run.origin)
         for change in run.changes:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Final, NamedTuple, Protocol
 
 # A value longer than this does not travel in its change; see `Change.content`.
@@ -78,6 +79,26 @@ class Run(NamedTuple):
     after: int
     upto: int
     changes: Sequence[Change]
+
+
+# Fields of a change, for walks at the speed of C: a run from a busy peer holds hundreds.
+_hlc = itemgetter(Change._fields.index("hlc"))
+_content = itemgetter(Change._fields.index("content"))
+
+
+def latest_hlc(changes: Sequence[Change]) -> int:
+    """Return the greatest clock value of changes; 0 if there are none."""
+    return max(map(_hlc, changes), default=0)
+
+
+def earliest_hlc(changes: Sequence[Change]) -> int:
+    """Return the least clock value of changes; 0 if there are none."""
+    return min(map(_hlc, changes), default=0)
+
+
+def has_numbers(changes: Sequence[Change]) -> bool:
+    """Tell whether any change's content is a number: the size of a value that travels apart, or an expiry."""
+    return int in set(map(type, map(_content, changes)))
 
 
 class Conflict(NamedTuple):

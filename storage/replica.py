@@ -18,7 +18,6 @@ from storage.changes import (
     Change,
     ChangeFeed,
     Conflict,
-    Kind,
     Lane,
     Purging,
     Run,
@@ -399,11 +398,8 @@ class StoreReplica:
         return number
 
     def _check_bodies(self, run: Run, after: int) -> None:
-        for change in run.changes:
-            if type(change.content) is int and change.kind != Kind.EXPIRY:
-                if self._applier.wants_body(run, after):
-                    raise ValueError("a change was to be applied before its value was fetched")
-                return
+        if self._applier.wants_body(run, after):
+            raise ValueError("a change was to be applied before its value was fetched")
 
     def _place(self, place: bytes) -> tuple[Keyspace, bytes]:
         return self._store.keyspaces.obtain(place[:NAMESPACE_BYTES]), place[NAMESPACE_BYTES:]
