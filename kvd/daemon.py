@@ -75,7 +75,7 @@ async def serve(
             ports = _ports(listeners, tls, peers)
             if ports_file is not None:
                 _write_ports(ports_file, ports)
-            _announce(settings, ports)
+            _announce(server, ports)
 
         await _run(server, hub, tls, announce)
         store.sync()
@@ -165,7 +165,8 @@ def _write_ports(path: Path, ports: dict[str, int]) -> None:
     new.replace(path)
 
 
-def _announce(settings: Settings, ports: dict[str, int]) -> None:
+def _announce(server: Server, ports: dict[str, int]) -> None:
+    settings = server.settings
     log.info(
         "ready for clients",
         port=ports.get("resp"),
@@ -175,6 +176,7 @@ def _announce(settings: Settings, ports: dict[str, int]) -> None:
         peer_port=ports.get("peer"),
         data_dir=settings.storage.data_dir,
         durability=settings.storage.durability,
+        encryption=encryption.fields(server.store)["encryption"],
         pid=os.getpid(),
     )
 

@@ -11,8 +11,8 @@ import trio
 
 from kvd import logs
 from kvd.cli.errors import fail, fail_config
-from kvd.cli.options import Shortcut, load_settings, settings_options
-from kvd.config import ConfigError
+from kvd.cli.options import Shortcut, load_keys, load_settings, settings_options
+from kvd.config import ConfigError, Problem
 from kvd.peering.errors import CannotJoin
 from kvd.settings import SECTIONS, SETTINGS, Settings
 from storage.errors import StorageError
@@ -81,12 +81,22 @@ def check_config(file: Path | None, assignments: tuple[str, ...], **shortcuts: S
     """
     settings = load_settings(file, assignments, shortcuts)
     _check_users(settings)
+    _check_keys(settings)
     for section in SECTIONS:
         click.echo(f"[{section}]")
         for setting in SETTINGS.values():
             if setting.section == section:
                 click.echo(f"{setting.field} = {setting.show(settings.value(setting.name))}")
         click.echo()
+
+
+def _check_keys(settings: Settings) -> None:
+    """Print what is wrong with the encryption keys, and exit if something is."""
+    name = "storage.encryption_key_file"
+    try:
+        load_keys(Path(settings.value(name)) if settings.value(name) else None)
+    except StorageError as error:
+        fail_config(ConfigError([Problem(name, str(error))]))
 
 
 def _check_users(settings: Settings) -> None:

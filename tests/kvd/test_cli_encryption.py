@@ -120,6 +120,13 @@ def test_verify_needs_the_keys(data: Path, file: Path, tmp_path: Path) -> None:
     assert "give --data-dir" in run("verify").stderr
 
 
+def test_check_config_looks_at_the_keys(file: Path) -> None:
+    words = ("check-config", "--encryption-key-file", str(file))
+    assert f'encryption_key_file = "{file}"' in ok(*words)
+    file.chmod(0o666)
+    assert "storage.encryption_key_file: the encryption key file" in fails(*words, code=2)
+
+
 def test_verify_shows_what_does_not_open(data: Path, file: Path) -> None:
     store = Store.open(data, StoreOptions(keyring=load_keyring(file)))
     inner = inner_of(store)
