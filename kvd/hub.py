@@ -29,6 +29,7 @@ import trio
 
 from kvd.connection import Connection, SocketConnection, StreamConnection
 from kvd.dispatch import storage_refusal
+from kvd.lingering import Lingering
 from kvd.poller import READ, WRITE, Poller
 from storage.errors import StorageError
 
@@ -54,9 +55,6 @@ UNSENT_BYTES_MAX: Final = 2 << 30
 INPUT_BYTES_MAX: Final = 2 << 30
 # How long a listener rests that could not accept: other clients get this much time to leave.
 _LISTENER_REST_SECONDS: Final = 0.1
-# How long the hub waits by itself before it has Trio wait for it: many times the turn-around of a client on
-# this machine, and too short to be noticed by a timer.
-_LINGER_SECONDS: Final = 0.001
 # After this long without a turn for the other tasks, they get one even under full load.
 _TURN_NANOSECONDS: Final = 2_000_000
 
@@ -69,6 +67,7 @@ class Hub:
     def __init__(self, server: Server, poller: Poller) -> None:
         self.server = server
         self.poller = poller
+        self._lingering = Lingering(poller)
         self.sockets: dict[int, SocketConnection] = {}
         self.streams: set[StreamConnection] = set()
         self.listeners: dict[int, PlainListener] = {}
@@ -189,13 +188,12 @@ class Hub:
     def _linger(self) -> bool:
         """Wait for the next request in the selector itself, for a moment; tell whether one came.
 
-        A client that asks again at once is answered without going round by Trio's loop, which costs
-        as much as the request. Only while nothing else is in a hurry there: no stream of ours, no
-        task that a command has started. Timers are at most this moment late.
+        Only while nothing else is in a hurry in Trio's loop: no stream of ours, no task that a command
+        has started. Timers are at most this moment late.
         """
         if self.streams or self.server.spawned:
             return False
-        self._leftover = self.poller.poll(_LINGER_SECONDS)
+        self._leftover = self._lingering.wait()
         return bool(self._leftover)
 
     def tick(self) -> None:

@@ -1,6 +1,6 @@
 """What the operating system knows about this process: memory and processor time, read when asked for.
 
-And what it allows: open files, of which every client takes one.
+And what it allows: open files, of which every client takes one, and processors.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ if sys.platform != "win32":
     import resource
 
 _STATM: Final = Path("/proc/self/statm")
+# What a container may use of the processors: microseconds, or "max", in a period. Source: Linux, cgroup v2.
+_CPU_MAX: Final = Path("/sys/fs/cgroup/cpu.max")
 # Files besides the clients' sockets: the engine opens up to 1,024, the rest is listeners, logs and the like.
 _OTHER_FILES: Final = 1200
 # Where the limit does not allow for that, a tenth of it stays free of clients, but at least so many files:
@@ -36,6 +38,16 @@ def room_for_clients(count: int) -> int:
         limit = soft
     others = min(_OTHER_FILES, max(limit // 10, _OTHER_FILES_MIN))
     return min(count, max(limit - others, 1))
+
+
+def usable_processors() -> float:
+    """Return how many processors the process may keep busy; a container's share may be half of one."""
+    count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    try:
+        quota, period = _CPU_MAX.read_text().split()
+        return min(count, int(quota) / int(period))
+    except (OSError, ValueError):  # there is no such limit
+        return count
 
 
 def resident_bytes() -> int:

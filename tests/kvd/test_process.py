@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +57,18 @@ def test_more_clients_than_the_system_allows_for_are_refused(
     refused = error(client.send("CONFIG", "SET", "maxclients", 20_000))
     assert refused.endswith("the limit of open files allows for 3687 clients")
     assert client.send("CONFIG", "SET", "maxclients", 3000) == b"OK"
+
+
+@pytest.mark.parametrize(
+    ("cpu_max", "processors"),
+    [("max 100000", 4), ("50000 100000", 0.5), ("200000 100000", 2), ("900000 100000", 4), (None, 4)],
+)
+def test_a_container_may_have_less_than_the_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cpu_max: str | None, processors: float
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
+    limit = tmp_path / "cpu.max"
+    if cpu_max is not None:
+        limit.write_text(cpu_max + "\n")
+    monkeypatch.setattr(process, "_CPU_MAX", limit)
+    assert process.usable_processors() == processors

@@ -1,0 +1,84 @@
+"""Waiting for the next request: awake while clients ask again at once, asleep in the selector otherwise."""
+
+from __future__ import annotations
+
+from kvd.lingering import LINGER_SECONDS, SPIN_NANOSECONDS, Lingering
+from kvd.poller import SelectorPoller
+
+EVENTS = [(5, 1)]
+POLL_NANOSECONDS = 1000
+
+
+class Scripted(SelectorPoller):
+    """A poller of a virtual clock. `at` is when the next events come; every look takes a microsecond."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.at = 0
+        self.looks = 0  # that returned at once
+        self.sleeps = 0
+
+    def poll(self, timeout_seconds: float = 0) -> list[tuple[int, int]]:
+        self.now += POLL_NANOSECONDS
+        if self.at > self.now and timeout_seconds:
+            self.sleeps += 1
+            self.now = min(self.at, self.now + int(timeout_seconds * 1e9))
+        else:
+            self.looks += 1
+        return EVENTS if self.at <= self.now else []
+
+
+def lingering(poller: Scripted, *, may_spin: bool = True) -> Lingering:
+    return Lingering(poller, may_spin=may_spin, clock=lambda: poller.now)
+
+
+def wait_for(one: Lingering, poller: Scripted, nanoseconds: int) -> list[tuple[int, int]]:
+    """Wait for events that come so much later; forget how that was done before."""
+    poller.at = poller.now + nanoseconds
+    poller.looks = poller.sleeps = 0
+    return one.wait()
+
+
+def test_what_is_ready_is_returned_at_the_first_look() -> None:
+    poller = Scripted()
+    assert wait_for(lingering(poller), poller, 0) == EVENTS
+    assert (poller.looks, poller.sleeps) == (1, 0)
+
+
+def test_a_client_that_asks_again_at_once_is_waited_for_awake() -> None:
+    poller = Scripted()
+    one = lingering(poller)
+    assert wait_for(one, poller, SPIN_NANOSECONDS // 2) == EVENTS
+    assert poller.sleeps == 1  # nothing was known of it yet
+    for _ in range(3):
+        assert wait_for(one, poller, SPIN_NANOSECONDS // 2) == EVENTS
+        assert poller.sleeps == 0
+
+
+def test_one_late_request_ends_the_spinning() -> None:
+    poller = Scripted()
+    one = lingering(poller)
+    wait_for(one, poller, 0)
+    assert wait_for(one, poller, 3 * SPIN_NANOSECONDS) == EVENTS
+    assert poller.looks <= 1 + SPIN_NANOSECONDS // POLL_NANOSECONDS
+    assert wait_for(one, poller, 3 * SPIN_NANOSECONDS) == EVENTS
+    assert (poller.looks, poller.sleeps) == (1, 1)
+
+
+def test_silence_ends_it_and_is_told_after_a_moment() -> None:
+    poller = Scripted()
+    one = lingering(poller)
+    wait_for(one, poller, 0)
+    began = poller.now
+    assert wait_for(one, poller, 10**12) == []
+    assert poller.now - began <= SPIN_NANOSECONDS + LINGER_SECONDS * 1e9 + 5 * POLL_NANOSECONDS
+    assert wait_for(one, poller, SPIN_NANOSECONDS // 2) == EVENTS
+    assert (poller.looks, poller.sleeps) == (1, 1)
+
+
+def test_one_processor_is_left_to_the_client() -> None:
+    poller = Scripted()
+    one = lingering(poller, may_spin=False)
+    for _ in range(3):
+        assert wait_for(one, poller, SPIN_NANOSECONDS // 2) == EVENTS
+        assert (poller.looks, poller.sleeps) == (1, 1)
