@@ -47,9 +47,21 @@ _PIECE_BYTES: Final = 4096
 class Connection:
     """What both kinds have in common. `marked` means that the hub will flush it in this tick."""
 
-    fd = -1  # of a plain socket; a stream has none that the hub may touch
+    __slots__ = (
+        "_progress_at",
+        "_soft_since",
+        "_stats",
+        "closed",
+        "fd",
+        "hub",
+        "marked",
+        "session",
+        "unsent",
+        "unsent_bytes",
+    )
 
     def __init__(self, hub: Hub, session: Driven) -> None:
+        self.fd = -1  # of a plain socket; a stream has none that the hub may touch
         self.hub = hub
         self.session = session
         self.unsent: deque[memoryview] = deque()
@@ -176,6 +188,8 @@ class Connection:
 class SocketConnection(Connection):
     """A plain TCP or unix socket, registered in the hub's selector."""
 
+    __slots__ = ("_mask", "_send", "recv", "socket")
+
     def __init__(self, hub: Hub, session: Driven, sock: socket.socket) -> None:
         super().__init__(hub, session)
         self.socket = sock
@@ -242,6 +256,8 @@ class SocketConnection(Connection):
 
 class StreamConnection(Connection):
     """A TLS stream: one task reads and hands over, one sends what the hub flushed."""
+
+    __slots__ = ("_scope", "_stream", "_turns", "handed_over")
 
     def __init__(self, hub: Hub, session: Driven, stream: trio.abc.Stream) -> None:
         super().__init__(hub, session)

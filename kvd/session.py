@@ -27,7 +27,7 @@ import attrs
 
 from kvd import dispatch
 from kvd.commands.spec import CommandSpec, Request
-from protocol.encode import encoder
+from protocol.encode import encode_bulk, encoder
 from protocol.replies import NO_REPLY, OK, ErrorReply, Push, Reply
 from protocol.requests import RequestReader
 
@@ -98,6 +98,53 @@ class Session:
     """The state of one client. Public attributes are read and written by session commands."""
 
     pause_bytes = sys.maxsize  # the connection's own bound is enough
+
+    # More attributes than Python keeps inside of an object, so each look-up would go through a dict of its own.
+    __slots__ = (
+        "_out_bytes",
+        "_pushes_after_reply",
+        "_reader",
+        "_run_nanoseconds",
+        "active_at_ms",
+        "backlog",
+        "channels",
+        "close_reason",
+        "closing",
+        "connected_at_ms",
+        "encode",
+        "endpoint",
+        "executed",
+        "held_bytes",
+        "id",
+        "input_bytes",
+        "is_script",
+        "keyspace",
+        "last_command",
+        "library_name",
+        "library_version",
+        "name",
+        "no_evict",
+        "no_touch",
+        "on_output",
+        "on_unblock",
+        "out",
+        "patterns",
+        "plain",
+        "proto",
+        "push_positions",
+        "reply_mode",
+        "resumed",
+        "server",
+        "shard_channels",
+        "subscribed_bytes",
+        "suspended",
+        "throttled",
+        "tracking",
+        "transaction",
+        "transport",
+        "user",
+        "watched",
+    )
 
     def __init__(self, server: Server, endpoint: Endpoint) -> None:
         self.server = server
@@ -250,32 +297,32 @@ class Session:
         append = self.out.append
         plain = self.plain
         keyspace = self.keyspace
+        # The run under way: requests of one plain command and one length, from the index `begun` on. It is
+        # timed as a whole: two clock readings a run, not a request.
         current: PlainEntry | None = None
-        calls = 0
-        started = 0
-        index = 0
-        for request in requests:
+        width = -1
+        begun = started = 0
+        taken = len(requests)
+        for index, request in enumerate(requests):
             entry = plain.get(request[0])
-            if entry is None or not entry[1] <= len(request) <= entry[2]:
+            size = len(request)
+            if entry is None or entry is not current or size != width:
                 if current is not None:
-                    dispatch.account(self, current[3], calls, started, requests[index - 1])
+                    dispatch.account(self, current[3], index - begun, started, requests[index - 1])
+                if entry is None or not entry[1] <= size <= entry[2]:
                     current = None
-                self._run_general(request)
-                index += 1
-                if self.suspended or self.throttled or self.closing:
-                    break
-                plain = self.plain
-                keyspace = self.keyspace
-                continue
-            # A run of the same plain command is timed as one: two clock readings a run, not a request.
-            if entry is not current:
-                if current is not None:
-                    dispatch.account(self, current[3], calls, started, requests[index - 1])
+                    width = -1
+                    self._run_general(request)
+                    if self.suspended or self.throttled or self.closing:
+                        taken = index + 1
+                        break
+                    plain = self.plain
+                    keyspace = self.keyspace
+                    continue
                 current = entry
-                calls = 0
+                width = size
+                begun = index
                 started = time.perf_counter_ns()
-            calls += 1
-            index += 1
             try:
                 reply = entry[0](keyspace, request)
             except Exception as error:  # noqa: BLE001 -- `failure` tells refusals from bugs
@@ -284,24 +331,23 @@ class Session:
             if reply is OK:
                 append(_OK_BYTES)
                 continue
-            encoded = (
-                b"$%d\r\n%b\r\n" % (len(reply), reply) if reply.__class__ is bytes else self.encode(reply)
-            )
+            encoded = encode_bulk(reply) if reply.__class__ is bytes else self.encode(reply)
             append(encoded)
             if len(encoded) > _COUNTED_REPLY_BYTES:
                 self._out_bytes += len(encoded)
                 if self._out_bytes > TICK_OUTPUT_BYTES_MAX:
                     self.throttled = True
+                    taken = index + 1
                     break
         if current is not None:
-            dispatch.account(self, current[3], calls, started, requests[index - 1])
+            dispatch.account(self, current[3], taken - begun, started, requests[taken - 1])
             self.last_command = current[3].name
-        if index == len(requests):
+        if taken == len(requests):
             self.executed += requests
         else:
-            self.executed += requests[:index]
+            self.executed += requests[:taken]
             if not self.closing:
-                self.backlog.extend(requests[index:])
+                self.backlog.extend(requests[taken:])
 
     def _run_general(self, request: Request) -> None:
         reply = dispatch.execute(self, request)

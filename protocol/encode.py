@@ -107,7 +107,9 @@ def _known_type(kind: type, scalars: _Scalars, aggregates: dict[type, _Open]) ->
 _LINE_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
-def _encode_bulk(value: bytes) -> bytes:
+def encode_bulk(value: bytes) -> bytes:
+    """Return a bulk string, in either protocol."""
+    # Hot: once for nearly every read. Formatting a short one would take three times as long.
     size = len(value)
     if size < _SMALL:
         return _BULK_HEADERS[size] + value + b"\r\n"
@@ -169,15 +171,15 @@ _MARKERS2: Final = {NULL_ARRAY: b"*-1\r\n", NO_REPLY: b""}
 _MARKERS3: Final = {NULL_ARRAY: b"_\r\n", NO_REPLY: b""}
 
 _SCALARS2: Final[_Scalars] = {
-    bytes: _encode_bulk,
+    bytes: encode_bulk,
     int: _encode_integer,
     type(None): lambda _: b"$-1\r\n",
     Simple: _encode_simple,
     ErrorReply: _encode_error,
     bool: lambda truth: b":1\r\n" if truth else b":0\r\n",
-    float: lambda number: _encode_bulk(format_double(number)),
-    Verbatim: lambda reply: _encode_bulk(reply.text),
-    BigNumber: lambda reply: _encode_bulk(reply.digits),
+    float: lambda number: encode_bulk(format_double(number)),
+    Verbatim: lambda reply: encode_bulk(reply.text),
+    BigNumber: lambda reply: encode_bulk(reply.digits),
     Encoded: lambda reply: reply.data,
     type(NULL_ARRAY): _MARKERS2.__getitem__,
 }
