@@ -88,6 +88,14 @@ class RunningServer:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS_A_SECOND
 
+    def waited_seconds(self) -> float:
+        """Return for how long the main thread could have run so far and had no processor.
+
+        Of a latency that was measured on a machine with other work, so much is not the server's.
+        Source: Linux, Documentation/scheduler/sched-stats.
+        """
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
+
     def resident_bytes(self) -> int:
         """Return the resident set size of the process now."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])

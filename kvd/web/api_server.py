@@ -92,7 +92,7 @@ def figures(server: Server) -> dict[str, Any]:
     store, stats, web = server.store, server.stats, server.web
     requests = 0 if web is None else sum(web.traffic.totals().values())
     calls = _histogram(server)
-    requests_by_time = [] if web is None else web.traffic.histogram
+    requests_by_time = [] if web is None else web.traffic.durations()
     disk = shutil.disk_usage(server.settings.storage.data_dir) if _has_disk(server) else None
     return {
         "at_ms": time.time_ns() // 1_000_000,

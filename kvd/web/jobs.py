@@ -26,9 +26,9 @@ ItemT = TypeVar("ItemT")
 SLICE_NANOSECONDS: Final = 1_000_000
 # So many bytes it writes or sends at most, or one item if that is larger.
 SLICE_BYTES: Final = 256 << 10
-# The same when others are served in the same ticks: about as long as some thirty of them take, so that they wait
-# twice as long at worst.
-SHARED_SLICE_NANOSECONDS: Final = 150_000
+# The same when others are served in the same ticks: with its commit about as long as thirty of them take, so that
+# they wait twice as long at worst. `make bench-http` measures it.
+SHARED_SLICE_NANOSECONDS: Final = 100_000
 SHARED_SLICE_BYTES: Final = 32 << 10
 # Others that were served so long ago are still there: they have been answered, and are about to ask again.
 _SHARED_NANOSECONDS: Final = 10_000_000

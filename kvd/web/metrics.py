@@ -282,7 +282,7 @@ def _histogram(server: Server) -> Iterator[str]:
     name = "kvd_http_request_duration_seconds"
     yield f"# HELP {name} How long HTTP requests took, the body's arrival not counted."
     yield f"# TYPE {name} histogram"
-    counts = [0] if server.web is None else server.web.traffic.histogram
+    counts = [0] if server.web is None else server.web.traffic.durations()
     for bound in _BOUNDS:
         yield _line(f"{name}_bucket", (("le", f"{2**bound / 1e9:g}"),), sum(counts[: bound + 1]))
     yield _line(f"{name}_bucket", (("le", "+Inf"),), sum(counts))

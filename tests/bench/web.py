@@ -9,7 +9,8 @@ bulk     32 Redis clients read while bulk puts of 10,000 pairs, and of 100 MB, g
 cluster  a Worker writes on one node, a Worker on a second and a Redis client on a third wait for it.
 
 Medians of the rounds. Where what loads and what is loaded have to share the cores, the latencies are also those of
-the queue before the processor.
+the queue before the processor, so the last column tells in which share of the time the daemon stood there. A percent
+of it is one hundredth of all requests: with more, p99 is the scheduler's.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -123,20 +124,26 @@ def measure_http(server: RunningServer, seconds: int, rounds: int, directory: Pa
             "HTTP GET, 10,000 keys": lambda: wrk(base, seconds, scripts["get"]),
             FRAMEWORK: lambda: wrk(f"{other}/hot", seconds),
         }
-        return _in_turn(loads, rounds)
+        return _in_turn(server, loads, rounds)
 
 
 def measure_workers(server: RunningServer, seconds: int, rounds: int, directory: Path) -> dict[str, Result]:
     with web_workers.workers(server, directory, VALUE) as addresses:
-        return _in_turn({name: partial(wrk, url, seconds) for name, url in addresses.items()}, rounds)
+        loads = {name: partial(wrk, url, seconds) for name, url in addresses.items()}
+        return _in_turn(server, loads, rounds)
 
 
-def _in_turn(loads: dict[str, Callable[[], Result]], rounds: int) -> dict[str, Result]:
+def _in_turn(
+    server: RunningServer, loads: Mapping[str, Callable[[], Result]], rounds: int
+) -> dict[str, Result]:
     """Return the medians by name. Rounds go through all loads, so that a slow minute hits all alike."""
     found: dict[str, list[Result]] = {}
     for _ in range(rounds):
         for name, load in loads.items():
-            found.setdefault(name, []).append(load())
+            waited, started = server.waited_seconds(), time.perf_counter()
+            result = load()
+            share = (server.waited_seconds() - waited) / (time.perf_counter() - started)
+            found.setdefault(name, []).append(attrs.evolve(result, waited_share=share))
     return {name: _median(results) for name, results in found.items()}
 
 
@@ -158,6 +165,7 @@ def show(found: dict[str, Result]) -> None:
     for name, result in found.items():
         print(
             f"{name:32} {result.requests_a_second:10,.0f}/s   p50 {result.p50_ms:7.3f} ms   p99 {result.p99_ms:7.3f} ms"
+            f"   waited {100 * result.waited_share:4.1f} %"
         )
 
 

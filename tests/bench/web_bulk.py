@@ -35,7 +35,7 @@ class Beside:
     alone: Result
     beside: Result
     pairs_a_second: float
-    body_bytes: int
+    waited_share: float  # as in `wrk.Result`
 
 
 def measure(server: RunningServer, seconds: int) -> dict[str, Beside]:
@@ -49,10 +49,11 @@ def measure(server: RunningServer, seconds: int) -> dict[str, Beside]:
         alone = run(server, load)
         body = _body(size)
         with _putting(connection, f"{BASE}/{namespace}/bulk", body) as done:
-            started = time.perf_counter()
+            waited, started = server.waited_seconds(), time.perf_counter()
             beside = run(server, load)
-            elapsed = time.perf_counter() - started
-        found[name] = Beside(alone, beside, sum(done) / elapsed, len(body))
+            share = (server.waited_seconds() - waited) / (time.perf_counter() - started)
+        # The last of them has ended a little after the reading.
+        found[name] = Beside(alone, beside, sum(done) / (time.perf_counter() - started), share)
     connection.close()
     return found
 
@@ -103,7 +104,7 @@ def report(found: dict[str, Beside]) -> list[tuple[bool, str]]:
         print(
             f"GET P=1 alone and beside bulk puts of {name}: {one.alone.per_second:,.0f}/s and "
             f"{one.beside.per_second:,.0f}/s, p50 {one.alone.p50_ms:.3f} and {one.beside.p50_ms:.3f} ms, p99 "
-            f"{one.alone.p99_ms:.3f} and {one.beside.p99_ms:.3f} ms; {one.pairs_a_second:,.0f} pairs/s"
+            f"{one.alone.p99_ms:.3f} and {one.beside.p99_ms:.3f} ms; {one.pairs_a_second:,.0f} pairs/s, waited {100 * one.waited_share:.1f} %"
         )
         times = one.beside.p99_ms / one.alone.p99_ms
         text = f"p99 {times:.1f} times beside bulk puts of {name} (at most {TIMES_P99})"

@@ -17,6 +17,7 @@ class Result:
     requests_a_second: float
     p50_ms: float
     p99_ms: float
+    waited_share: float = 0.0  # of the time, in which the daemon had no processor although it could have run
 
 
 def wrk(url: str, seconds: int, script: Path | None = None) -> Result:

@@ -163,6 +163,9 @@ def test_metrics_are_prometheus_text(web: Web) -> None:
     for line in text.splitlines():
         assert line.startswith("# ") or SAMPLE.fullmatch(line), line
     assert 'kvd_http_requests_total{interface="binding",method="GET",status="200"} 5' in text
+    assert web.front.traffic.known > 0, "some were answered without being timed"
+    total = sum(web.front.traffic.totals().values()) - 1  # this one was counted after it was answered
+    assert f"kvd_http_request_duration_seconds_count {total}\n" in text
     names = re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)
     assert len(names) == len(set(names))
     assert "redis_connected_clients" in names
