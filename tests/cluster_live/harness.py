@@ -56,6 +56,7 @@ class Node:
         self.port = 0
         self.peer_port = 0
         self.proxy = Proxy(cluster, self)
+        self.bytes_a_second: int | None = None  # what it is given to read of each connection; None: all
         self.options: list[str] = []
         self.prefix: list[str] = []  # before the command: prlimit and the like
         self.environment: dict[str, str] = {}

@@ -37,7 +37,6 @@ class Proxy:
         self._blocked: set[int] = set()  # numbers of nodes
         self._connections: list[_Connection] = []
         self._lock = threading.Lock()
-        self.bytes_a_second: int | None = None  # what the node is given to read of each connection; None: all
         self.forwarded_bytes = 0  # both ways, of connections that are over, too
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -109,20 +108,22 @@ class Proxy:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
             self._connections.append(connection)
-        back = threading.Thread(target=self._pump, args=(connection, connection.far, connection.near, False))
+        back = threading.Thread(
+            target=self._pump, args=(connection, connection.far, connection.near, connection.sender)
+        )
         back.start()
-        self._pump(connection, connection.near, connection.far, True)
+        self._pump(connection, connection.near, connection.far, self._node)
         back.join()
         with self._lock:
             self._connections.remove(connection)
 
     def _pump(
-        self, connection: _Connection, source: socket.socket, target: socket.socket, slow: bool
+        self, connection: _Connection, source: socket.socket, target: socket.socket, reader: Node | None
     ) -> None:
-        """Pass bytes one way until either end is closed."""
+        """Pass bytes one way until either end is closed, as slowly as `reader` takes them."""
         try:
-            while data := source.recv(_CHUNK if not (slow and self.bytes_a_second) else 1024):
-                limit = self.bytes_a_second if slow else None
+            while data := source.recv(_CHUNK if reader is None or not reader.bytes_a_second else 1024):
+                limit = None if reader is None else reader.bytes_a_second
                 if limit:
                     time.sleep(len(data) / limit)
                 target.sendall(data)
