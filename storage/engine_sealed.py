@@ -9,7 +9,8 @@ with different keys, or none, hold equal cells. Without keys the store uses the 
 
 *Keys in use.* The meta row "keys" names every key that a row may be sealed with, and says so before the first row
 is. Opening needs all of them, and compares each with its check value; what does not fit is refused before
-anything is written. A key leaves the row when `resealing` has found no value that needs it.
+anything is written. Nobody vouches for the row itself, so values that are not sealed are read only if the keyring,
+which lies elsewhere, says so too. A key leaves the row when `resealing` has found no value that needs it.
 
 A value that does not open is given out as `Unopened`, and whoever decodes it gets the error: so one bad row stops no
 walk, no scan, and no start.
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from storage.engine import Batch, Engine, Family, Reader, Snapshot
-from storage.errors import DamagedFiles, KeyMissing, RecordError, WrongKey
+from storage.errors import DamagedFiles, KeyMissing, PlainValues, RecordError, WrongKey
 from storage.keyring import ID_BYTES, Keyring
 from storage.layout import META_KEYS, META_RESEALED
 from storage.record import dumps, loads
@@ -37,26 +38,23 @@ KeysInUse = Mapping[bytes | None, bytes]
 
 
 def protect(
-    engine: Engine,
-    keyring: Keyring | None,
-    *,
-    is_new: bool = False,
-    entropy: Callable[[int], bytes] = os.urandom,
+    engine: Engine, keyring: Keyring | None, *, entropy: Callable[[int], bytes] = os.urandom
 ) -> Engine:
     """Return the engine to be used with these keys: itself, if nothing is sealed and nothing shall be.
 
-    `is_new` tells that nothing was ever stored. Raise `KeyMissing` or `WrongKey` before anything is written.
-    Writes one row, synced, if the key that is written with is not in use yet.
+    Raise `EncryptionError` before anything is written. Writes one row, synced, if the key that is written
+    with is not in use yet.
     """
     if keyring is None:
         return reading(engine, None)
-    sealed = SealedEngine(engine, keyring, {} if is_new else keys_in_use(engine), entropy=entropy)
+    in_use = {} if _never_written(engine) else keys_in_use(engine)
+    sealed = SealedEngine(engine, keyring, in_use, entropy=entropy)
     sealed.use_current()
     return sealed
 
 
 def reading(engine: Engine, keyring: Keyring | None) -> Engine:
-    """Return the engine to be read with these keys. Raise `KeyMissing` or `WrongKey`."""
+    """Return the engine to be read with these keys. Raise `EncryptionError`."""
     in_use = keys_in_use(engine)
     if keyring is not None:
         return SealedEngine(engine, keyring, in_use)
@@ -78,6 +76,13 @@ def keys_in_use(engine: Engine) -> KeysInUse:
     return found
 
 
+def _never_written(engine: Engine) -> bool:
+    """Tell whether there never was a value: not even the change log's last chunk, which stays for ever."""
+    if engine.get(Family.META, META_KEYS) is not None:
+        return False
+    return not any(next(engine.keys(family), None) for family in (Family.CHANGES, *SEALED))
+
+
 def _is_entry(key_id: object, check: object) -> bool:
     if key_id is None:
         return True
@@ -86,7 +91,7 @@ def _is_entry(key_id: object, check: object) -> bool:
 
 
 def check_keys(path: str, in_use: KeysInUse, keyring: Keyring | None) -> None:
-    """Raise `KeyMissing` or `WrongKey` unless the keyring opens everything that is there."""
+    """Raise `KeyMissing`, `WrongKey` or `PlainValues` unless the keyring opens everything that is there."""
     needed = {key_id: check for key_id, check in in_use.items() if key_id is not None}
     found = {key_id: None if keyring is None else keyring.get(key_id) for key_id in needed}
     missing = [key_id.hex() for key_id, key in found.items() if key is None]
@@ -95,6 +100,8 @@ def check_keys(path: str, in_use: KeysInUse, keyring: Keyring | None) -> None:
     for key_id, key in found.items():
         if key is not None and not hmac.compare_digest(key_check(key), needed[key_id]):
             raise WrongKey(path, key.name)
+    if keyring is not None and None in in_use and not keyring.plain:
+        raise PlainValues(path)
 
 
 class SealedBatch:
@@ -205,6 +212,10 @@ class SealedEngine(_Opening):
         """The id of the key that is written with; None: what is written is not sealed."""
         return self.keyring.current
 
+    def reader(self) -> SealedEngine:
+        """Return an engine over the same data that has seen nothing of it yet. Raise `EncryptionError`."""
+        return SealedEngine(self.inner, self.keyring, keys_in_use(self.inner))
+
     def unlisted(self) -> list[bytes]:
         """Return the ids of keys that values were seen to be sealed with and that are not among those in use."""
         seen = set().union(*(sealer.keys_seen for sealer in self._sealers.values()))
@@ -226,7 +237,7 @@ class SealedEngine(_Opening):
     def adopt(self, keyring: Keyring) -> None:
         """Go on with other keys; nothing may be pending. Costs one fsync if the first is new.
 
-        Raise `KeyMissing` or `WrongKey` if what is there needs others; then all is as before.
+        Raise `EncryptionError` if what is there needs others; then all is as before.
         """
         check_keys(self.path, self.in_use, keyring)
         before, self.keyring = self.keyring, keyring

@@ -12,7 +12,7 @@ engine's own exceptions never leave `engine_rocksdb`; they are translated there,
           Unopenable      because it does not decrypt
       NewerFormat       written by a later kvd
       EncryptionError   the keys do not fit to the data, or cannot be used; nothing was changed
-        KeyFileError, KeyMissing, WrongKey
+        KeyFileError, KeyMissing, WrongKey, PlainValues
       NoSpace           the disk is full
       Unavailable       the disk or the engine failed; `Store.probe` tries again
       Aborted           the tick's writes were given up; nothing of them was stored
@@ -116,6 +116,14 @@ class WrongKey(EncryptionError):
         super().__init__(
             f"the key {key_id} is not the one that the data in {path} is encrypted with; "
             "put the right one into storage.encryption_key_file. Nothing was changed"
+        )
+
+
+class PlainValues(EncryptionError):
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"the data in {path} is not encrypted, or not all of it; if that is as you know it, have it encrypted: "
+            "`kvd encryption-key plain` lets the key file say so. Nothing was changed"
         )
 
 

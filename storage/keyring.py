@@ -6,9 +6,13 @@ the others still open what was written with them. What follows a ``#`` is for pe
     3f9a1c2e Xk2v0Yw…43 digits…=   # made 2026-11-25
     07d1b5aa 9sQk…                 # made 2025-11-20
 
-The word ``plain`` as a first line means: write without encryption, and still read what is encrypted. That is the
-way out of it. Ids are drawn, so that two files of one installation do not give one id to two keys; what is
-encrypted names its key by the id.
+The word ``plain`` stands for no key. Among the others it means that values which are not encrypted are read, too: a
+database that is to become encrypted has some. Without it they are refused, whatever the database says of itself, so
+that nobody who can write to its disk can put any there. As the first line it means: write without
+encryption, and still read what is encrypted. That is the way out of it.
+
+Ids are drawn, so that two files of one installation do not give one id to two keys; what is encrypted names its
+key by the id.
 
 The file is refused if anybody but its owner may use it, as ssh does with its keys. One that belongs to root may be
 read by a group, since that is how service managers hand secrets to a daemon (systemd's credentials, Kubernetes).
@@ -37,7 +41,7 @@ _FILE_BYTES_MAX: Final = 64 * 1024
 _PLAIN: Final = "plain"
 _match_line: Final = re.compile(r"([0-9a-f]{8})[ \t]+([A-Za-z0-9+/]{43}=)").fullmatch
 _MAKE: Final = "make it with `kvd encryption-key new`, or restore it from where you keep it"
-_LOOK: Final = "each line is an id of 8 hex digits and 32 bytes in base64, or the word plain as the first"
+_LOOK: Final = "each line is an id of 8 hex digits and 32 bytes in base64, or, once, the word plain"
 
 
 @attrs.frozen
@@ -59,22 +63,22 @@ class Keyring:
 
     keys: tuple[Key, ...]
     current: bytes | None
-    source: str = ""  # the file, for messages
+    plain: bool = False  # whether values that are not encrypted are read, too
 
     def get(self, key_id: bytes) -> Key | None:
         return next((key for key in self.keys if key.id == key_id), None)
 
 
-def new_keyring(*, entropy: Callable[[int], bytes] = os.urandom) -> Keyring:
+def new_keyring(*, plain: bool = False, entropy: Callable[[int], bytes] = os.urandom) -> Keyring:
     """Return a keyring with one new key."""
     key = _draw((), entropy)
-    return Keyring((key,), key.id)
+    return Keyring((key,), key.id, plain)
 
 
 def rotated(keyring: Keyring, *, entropy: Callable[[int], bytes] = os.urandom) -> Keyring:
     """Return the keyring with a new key in front."""
     key = _draw(keyring.keys, entropy)
-    return Keyring((key, *keyring.keys), key.id)
+    return Keyring((key, *keyring.keys), key.id, keyring.plain)
 
 
 def without(keyring: Keyring, key_id: bytes) -> Keyring:
@@ -86,9 +90,18 @@ def without(keyring: Keyring, key_id: bytes) -> Keyring:
     return attrs.evolve(keyring, keys=tuple(key for key in keyring.keys if key.id != key_id))
 
 
+def without_plain(keyring: Keyring) -> Keyring:
+    """Return the keyring that reads nothing but what is encrypted."""
+    if not keyring.plain:
+        raise ValueError("plain is not among the keys")
+    if keyring.current is None:
+        raise ValueError("nothing is encrypted; make a key first")
+    return attrs.evolve(keyring, plain=False)
+
+
 def disused(keyring: Keyring) -> Keyring:
     """Return the keyring with which nothing is encrypted any more."""
-    return attrs.evolve(keyring, current=None)
+    return attrs.evolve(keyring, current=None, plain=True)
 
 
 def load_keyring(path: Path) -> Keyring:
@@ -111,11 +124,11 @@ def load_keyring(path: Path) -> Keyring:
 def parse_keyring(content: bytes, *, source: str) -> Keyring:
     """Return the keys of a file's content. Raise `KeyFileError`; no message repeats what a line holds."""
     keys: dict[bytes, Key] = {}
-    is_plain = False
+    plain = is_disused = False
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
         text, _, comment = (part.strip() for part in line.partition("#"))
-        if text == _PLAIN and not keys and not is_plain:
-            is_plain = True
+        if text == _PLAIN and not plain:
+            plain, is_disused = True, not keys
         elif text:
             key = _parse_key(text, comment)
             if key is None:
@@ -125,8 +138,8 @@ def parse_keyring(content: bytes, *, source: str) -> Keyring:
             keys[key.id] = key
     if not keys:
         raise KeyFileError(source, "holds no key", _MAKE)
-    current = None if is_plain else next(iter(keys))
-    return Keyring(tuple(keys.values()), current, source)
+    current = None if is_disused else next(iter(keys))
+    return Keyring(tuple(keys.values()), current, plain)
 
 
 def format_keyring(keyring: Keyring) -> bytes:
@@ -134,6 +147,7 @@ def format_keyring(keyring: Keyring) -> bytes:
     lines = [
         "# The keys that kvd encrypts its data with. Whoever has them can read the data; without them nobody can.",
         "# The first line is what is written with; the others are still needed for what was written with them.",
+        "# plain: without encryption.",
         *_lines(keyring),
     ]
     return ("\n".join(lines) + "\n").encode()
@@ -145,6 +159,8 @@ def _lines(keyring: Keyring) -> Iterable[str]:
     for key in sorted(keyring.keys, key=lambda each: each.id != keyring.current):
         comment = f"  # {key.comment}" if key.comment else ""
         yield f"{key.name} {base64.b64encode(key.secret).decode()}{comment}"
+    if keyring.plain and keyring.current is not None:
+        yield _PLAIN
 
 
 def _draw(others: Iterable[Key], entropy: Callable[[int], bytes]) -> Key:

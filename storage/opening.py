@@ -64,19 +64,18 @@ class _End:
     hlc: int = 0
 
 
-def prepare(engine: Engine, entropy: Callable[[int], bytes]) -> bool:
-    """Check the format, or write it into an empty engine; tell whether it was empty."""
+def prepare(engine: Engine, entropy: Callable[[int], bytes]) -> None:
+    """Check the format, or write it into an empty engine."""
     stored = engine.get(Family.META, META_FORMAT)
     if stored is not None:
         check_format(engine.path, stored)
-        return False
+        return
     if next(engine.iterate(Family.RECORDS), None) is not None:
         raise DamagedFiles(engine.path, "there are records but no format row")
     batch = engine.batch()
     batch.put(Family.META, META_FORMAT, dumps(FORMAT))
     batch.put(Family.META, META_NODE, entropy(NODE_BYTES))
     engine.write(batch, sync=True)
-    return True
 
 
 def check_format(path: str, stored: bytes) -> None:

@@ -85,8 +85,8 @@ class Store:
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         options = options or StoreOptions()
-        is_new = prepare(engine, entropy)
-        self.engine = engine = protect(engine, options.keyring, is_new=is_new, entropy=entropy)
+        prepare(engine, entropy)
+        self.engine = engine = protect(engine, options.keyring, entropy=entropy)
         self.resealer = Resealer(engine) if isinstance(engine, SealedEngine) else None
         self.durability = options.durability
         self.limits = attrs.evolve(options.limits)

@@ -135,7 +135,7 @@ class Verifier:
     """One verification. Iterate `run` to its end; then `summary` is complete."""
 
     def __init__(self, engine: Engine, *, now_ms: int, pass_rows: int = _PASS_ROWS) -> None:
-        self._engine = engine
+        self._engine = engine.reader() if isinstance(engine, SealedEngine) else engine
         self._now_ms = now_ms
         self._pass_rows = pass_rows
         self._origins: list[bytes] = []

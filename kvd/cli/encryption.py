@@ -13,13 +13,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn
 
+import attrs
 import click
 
 from kvd.cli.errors import EXIT_FAILED, fail
 from kvd.cli.options import encryption_key_option, load_keys
 from kvd.durable_files import replace_file
 from storage.errors import StorageError
-from storage.keyring import Keyring, disused, format_keyring, load_keyring, new_keyring, rotated, without
+from storage.keyring import (
+    Keyring,
+    disused,
+    format_keyring,
+    load_keyring,
+    new_keyring,
+    rotated,
+    without,
+    without_plain,
+)
 
 _MODE: Final = 0o600
 _RELOAD: Final = "then reload it: kill -HUP, or KV.ENCRYPTION RELOAD"
@@ -43,13 +53,16 @@ Example:
 """
 )
 @_file
-def new(file: Path) -> None:
+@click.option(
+    "--plain", is_flag=True, help="For a database that holds values already, which are not encrypted."
+)
+def new(file: Path, *, plain: bool) -> None:
     """Make a file with one new key, which only its owner may read."""
     try:
         if file.exists():
             _give_up(f"{file} exists already and is not overwritten; `rotate` gives it another key")
         file.parent.mkdir(parents=True, exist_ok=True)
-        keyring = new_keyring()
+        keyring = new_keyring(plain=plain)
         replace_file(file, format_keyring(keyring), mode=_MODE)
     except OSError as error:
         fail(error)
@@ -77,17 +90,32 @@ def rotate(file: Path) -> None:
 @_file
 @click.argument("key_id", metavar="ID")
 def remove(file: Path, key_id: str) -> None:
-    """Remove a key that nothing is encrypted with any more.
+    """Remove a key that nothing is encrypted with any more, or "plain" once everything is encrypted.
 
     The daemon refuses a file without a key that it needs; KV.ENCRYPTION STATUS tells which it needs. Old backups
     may need it as well.
     """
-    if not re.fullmatch(r"[0-9a-f]{8}", key_id):
+    if key_id == "plain":
+        _change(file, without_plain)
+    elif re.fullmatch(r"[0-9a-f]{8}", key_id):
+        _change(file, lambda keyring: without(keyring, bytes.fromhex(key_id)))
+    else:
         raise click.BadParameter(
-            "an ID is 8 hexadecimal digits; see kvd encryption-key list", param_hint="ID"
+            "an ID is 8 hexadecimal digits, or plain; see kvd encryption-key list", param_hint="ID"
         )
-    _change(file, lambda keyring: without(keyring, bytes.fromhex(key_id)))
-    click.echo(f"{file}: without the key {key_id}; {_RELOAD}")
+    click.echo(f"{file}: without {key_id}; {_RELOAD}")
+
+
+@encryption_key.command()
+@_file
+def plain(file: Path) -> None:
+    """Let values be read that are not encrypted, so that a database becomes encrypted that has some.
+
+    Remove it with `remove FILE plain` as soon as KV.ENCRYPTION STATUS tells that it is not in use any more: until
+    then, whoever can write to the disk can put such values there.
+    """
+    _change(file, lambda keyring: attrs.evolve(keyring, plain=True))
+    click.echo(f"{file}: reads values that are not encrypted; {_RELOAD}")
 
 
 @encryption_key.command()
@@ -110,10 +138,12 @@ def list_(file: Path) -> None:
     except (StorageError, OSError) as error:
         fail(error)
     if keyring.current is None:
-        click.echo("plain     writes without encryption")
+        click.echo("plain     writes and reads  without encryption")
     for key in keyring.keys:
         use = "writes and reads" if key.id == keyring.current else "reads"
         click.echo(f"{key.name}  {use:16}  {key.comment}".rstrip())
+    if keyring.plain and keyring.current is not None:
+        click.echo("plain     reads")
 
 
 @click.command("dead-letters")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from storage.keyring import format_keyring, load_keyring, new_keyring, rotated, without
+from storage.keyring import format_keyring, load_keyring, new_keyring, rotated, without, without_plain
 from tests.crash.test_kill import await_writes
 from tests.crash.workloads import all_workloads, settle_all, writing
 from tests.servers import ROOT, RunningServer, kvd_server, wait_until
@@ -40,7 +40,7 @@ def test_kills_in_the_middle_of_a_change_of_keys_lose_nothing(tmp_path: Path) ->
     workloads = all_workloads()
     keys = tmp_path / "keys"
     flag = ("--encryption-key-file", str(keys))
-    write_keys(keys, format_keyring(new_keyring()))
+    write_keys(keys, format_keyring(new_keyring(plain=True)))
     with kvd_server(tmp_path) as server, server.client() as client:  # the first change is from plain
         for start in range(0, FILLED, 1000):
             client.mset({f"filled:{number}": f"value {number}" for number in range(start, start + 1000)})
@@ -62,7 +62,7 @@ def test_kills_in_the_middle_of_a_change_of_keys_lose_nothing(tmp_path: Path) ->
     keyring = load_keyring(keys)
     for old in keyring.keys[1:]:
         keyring = without(keyring, old.id)
-    write_keys(keys, format_keyring(keyring))
+    write_keys(keys, format_keyring(without_plain(keyring)))
     verify(tmp_path, keys)
     with kvd_server(tmp_path, *flag) as server, server.client() as client:
         settle_all(server, workloads)

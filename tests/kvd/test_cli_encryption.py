@@ -89,13 +89,23 @@ def test_a_key_can_be_removed_once_there_is_another(file: Path) -> None:
 
 def test_encryption_can_be_ended(file: Path) -> None:
     ok("encryption-key", "disuse", str(file))
-    assert ok("encryption-key", "list", str(file)).startswith("plain     writes without encryption\n")
+    assert ok("encryption-key", "list", str(file)).startswith("plain     writes and reads  without")
     assert load_keyring(file).current is None
     ok("encryption-key", "rotate", str(file))
     assert load_keyring(file).current is not None
 
 
-@pytest.mark.parametrize("verb", ["rotate", "list", "disuse"])
+def test_plain_values_are_accepted_by_a_word_of_their_own(file: Path, tmp_path: Path) -> None:
+    ok("encryption-key", "plain", str(file))
+    assert ok("encryption-key", "list", str(file)).endswith("\nplain     reads\n")
+    ok("encryption-key", "remove", str(file), "plain")
+    assert not load_keyring(file).plain
+    assert "plain is not among the keys" in fails("encryption-key", "remove", str(file), "plain")
+    ok("encryption-key", "new", str(tmp_path / "other"), "--plain")
+    assert load_keyring(tmp_path / "other").plain
+
+
+@pytest.mark.parametrize("verb", ["rotate", "list", "disuse", "plain"])
 def test_a_file_that_cannot_be_used_is_left_alone(verb: str, tmp_path: Path, file: Path) -> None:
     assert "does not exist" in fails("encryption-key", verb, str(tmp_path / "nowhere"))
     file.chmod(0o644)

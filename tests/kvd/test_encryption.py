@@ -19,7 +19,7 @@ from kvd.peering import dead_letters
 from storage.changes import Change, Kind, Stamp
 from storage.engine import Family
 from storage.engine_rocksdb import RocksEngine
-from storage.keyring import format_keyring, load_keyring, new_keyring, rotated, without
+from storage.keyring import format_keyring, load_keyring, new_keyring, rotated, without, without_plain
 from storage.layout import database_id
 from tests.servers import RunningServer, kvd_server, launch_kvd, wait_until
 from tests.storage.helpers import raw_put
@@ -53,6 +53,12 @@ class Keys:
 
     def rotate(self) -> None:
         self.write(format_keyring(rotated(load_keyring(self.path))))
+
+    def accept_plain(self) -> None:
+        self.write(self.path.read_bytes() + b"plain\n")
+
+    def refuse_plain(self) -> None:
+        self.write(format_keyring(without_plain(load_keyring(self.path))))
 
     def remove(self, key_id: str) -> None:
         self.write(format_keyring(without(load_keyring(self.path), bytes.fromhex(key_id))))
@@ -266,9 +272,13 @@ def test_an_existing_store_is_encrypted_and_decrypted_again(home: Path, keys: Ke
     with kvd_server(home) as server:
         fill(server)
     assert files_with(home, SECRET)
+    assert "is not encrypted, or not all of it" in refused(home, *keys.flag)
+    keys.accept_plain()
     with kvd_server(home, *keys.flag) as server:
         wait_for_keys(server, keys.ids[0])
         assert files_with(home, *SECRETS) == []
+        keys.refuse_plain()
+        reload(server)
         check(server)
     assert "encrypted with the key" in refused(home)
     keys.write(b"plain\n" + keys.path.read_bytes())
@@ -407,6 +417,7 @@ def test_dead_letters_follow_a_change_of_keys(home: Path, keys: Keys) -> None:
     [first] = keys.ids
     with kvd_server(home) as server, server.client() as client:
         client.set("k", "v")
+    keys.accept_plain()
     with kvd_server(home, *keys.flag) as server:
         wait_for_keys(server, first)
         assert files_with(home, SECRET, NOTE) == []

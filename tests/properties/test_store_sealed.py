@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from hypothesis.stateful import initialize, invariant, precondition, rule, run_s
 from storage.engine_memory import MemoryEngine
 from storage.engine_sealed import SEALED, SealedEngine, keys_in_use
 from storage.errors import EncryptionError
-from storage.keyring import Keyring, disused, new_keyring, rotated, without
+from storage.keyring import Keyring, disused, new_keyring, rotated, without, without_plain
 from storage.resealing import Phase
 from storage.sealing import key_id_of
 from storage.store import Store, StoreOptions
@@ -72,7 +73,7 @@ class SealedStoreMachine(MemoryStoreMachine):
     @precondition(lambda self: hasattr(self, "store"))
     @rule()
     def encrypt_again(self) -> None:
-        self.adopt(Keyring(self.keyring.keys, self.keyring.keys[-1].id))
+        self.adopt(attrs.evolve(self.keyring, current=self.keyring.keys[-1].id))
 
     @precondition(lambda self: hasattr(self, "store"))
     @rule()
@@ -88,6 +89,18 @@ class SealedStoreMachine(MemoryStoreMachine):
                 self.store.adopt_keys(fewer)
         else:
             self.adopt(fewer)
+
+    @precondition(lambda self: hasattr(self, "store") and self.keyring.plain)
+    @rule()
+    def refuse_plain_values(self) -> None:
+        self.between_ticks()
+        if self.keyring.current is None:
+            return
+        if None in self.sealed.in_use:
+            with pytest.raises(EncryptionError):
+                self.store.adopt_keys(without_plain(self.keyring))
+        else:
+            self.adopt(without_plain(self.keyring))
 
     @precondition(lambda self: hasattr(self, "store"))
     @rule(rows=st.integers(1, 5))
@@ -119,7 +132,7 @@ class SealedStoreMachine(MemoryStoreMachine):
         if not hasattr(self, "store"):
             return
         allowed = set(keys_in_use(self.engine))
-        assert allowed <= {None, *(key.id for key in self.keyring.keys)}
+        assert allowed <= {key.id for key in self.keyring.keys} | ({None} if self.keyring.plain else set())
         found = {key_id_of(value) for family in SEALED for _, value in self.engine.iterate(family)}
         assert found <= allowed
 

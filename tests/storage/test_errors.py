@@ -25,6 +25,7 @@ MESSAGES: dict[StorageError, tuple[str, str]] = {
     errors.KeyFileError("/k", "holds no key", "make one"): ("file /k holds no key", "; make one"),
     errors.KeyMissing("/d", ["ab"]): ("encrypted with the key ab, which is not there", "Nothing was changed"),
     errors.WrongKey("/d", "ab"): ("the key ab is not the one", "put the right one"),
+    errors.PlainValues("/d"): ("/d is not encrypted", "`kvd encryption-key plain`"),
     errors.NewerFormat("/d", 9, 1): ("/d has format 9", "use the kvd version that wrote it"),
     errors.NoSpace("/d"): ("no space left on the disk of /d", "free at least 128 MiB"),
     errors.Unavailable("/d", "why"): ("writing to /d failed (why)", "check the disk"),

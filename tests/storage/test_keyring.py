@@ -15,6 +15,7 @@ from storage.keyring import (
     parse_keyring,
     rotated,
     without,
+    without_plain,
 )
 from tests.storage.replicas import entropy_of
 
@@ -36,6 +37,22 @@ def test_what_is_written_is_read_again() -> None:
     plain = parse_keyring(format_keyring(disused(keyring)), source="")
     assert plain.keys == keyring.keys
     assert plain.current is None
+    assert plain.plain
+
+
+def test_plain_among_the_keys_lets_plain_values_be_read() -> None:
+    keyring = new_keyring(plain=True)
+    again = parse_keyring(format_keyring(rotated(keyring)), source="")
+    assert again.plain
+    assert again.current == again.keys[0].id
+    assert not parse_keyring(format_keyring(without_plain(again)), source="").plain
+    with pytest.raises(ValueError, match="not among the keys"):
+        without_plain(without_plain(again))
+    with pytest.raises(ValueError, match="make a key first"):
+        without_plain(disused(again))
+    back = rotated(disused(again))
+    assert back.plain
+    assert back.current is not None
 
 
 def test_a_file_by_hand_may_have_comments_and_empty_lines() -> None:
@@ -73,7 +90,8 @@ def test_a_key_that_is_not_written_with_can_be_removed() -> None:
         ("plain\n", "holds no key"),
         ("# nothing\n", "holds no key"),
         (f"00c0ffee {KEY}\n00c0ffee {KEY}\n", "the id 00c0ffee twice"),
-        (f"00c0ffee {KEY}\nplain\n", "no sense in line 2"),
+        (f"plain\n00c0ffee {KEY}\nplain\n", "no sense in line 3"),
+        (f"00c0ffee {KEY}\nplain\nplain\n", "no sense in line 3"),
         (f"00C0FFEE {KEY}\n", "no sense in line 1"),
         (f"c0ffee {KEY}\n", "no sense in line 1"),
         (f"{KEY}\n", "no sense in line 1"),

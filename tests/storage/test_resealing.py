@@ -11,16 +11,16 @@ from storage.engine import Engine, Family
 from storage.engine_memory import MemoryEngine
 from storage.engine_rocksdb import RocksEngine
 from storage.engine_sealed import SEALED, SealedEngine, keys_in_use
-from storage.errors import Closed, KeyMissing, NoSpace, StorageError
-from storage.keyring import Keyring, disused, new_keyring, rotated, without
-from storage.layout import META_RESEALED, database_id
-from storage.record import NEVER, loads
+from storage.errors import Closed, KeyMissing, NoSpace, PlainValues, StorageError
+from storage.keyring import Keyring, disused, new_keyring, rotated, without, without_plain
+from storage.layout import META_KEYS, META_RESEALED, database_id
+from storage.record import NEVER, dumps, loads
 from storage.resealing import Phase, Resealer
 from storage.sealing import key_id_of
 from storage.store import Store, StoreOptions
 from tests.servers import wait_until
 from tests.storage.engines import EngineRig
-from tests.storage.helpers import findings, raw_put, value_of
+from tests.storage.helpers import findings, raw_delete, raw_put, value_of
 from tests.storage.test_engine_sealed import NOTE, SECRET, files_with, fill
 
 NOW_MS = 1_700_000_000_000
@@ -120,15 +120,63 @@ def test_a_plain_store_becomes_an_encrypted_one(rig: EngineRig) -> None:
     plain = opened(rig, None)
     fill(plain)
     before = content(plain)
-    keyring = new_keyring()
+    keyring = new_keyring(plain=True)
     store = opened(rig, keyring)
     assert content(store) == before
     assert ids_of(inner_of(store)) == {None}
+    with pytest.raises(PlainValues):
+        store.adopt_keys(without_plain(keyring))
     finish(store)
     assert ids_of(inner_of(store)) == {keyring.current}
-    assert content(opened(rig, keyring)) == before
+    store.adopt_keys(without_plain(keyring))
+    assert content(opened(rig, without_plain(keyring))) == before
     with pytest.raises(KeyMissing):
         opened(rig, None)
+
+
+def test_plain_values_are_taken_only_if_the_keyring_says_so(rig: EngineRig) -> None:
+    plain = opened(rig, None)
+    fill(plain)
+    engine = rig.open()
+    before = {family: list(engine.iterate(family)) for family in Family}
+    with pytest.raises(PlainValues, match="kvd encryption-key plain"):
+        Store(engine, StoreOptions(keyring=new_keyring()), now_ms=NOW_MS)
+    assert {family: list(engine.iterate(family)) for family in Family} == before
+
+
+def test_a_store_that_was_flushed_still_has_plain_text_to_be_removed(tmp_path: Path) -> None:
+    plain = Store.open(tmp_path)
+    fill(plain)
+    plain.engine.compact()  # what is in memory would be dropped before it comes to a file
+    plain.flush_all()
+    plain.keyspaces.delete(plain.keyspaces.all()[0].id)
+    plain.commit()
+    plain.close()
+    assert files_with(tmp_path, SECRET)
+    with pytest.raises(PlainValues):
+        Store.open(tmp_path, StoreOptions(keyring=new_keyring()))
+    store = Store.open(tmp_path, StoreOptions(keyring=new_keyring(plain=True)))
+    finish(store)
+    assert files_with(tmp_path, SECRET, NOTE) == []
+    store.close()
+
+
+def test_nobody_with_the_disk_can_make_plain_values_count(rig: EngineRig) -> None:
+    keyring = new_keyring()
+    store = opened(rig, keyring)
+    fill(store)
+    engine = inner_of(store)
+    listed = engine.get(Family.META, META_KEYS)
+    assert listed is not None
+    raw_delete(engine, Family.META, META_KEYS)  # as if it had never been encrypted
+    with pytest.raises(PlainValues):
+        opened(rig, keyring)
+    engine = rig.open()
+    raw_put(engine, Family.META, META_KEYS, dumps([*loads(listed), [None, b""]]))
+    with pytest.raises(PlainValues):
+        opened(rig, keyring)
+    raw_put(rig.open(), Family.META, META_KEYS, listed)
+    assert content(opened(rig, keyring))
 
 
 def test_an_encrypted_store_becomes_a_plain_one(rig: EngineRig) -> None:
@@ -159,7 +207,7 @@ def test_after_the_walk_the_files_hold_no_plain_text(tmp_path: Path) -> None:
     plain.close()
     assert files_with(tmp_path, SECRET)
     assert files_with(tmp_path, NOTE)
-    keyring = new_keyring()
+    keyring = new_keyring(plain=True)
     store = Store.open(tmp_path, StoreOptions(keyring=keyring))
     finish(store)
     assert files_with(tmp_path, SECRET, NOTE) == []
