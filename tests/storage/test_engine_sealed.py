@@ -286,6 +286,26 @@ def test_nodes_with_different_keys_hold_equal_cells(pair: tuple[Node, Node]) -> 
     assert {change.kind for change in all_changes(third.replica)} == {Kind.VALUE}
 
 
+def test_a_value_that_does_not_open_is_mended_by_a_peer(pair: tuple[Node, Node]) -> None:
+    one, two = pair
+    for number in range(20):
+        one.put(b"%d" % number, SECRET, NEVER, NOTE)
+    two.receive(one.commit(), two)
+    place = database_id(0) + b"7"
+    inner = inner_of(one.store)
+    stored = inner.get(Family.RECORDS, place)
+    assert stored is not None
+    raw_put(inner, Family.RECORDS, place, stored[:-1] + bytes([stored[-1] ^ 1]))
+    one.open(NOW_MS)
+    assert digest_of(one) != digest_of(two), "verification finds it"
+    for run in two.replica.changes_at([place]):
+        one.replica.repair(run)
+    one.store.commit()
+    assert digest_of(one) == digest_of(two)
+    assert one.value(b"7") == SECRET
+    assert findings(one.store) == []
+
+
 def test_a_directory_is_verified_with_its_keys_only(tmp_path: Path) -> None:
     path = tmp_path / "data"
     store = Store.open(path, WITH)
