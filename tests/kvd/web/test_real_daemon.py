@@ -12,6 +12,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,6 +131,51 @@ def test_redis_clients_and_http_share_records(shared: RunningServer) -> None:
         assert redis.ttl("k") == -1
 
 
+def put_in_bulk(connection: http.client.HTTPConnection, server: RunningServer, title: str) -> None:
+    """Put 10,000 pairs while a Redis client reads; both come through, and all pairs are there."""
+    namespace = create(connection, title)
+    entries = [{"key": f"k{number}", "value": "v" * (number % 500)} for number in range(10_000)]
+    is_over = threading.Event()
+    reads: list[bytes] = []
+
+    def read() -> None:
+        with server.client() as redis:
+            redis.set("read", "v")
+            while not is_over.is_set():
+                reads.append(redis.get("read"))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    status, body = ask(connection, "PUT", f"{BASE}/{namespace}/bulk", json.dumps(entries).encode())
+    is_over.set()
+    reader.join()
+    assert (status, json.loads(body)["result"]["successful_key_count"]) == (200, 10_000)
+    assert set(reads) == {b"v"}
+    with server.client() as redis:
+        redis.execute_command("KV.NS", "USE", title)
+        assert redis.dbsize() == 10_000
+        assert redis.get("k499") == b"v" * 499
+
+
+def test_bulk_beside_a_redis_client(shared: RunningServer) -> None:
+    put_in_bulk(connect(shared), shared, "beside")
+
+
+def test_a_paused_write_is_answered_when_the_pause_is_over(shared: RunningServer) -> None:
+    connection, other = connect(shared), connect(shared)
+    with shared.client() as redis:
+        redis.client_pause(60_000, all=False)
+        connection.request("PUT", "/paused?urlencoded=true", b"v")
+        assert ask(other, "GET", "/paused?urlencoded=true")[0] == 404
+        wait_until(
+            lambda: b" flags=b " in redis.execute_command("CLIENT", "LIST", "TYPE", "http"), "it waits"
+        )
+        redis.client_unpause()
+    answer = connection.getresponse()
+    assert (answer.status, answer.read()) == (200, b"")
+    assert ask(other, "GET", "/paused?urlencoded=true") == (200, b"v")
+
+
 def test_unix_socket_and_tls(tmp_path: Path) -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost")
@@ -150,6 +196,7 @@ def test_unix_socket_and_tls(tmp_path: Path) -> None:
         assert ask(encrypted, "PUT", "/k?urlencoded=true", value)[0] == 200
         assert ask(encrypted, "GET", "/k?urlencoded=true") == (200, value)
         assert ask(encrypted, "GET", "/metrics")[0] == 200
+        put_in_bulk(encrypted, server, "bulk")
         if CURL is not None:
             assert curl("--unix-socket", str(path), "http://anything/livez") == "ok\n"
             assert curl("--unix-socket", str(path), "http://anything/?urlencoded=true").startswith(
