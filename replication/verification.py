@@ -46,7 +46,7 @@ _ANSWERS_MAX: Final = 2
 # The asker waits for a peer's digest for as many times as its own has taken, if that is more than the usual timeout.
 _PATIENCE: Final = 4
 
-Dot = tuple[bytes, int, object]  # (origin, seq, hash of the content)
+Dot = tuple[bytes, int, object]  # (origin, seq, hash of the content; None for a value that was dropped)
 Dots = dict[tuple[bytes, int, bytes], Dot]  # by (place, kind, sub)
 
 
@@ -181,11 +181,12 @@ class Verification:
         theirs = dots_of(check.runs)
         places: dict[bytes, None] = {}
         for cell in dict.fromkeys([*ours, *theirs]):
-            if ours.get(cell) != theirs.get(cell):
+            if differ(ours.get(cell), theirs.get(cell)):
                 places[cell[0]] = None
                 self._tell_difference(link, cell, ours.get(cell), theirs.get(cell))
         if not places:
-            # Equal headers and different hashes: a digest was worked out of rotten rows and read well now.
+            # Equal headers and different hashes: a digest was worked out of rotten rows and read well now. Or one
+            # side has dropped a value that had expired, and asks for it by itself (`dropped`).
             self._finish(0)
             return
         link.send(CellsRequest(check.number, tuple(places)[:_PLACES_MAX]))
@@ -420,6 +421,13 @@ def dots_of(runs: list[Run]) -> Dots:
                 newest[cell] = stamp
                 found[cell] = (stamp.origin, stamp.seq, change.content)
     return found
+
+
+def differ(ours: Dot | None, theirs: Dot | None) -> bool:
+    """Tell whether two members hold different things in one cell."""
+    if ours is None or theirs is None or ours[:2] != theirs[:2]:
+        return ours != theirs
+    return None not in {ours[2], theirs[2]} and ours[2] != theirs[2]
 
 
 def _dot_name(dot: Dot | None) -> str:

@@ -36,17 +36,25 @@ def digest(feed: SnapshotFeed, origins: Sequence[bytes]) -> Iterator[Mapping[int
 def bucket(
     feed: SnapshotFeed, origins: Sequence[bytes], numbers: Sequence[int]
 ) -> Iterator[list[Run] | None]:
-    """Yield None slice by slice, and at last the changes of these buckets, with a hash as their content."""
+    """Yield None slice by slice, and at last the changes of these buckets, with a hash as their content.
+
+    A value that was dropped keeps None: that others have it is no difference, it is wanted back (see `expiry`).
+    """
     wanted = frozenset(numbers)
     changes: list[Numbered] = []
     for _, found in feed.slices(b""):
         changes += (
-            (number, change._replace(content=content_hash(change), metadata=None))
+            (number, change._replace(content=_name_of(change), metadata=None))
             for number, change in _durable(found, origins)
             if _bucket_of(change) in wanted
         )
         yield None
     yield runs_of(changes, origins)
+
+
+def _name_of(change: Change) -> bytes | None:
+    is_dropped = change.kind == Kind.VALUE and change.content is None
+    return None if is_dropped else content_hash(change)
 
 
 def content_hash(change: Change) -> bytes:

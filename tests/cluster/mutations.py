@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from hashlib import sha256
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -52,6 +53,7 @@ class Mutation(NamedTuple):
     text: str
     patches: Callable[[], list[Patch]]
     purges: bool = False  # about purging: hunted with those seeds that are about nothing else
+    events: str | None = None  # hunted with those seeds that have events of this kind
 
 
 def _judge_by_stamp() -> list[Patch]:
@@ -321,8 +323,8 @@ def _no_rotation_after_failure() -> list[Patch]:
             original(self)
         finally:
             self._ledger.rotate = rotate  # type: ignore[method-assign]
-        for lane, count in written.items():
-            lane.seq -= count
+        for lane, number in written.items():
+            lane.seq -= number
 
     return [(Store, "_revert", revert)]
 
@@ -383,7 +385,9 @@ MUTATIONS: Final = (
     Mutation("cover-at-start", "a sync's vector is granted at its start", _cover_at_start),
     Mutation("purge-on-minimum", "purge does not wait for what others have", _purge_on_minimum, purges=True),
     Mutation("purge-by-age", "purge asks nobody", _purge_by_age, purges=True),
-    Mutation("expired-by-age", "expired keys' marks are purged by age", _purge_expired_by_age),
+    Mutation(
+        "expired-by-age", "expired keys' marks are purged by age", _purge_expired_by_age, events="expire"
+    ),
     Mutation("forget-absent", "purge waits only for linked members", _forget_absent, purges=True),
     Mutation("removal-at-once", "a removal counts before all know of it", _removal_at_once, purges=True),
     Mutation("no-floors", "no purge floors, so no NEED_FULL", _no_floors, purges=True),
@@ -421,12 +425,20 @@ def hunt(name: str, seeds_max: int = SEEDS_MAX) -> tuple[str, int | None, str, f
     for number in range(2, 6):
         template(number)
     apply(mutation)
-    step = swarm.PURGING_EVERY if mutation.purges else 1
-    for number, seed in enumerate(range(step - 1, step * seeds_max, step)):
-        failure = swarm.attempt(swarm.draw(seed))
+    for number, plan in enumerate(islice(_plans(mutation), seeds_max)):
+        failure = swarm.attempt(plan)
         if failure is not None:
             return name, number + 1, failure, time.process_time() - started
     return name, None, "not found", time.process_time() - started
+
+
+def _plans(mutation: Mutation) -> Iterator[swarm.Plan]:
+    """Yield the plans of those seeds that have to do with a mutation."""
+    step = swarm.PURGING_EVERY if mutation.purges else 1
+    for seed in count(step - 1, step):
+        plan = swarm.draw(seed)
+        if mutation.events is None or any(event.kind == mutation.events for event in plan.events):
+            yield plan
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -11,6 +11,7 @@ from replication import messages as m
 from replication.rejoin import HasOwnData, Standing, WrongCluster
 from replication.replicator import Replicator
 from replication.shapes import SEQ_MAX
+from replication.verification import differ
 from storage.changes import INLINE_BYTES_MAX, Change, Kind, Lane, Run
 from tests.replication.lab import FAST, Lab, Node, contents, is_equal, place, ready
 from tests.replication.model_replica import ModelReplica
@@ -630,6 +631,17 @@ def test_members_that_hold_the_same_verify_as_equal(three: Lab) -> None:
     three["a"].replicator.verification.verify(three["b"].id, outcomes.append)
     three.run(1.0)
     assert [getattr(outcome, "equal", None) for outcome in outcomes] == [True]
+
+
+def test_a_value_that_was_dropped_is_no_difference_and_any_other_is() -> None:
+    have, dropped, other = (b"o", 1, b"hash"), (b"o", 1, None), (b"o", 1, b"other")
+    assert [differ(have, one) for one in (have, dropped, other, (b"o", 2, None), None)] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_a_rotten_value_is_found_and_mended_everywhere(three: Lab) -> None:

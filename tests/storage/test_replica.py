@@ -356,6 +356,27 @@ def test_equal_stores_have_equal_digests_and_others_not(nodes: Nodes) -> None:
     assert len(change.content) == 16
 
 
+def test_a_value_that_was_dropped_is_told_from_one_that_differs(nodes: Nodes) -> None:
+    a, b = nodes(b"a"), nodes(b"b")
+    b.replica.set_purging(Members())
+    a.put(b"k", b"v", NOW_MS + 1000)
+    b.receive(a.commit())
+    b.store.begin(NOW_MS + 1000)
+    assert b.store.sweep(10) == 1
+    a.store.keyspace(0).expire(b"k", NEVER)
+    b.receive(a.commit())
+    different = sorted({*digest_of(a), *digest_of(b)})
+    contents = []
+    for node in (a, b):
+        feed = node.replica.feed()
+        *_, runs = node.replica.bucket(feed, different)
+        contents += [change.content for run in runs or () for change in run.changes]
+        feed.close()
+    assert len(contents) == 2
+    assert isinstance(contents[0], bytes)
+    assert contents[1] is None
+
+
 def test_a_damaged_record_is_found_and_mended(nodes: Nodes) -> None:
     a, b = nodes(b"a"), nodes(b"b")
     for number in range(20):
