@@ -118,7 +118,7 @@ class ItemsBody(Body):
                     raise _malformed()
                 return
             if self.count != count:
-                if part.is_full(position - start) and position < size:
+                if part.is_full(0) and position < size:
                     self._unread = [data[position:]]
                     return
                 count = self.count
