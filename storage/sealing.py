@@ -87,7 +87,7 @@ class Sealer:
         self._info = b"kvd value 1 " + purpose
         self._entropy = entropy
         self._secrets: dict[bytes, bytes] = {}
-        self._openers: dict[bytes, _Opener] = {}  # of subkeys, by key id ‖ salt
+        self._openers: dict[bytes, _Opener] = {}  # of subkeys, by the head of what they have sealed
         self.keys_seen: set[bytes] = set()  # ids of the keys of all values that were sealed or opened
         self._head = b""  # of what is sealed now: mark, key id, salt
         self._encrypt: Callable[[bytes, bytes, bytes], bytes]
@@ -127,10 +127,10 @@ class Sealer:
     def open(self, place: bytes, stored: bytes) -> bytes:
         """Return the value at `place`; an `Unopened` if it is not what was sealed there."""
         # Hot: once for every row that is read.
-        if stored[:1] != MARK:
-            return stored if self.allow_plain else _unopened(place, "is not encrypted, as it has to be")
-        decrypt = self._openers.get(stored[1:HEAD_BYTES]) or self._find(stored)
+        decrypt = self._openers.get(stored[:HEAD_BYTES]) or self._find(stored)
         if decrypt is None:
+            if stored[:1] != MARK:
+                return stored if self.allow_plain else _unopened(place, "is not encrypted, as it has to be")
             key = stored[1 : 1 + ID_BYTES].hex()
             return _unopened(place, f"is encrypted with the key {key}, which is not there")
         nonce = _ZEROS + stored[HEAD_BYTES:_BODY]
@@ -147,21 +147,22 @@ class Sealer:
         subkey = AESGCM(_derive(self._secrets[key_id], salt, self._info))
         self._head = MARK + key_id + salt
         self._encrypt = subkey.encrypt
-        self._keep(key_id + salt, subkey)
+        self._keep(self._head, subkey)
 
     def _find(self, stored: bytes) -> _Opener | None:
-        """Return what opens a value that another process has sealed; None if its key is not there."""
-        secret = self._secrets.get(stored[1 : 1 + ID_BYTES])
+        """Return what opens a value that another process has sealed; None if it is not sealed, or its key not there."""
+        key_id = key_id_of(stored)
+        secret = None if key_id is None else self._secrets.get(key_id)
         if secret is None:
             return None
-        name = stored[1:HEAD_BYTES]
-        return self._keep(name, AESGCM(_derive(secret, name[ID_BYTES:], self._info)))
+        head = stored[:HEAD_BYTES]
+        return self._keep(head, AESGCM(_derive(secret, head[1 + ID_BYTES :], self._info)))
 
-    def _keep(self, name: bytes, subkey: AESGCM) -> _Opener:
+    def _keep(self, head: bytes, subkey: AESGCM) -> _Opener:
         if len(self._openers) >= _SUBKEYS_MAX:
             self._openers.clear()
-        self._openers[name] = subkey.decrypt
-        self.keys_seen.add(name[:ID_BYTES])
+        self._openers[head] = subkey.decrypt
+        self.keys_seen.add(head[1 : 1 + ID_BYTES])
         return subkey.decrypt
 
 
