@@ -5,14 +5,15 @@ as the request: the hub waits in its own selector (`LINGER_SECONDS`). And a clie
 finds the hub awake: putting a processor to sleep and waking it up takes longer than serving a request
 (tens of microseconds on a virtual machine), so while requests come within `SPIN_NANOSECONDS` of each other the
 selector is asked again and again instead of being waited for. One request that comes later, or none, ends
-that, so a hub without such clients costs nothing. Where there is no second processor to run the client
-meanwhile, nothing is gained and nothing of this is done.
+that, so a hub without such clients costs nothing. Between two looks whoever else is ready to run on this
+processor may do so: it may be the client. Where there is no second processor at all, nothing of this is done.
 
 Source: adaptive busy polling, as in Linux's `net.core.busy_poll` and in KVM's `halt_poll_ns`.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Final
@@ -28,8 +29,15 @@ LINGER_SECONDS: Final = 0.001
 SPIN_NANOSECONDS: Final = 100_000
 
 
+def _go_on() -> None:
+    """Take the place of `sched_yield` where there is none."""
+
+
+_GIVE_WAY: Final[Callable[[], None]] = getattr(os, "sched_yield", _go_on)
+
+
 class Lingering:
-    """Waits for a poller's next events. `clock` counts nanoseconds."""
+    """Waits for a poller's next events. `clock` counts nanoseconds, `give_way` lets others run."""
 
     def __init__(
         self,
@@ -37,9 +45,11 @@ class Lingering:
         *,
         may_spin: bool | None = None,
         clock: Callable[[], int] = time.perf_counter_ns,
+        give_way: Callable[[], None] = _GIVE_WAY,
     ) -> None:
         self._poll = poller.poll
         self._clock = clock
+        self._give_way = give_way
         self._may_spin = usable_processors() >= 2 if may_spin is None else may_spin
         self._spins = False  # whether the last events came soon
 
@@ -50,6 +60,7 @@ class Lingering:
         found = poll(0)
         if self._spins:
             while not found and clock() - started < SPIN_NANOSECONDS:
+                self._give_way()
                 found = poll(0)
         if not found:
             found = poll(LINGER_SECONDS)

@@ -17,6 +17,10 @@ class Scripted(SelectorPoller):
         self.at = 0
         self.looks = 0  # that returned at once
         self.sleeps = 0
+        self.given_way = 0
+
+    def give_way(self) -> None:
+        self.given_way += 1
 
     def poll(self, timeout_seconds: float = 0) -> list[tuple[int, int]]:
         self.now += POLL_NANOSECONDS
@@ -29,13 +33,13 @@ class Scripted(SelectorPoller):
 
 
 def lingering(poller: Scripted, *, may_spin: bool = True) -> Lingering:
-    return Lingering(poller, may_spin=may_spin, clock=lambda: poller.now)
+    return Lingering(poller, may_spin=may_spin, clock=lambda: poller.now, give_way=poller.give_way)
 
 
 def wait_for(one: Lingering, poller: Scripted, nanoseconds: int) -> list[tuple[int, int]]:
     """Wait for events that come so much later; forget how that was done before."""
     poller.at = poller.now + nanoseconds
-    poller.looks = poller.sleeps = 0
+    poller.looks = poller.sleeps = poller.given_way = 0
     return one.wait()
 
 
@@ -53,6 +57,7 @@ def test_a_client_that_asks_again_at_once_is_waited_for_awake() -> None:
     for _ in range(3):
         assert wait_for(one, poller, SPIN_NANOSECONDS // 2) == EVENTS
         assert poller.sleeps == 0
+        assert poller.given_way == poller.looks - 1
 
 
 def test_one_late_request_ends_the_spinning() -> None:
