@@ -6,7 +6,8 @@ finds the hub awake: putting a processor to sleep and waking it up takes longer 
 (tens of microseconds on a virtual machine), so while requests come within `SPIN_NANOSECONDS` of each other the
 selector is asked again and again instead of being waited for. One request that comes later, or none, ends
 that, so a hub without such clients costs nothing. Between two looks whoever else is ready to run on this
-processor may do so: it may be the client. Where there is no second processor at all, nothing of this is done.
+processor may do so: it may be the client. If that takes long, the machine is busy, sleeping is better, and
+nothing of this is done for a second; nor is it ever where there is no second processor.
 
 Source: adaptive busy polling, as in Linux's `net.core.busy_poll` and in KVM's `halt_poll_ns`.
 """
@@ -27,6 +28,10 @@ LINGER_SECONDS: Final = 0.001
 # How soon a client has to ask again to be waited for awake: twice its turn-around on a virtual machine that
 # has to wake up for every answer.
 SPIN_NANOSECONDS: Final = 100_000
+# From one look to the next it takes a microsecond or two; so long only if somebody else has run meanwhile.
+_DISPLACED_NANOSECONDS: Final = 20_000
+# How long the processor is then left to others.
+_REST_NANOSECONDS: Final = 1_000_000_000
 
 
 def _go_on() -> None:
@@ -52,17 +57,34 @@ class Lingering:
         self._give_way = give_way
         self._may_spin = usable_processors() >= 2 if may_spin is None else may_spin
         self._spins = False  # whether the last events came soon
+        self._rests_until = 0
 
     def wait(self) -> list[tuple[int, int]]:
         """Return what is ready now or becomes so in a moment; nothing if that is nothing."""
-        poll, clock = self._poll, self._clock
-        started = clock()
-        found = poll(0)
-        if self._spins:
-            while not found and clock() - started < SPIN_NANOSECONDS:
-                self._give_way()
-                found = poll(0)
+        started = self._clock()
+        found = self._poll(0)
+        if not found and self._spins:
+            found = self._spin(started)
         if not found:
-            found = poll(LINGER_SECONDS)
-        self._spins = self._may_spin and bool(found) and clock() - started < SPIN_NANOSECONDS
+            found = self._poll(LINGER_SECONDS)
+        now = self._clock()
+        self._spins = (
+            bool(found) and now - started < SPIN_NANOSECONDS and self._may_spin and now >= self._rests_until
+        )
         return found
+
+    def _spin(self, started: int) -> list[tuple[int, int]]:
+        """Look again and again until there is something, it is too late, or others need the processor."""
+        poll, clock, give_way = self._poll, self._clock, self._give_way
+        last = clock()
+        while last - started < SPIN_NANOSECONDS:
+            give_way()
+            found = poll(0)
+            now = clock()
+            if now - last > _DISPLACED_NANOSECONDS:
+                self._rests_until = now + _REST_NANOSECONDS
+                return found
+            if found:
+                return found
+            last = now
+        return []

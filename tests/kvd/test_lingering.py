@@ -18,9 +18,11 @@ class Scripted(SelectorPoller):
         self.looks = 0  # that returned at once
         self.sleeps = 0
         self.given_way = 0
+        self.taken_by_others = 0  # nanoseconds, whenever they may
 
     def give_way(self) -> None:
         self.given_way += 1
+        self.now += self.taken_by_others
 
     def poll(self, timeout_seconds: float = 0) -> list[tuple[int, int]]:
         self.now += POLL_NANOSECONDS
@@ -87,3 +89,22 @@ def test_one_processor_is_left_to_the_client() -> None:
     for _ in range(3):
         assert wait_for(one, poller, SPIN_NANOSECONDS // 2) == EVENTS
         assert (poller.looks, poller.sleeps) == (1, 1)
+
+
+def test_who_is_displaced_leaves_the_processor_to_others_for_a_second() -> None:
+    poller = Scripted()
+    one = lingering(poller)
+    wait_for(one, poller, 0)
+    poller.taken_by_others = SPIN_NANOSECONDS // 2
+    assert wait_for(one, poller, 2 * SPIN_NANOSECONDS) == EVENTS
+    assert poller.given_way == 1
+    displaced_at = poller.now
+    while poller.now < displaced_at + 9 * 10**8:
+        assert wait_for(one, poller, SPIN_NANOSECONDS // 2) == EVENTS
+        assert poller.given_way == 0
+    poller.taken_by_others = 0
+    poller.now += 10**9
+    wait_for(one, poller, SPIN_NANOSECONDS // 2)
+    assert wait_for(one, poller, SPIN_NANOSECONDS // 2) == EVENTS
+    assert poller.sleeps == 0
+    assert poller.given_way > 0
