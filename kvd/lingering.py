@@ -25,11 +25,12 @@ from kvd.process import usable_processors
 # How long the hub waits by itself before it has Trio wait for it: many times the turn-around of a client on
 # this machine, and too short to be noticed by a timer.
 LINGER_SECONDS: Final = 0.001
-# How soon a client has to ask again to be waited for awake: twice its turn-around on a virtual machine that
-# has to wake up for every answer.
-SPIN_NANOSECONDS: Final = 100_000
+# How soon a client has to ask again to be waited for awake: twice the turn-around of one that is awake itself. A client
+# whose processor has to wake up first takes 50 us and more. Waiting awake for that one, too, won half as many
+# requests again in runs on an idle machine, but lost up to two thirds of them in runs beside another process.
+SPIN_NANOSECONDS: Final = 20_000
 # From one look to the next it takes a microsecond or two; so long only if somebody else has run meanwhile.
-_DISPLACED_NANOSECONDS: Final = 20_000
+DISPLACED_NANOSECONDS: Final = 20_000
 # How long the processor is then left to others.
 _REST_NANOSECONDS: Final = 1_000_000_000
 
@@ -81,7 +82,7 @@ class Lingering:
             give_way()
             found = poll(0)
             now = clock()
-            if now - last > _DISPLACED_NANOSECONDS:
+            if now - last > DISPLACED_NANOSECONDS:
                 self._rests_until = now + _REST_NANOSECONDS
                 return found
             if found:

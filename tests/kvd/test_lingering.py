@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvd.lingering import LINGER_SECONDS, SPIN_NANOSECONDS, Lingering
+from kvd.lingering import DISPLACED_NANOSECONDS, LINGER_SECONDS, SPIN_NANOSECONDS, Lingering
 from kvd.poller import SelectorPoller
 
 EVENTS = [(5, 1)]
@@ -95,7 +95,7 @@ def test_who_is_displaced_leaves_the_processor_to_others_for_a_second() -> None:
     poller = Scripted()
     one = lingering(poller)
     wait_for(one, poller, 0)
-    poller.taken_by_others = SPIN_NANOSECONDS // 2
+    poller.taken_by_others = 2 * DISPLACED_NANOSECONDS
     assert wait_for(one, poller, 2 * SPIN_NANOSECONDS) == EVENTS
     assert poller.given_way == 1
     displaced_at = poller.now
