@@ -214,8 +214,10 @@ def test_f09_restored_from_an_old_copy(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         hosts = await form(world, 3)
         victim = hosts[1]
+        assert put(hosts[0], "gone", "before the copy")
         await write_for(world, hosts, 4, 10, deletes=0.5)
         faults.backup(world, "n1")
+        assert delete(hosts[0], "gone")  # and nobody writes it again, so its deletion is purged
         before = set(victim.replica.own_origins())
         await write_for(world, hosts, 25, 10, deletes=0.5)
         assert any(host.replica.floors() for host in hosts), "nothing was purged"
@@ -225,6 +227,7 @@ def test_f09_restored_from_an_old_copy(seeds: Sequence[int]) -> None:
         assert await world.wait_until(world.is_converged, 40)
         assert put(victim, "after", "restored")
         await end(world)
+        assert is_seen(hosts, "gone", None)
         assert not set(victim.replica.own_origins()) <= before
         assert is_seen(hosts, "after", b"restored")
 
