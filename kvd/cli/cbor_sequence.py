@@ -35,14 +35,25 @@ def is_start(first: bytes) -> bool:
 
 
 def from_line(line: bytes) -> bytes:
-    """Return a line of an export as a data item."""
+    """Return a line of an export as a data item. Raise `CommandFailed` if there is none that could be read again."""
     content = json.loads(line)
     if "value" in content:
         key = content.pop("key_base64", None)
         content["key"] = content["key"].encode() if key is None else base64.b64decode(key)
         value, is_base64 = content["value"], content.pop("base64", False)
         content["value"] = base64.b64decode(value) if is_base64 else value.encode()
+        _check_metadata(content)
     return cbor2.dumps(content)
+
+
+def _check_metadata(content: dict[str, Any]) -> None:
+    """Refuse what JSON can say and CBOR cannot: half of a surrogate pair, and numbers that are too large for a float."""
+    try:
+        json.dumps(content.get("metadata"), ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:
+        raise CommandFailed(
+            f"the metadata of {content['key']!r} cannot be said in CBOR; export as JSON lines (--format jsonl)"
+        ) from None
 
 
 def items(first: bytes, file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -4,7 +4,7 @@ A file is a JSON array, as wrangler's are, or JSON lines, which are read one by 
 CBOR sequence (`cbor_sequence`), which is told by its first byte. An entry is ``{"key" or "key_base64", "value"[, "base64": true][, "expiration"][, "expiration_ttl"][, "metadata"]}``.
 
 Most go in batches through the bulk endpoint of REST v4, each batch whole or not at all. What that cannot take (numbered
-databases, keys that are no UTF-8 or too long for it) goes alone.
+databases, keys that are no UTF-8, too long for it, or ".", ".." or empty) goes alone.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Iterator
-from typing import Any, BinaryIO, Final
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, Final, NoReturn
 
 import attrs
 
@@ -25,7 +25,11 @@ from kvd.cli.rest import Refused, Rest, Space
 BATCH_ENTRIES: Final = 1000
 BATCH_BYTES: Final = 8 << 20
 _KEY_BYTES_MAX: Final = 512  # of REST v4
+_KEYS_REFUSED: Final = (b"", b".", b"..")  # by REST v4
+_ABOUT_ENTRY: Final = (400, 413, 414)  # the statuses of HTTP that say so of what was sent
+_NAME_SHOWN: Final = 80
 _match_refusal: Final = re.compile(r"entry (\d+):? (.*)", re.DOTALL).match
+_replace_halves: Final = re.compile("[\ud800-\udfff]").sub
 
 
 @attrs.frozen
@@ -121,11 +125,39 @@ class _Single:
     ttl: int | None
 
 
-class Writer:
-    """Writes entries to a namespace. `done` is the number of the last that is certainly written."""
+def wrong_entry(item: Item, text: str) -> CommandFailed:
+    name = name_of(item)
+    return CommandFailed(f"entry {item.number}{f' ({name!r})' if name is not None else ''}: {text}")
 
-    def __init__(self, rest: Rest) -> None:
+
+def name_of(item: Item) -> str | None:
+    """Return what an entry calls its key, cut if it is long; None if it has none."""
+    content = item.content
+    name = content.get("key", content.get("key_base64")) if isinstance(content, dict) else None
+    if not isinstance(name, str):
+        return None
+    return name if len(name) <= _NAME_SHOWN else f"{name[:_NAME_SHOWN]}…"
+
+
+def json_text(value: Any) -> str:
+    """Return JSON that has a form in UTF-8: half a surrogate pair stays escaped, as it was in what is copied."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _replace_halves(lambda half: f"\\u{ord(half[0]):04x}", text)
+
+
+def _refuse(item: Item, text: str) -> NoReturn:
+    raise wrong_entry(item, text)
+
+
+class Writer:
+    """Writes entries to a namespace. `done` is the number of the last that is certainly written.
+
+    `refuse` hears of an entry that the daemon does not take, and why. Unless it raises, all goes on without that.
+    """
+
+    def __init__(self, rest: Rest, refuse: Callable[[Item, str], None] = _refuse) -> None:
         self._rest = rest
+        self._refuse = refuse
         self._space: Space | None = None
         self._batch: list[tuple[Item, bytes]] = []
         self._bytes = 0
@@ -145,7 +177,7 @@ class Writer:
             self.flush()
             self._put(item, single)
             return
-        text = json.dumps(item.content, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        text = json_text(item.content).encode()
         if self._batch and self._bytes + len(text) > BATCH_BYTES:
             self.flush()
         self._batch.append((item, text))
@@ -157,21 +189,27 @@ class Writer:
         """Write what is waiting."""
         if not self._batch or self._space is None:
             return
-        try:
-            self._rest.bulk(self._space, "PUT", "bulk", [text for _, text in self._batch])
-        except Refused as refused:
-            raise self._name(refused) from None
-        self.done = self._batch[-1][0].number
+        done = self._batch[-1][0].number
+        while self._batch:
+            try:
+                self._rest.bulk(self._space, "PUT", "bulk", [text for _, text in self._batch])
+                break
+            except Refused as refused:
+                self._leave_out(refused)
+        self.done = done
         self.count += len(self._batch)
         self._batch.clear()
         self._bytes = 0
 
-    def _name(self, refused: Refused) -> CommandFailed:
-        """Return a refusal that counts in the source, not in the batch."""
+    def _leave_out(self, refused: Refused) -> None:
+        """Take the entry out of the batch that the whole was refused for. Raise what was refused if it is none."""
         match = _match_refusal(str(refused))
-        if match is None or int(match[1]) >= len(self._batch):
-            return refused
-        return wrong_entry(self._batch[int(match[1])][0], match[2])
+        is_alone = len(self._batch) == 1 and refused.status in _ABOUT_ENTRY
+        index, text = (int(match[1]), match[2]) if match else (0, str(refused))
+        if not (match or is_alone) or index >= len(self._batch):
+            raise refused from None
+        self._refuse(self._batch[index][0], text)
+        del self._batch[index]
 
     def _put(self, item: Item, single: _Single) -> None:
         assert self._space is not None, "checked by who calls"
@@ -182,36 +220,28 @@ class Writer:
                 expiration=single.expiration,
                 ttl=single.ttl,
             )
+            self.count += 1
         except Refused as refused:
-            raise wrong_entry(item, str(refused)) from None
+            if refused.status not in _ABOUT_ENTRY:
+                raise
+            self._refuse(item, str(refused))
         self.done = item.number
-        self.count += 1
-
-
-def wrong_entry(item: Item, text: str) -> CommandFailed:
-    content = item.content
-    name = content.get("key", content.get("key_base64")) if isinstance(content, dict) else None
-    shown = f" ({name!r})" if isinstance(name, str) else ""
-    return CommandFailed(f"entry {item.number}{shown}: {text}")
 
 
 def _single(item: Item, space: Space) -> _Single | None:
     """Return the entry if the bulk endpoint cannot take it. What is malformed is left to the daemon to name."""
     content = item.content
     if not isinstance(content, dict) or not isinstance(content.get("value"), str):
-        return None if not space.is_database else _raise(item, "it is no object with a key and a value")
+        return None if not space.is_database else _refuse(item, "it is no object with a key and a value")
     try:
         key = base64.b64decode(content["key_base64"]) if "key_base64" in content else content["key"].encode()
-        if not (space.is_database or "key_base64" in content or len(key) > _KEY_BYTES_MAX):
+        is_strange = "key_base64" in content or len(key) > _KEY_BYTES_MAX or key in _KEYS_REFUSED
+        if not (space.is_database or is_strange):
             return None
         text = content["value"]
         value = base64.b64decode(text, validate=True) if content.get("base64") is True else text.encode()
     except (LookupError, AttributeError, TypeError, UnicodeEncodeError, binascii.Error):
-        return None if not space.is_database else _raise(item, "its key or its value cannot be read")
+        return None if not space.is_database else _refuse(item, "its key or its value cannot be read")
     metadata = content.get("metadata")
-    shown = None if metadata is None else json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))
+    shown = None if metadata is None else json_text(metadata)
     return _Single(key, value, shown, content.get("expiration"), content.get("expiration_ttl"))
-
-
-def _raise(item: Item, text: str) -> _Single:
-    raise wrong_entry(item, text)

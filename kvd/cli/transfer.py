@@ -25,7 +25,7 @@ import click
 from kvd.cli import cbor_sequence
 from kvd.cli.bulk import resumable, start_option
 from kvd.cli.client import CommandFailed, connect
-from kvd.cli.entries import Item, Source, Writer, wrong_entry
+from kvd.cli.entries import Item, Source, Writer, name_of, wrong_entry
 from kvd.cli.progress import Progress
 from kvd.cli.redis_source import NAMES_MAX, RedisSource, RedisString
 from kvd.cli.rest import Rest, Space
@@ -187,32 +187,34 @@ def import_(
     """
     if (file is None) == (source_url is None):
         raise click.UsageError("give either a FILE or --from URL")
-    taker = _Taker(rest, namespace, min_ttl)
     if source_url is not None:
         if namespace is None:
             raise click.UsageError("--from needs --namespace, where the keys go")
         if start:
             raise click.UsageError("--start is for files; an import from Redis goes on with --cursor")
+        refusals = _Refusals()
+        taker = _Taker(rest, namespace, min_ttl, Writer(rest, refusals.note))
         others, names = _import_redis(taker, source_url, cursor)
-        _report(taker, others, names, as_json)
+        _report(taker, refusals, others, names, as_json)
     elif file is not None:
         if cursor:
             raise click.UsageError(
                 "--cursor is for an import from Redis; one from a file goes on with --start"
             )
+        taker = _Taker(rest, namespace, min_ttl, Writer(rest))
         _import_file(taker, file, start)
-        _report(taker, {}, [], as_json)
+        _report(taker, _Refusals(), {}, [], as_json)
 
 
 class _Taker:
     """Takes entries and headers, and leaves out what has expired."""
 
-    def __init__(self, rest: Rest, namespace: str | None, min_ttl: int) -> None:
+    def __init__(self, rest: Rest, namespace: str | None, min_ttl: int, writer: Writer) -> None:
         self._rest = rest
         self._min_ttl = min_ttl
         self._is_fixed = namespace is not None
         self._has_space = False
-        self.writer = Writer(rest)
+        self.writer = writer
         self.expired_count = 0
         self.is_complete = True
         if namespace is not None:
@@ -253,6 +255,19 @@ class _Taker:
         title = named["title"]
         known = {space.title: space for space in self._rest.spaces() if not space.is_database}
         return known.get(title) or self._rest.create_space(title)
+
+
+class _Refusals:
+    """Counts entries that the daemon does not take, and keeps the first: a Redis has keys that nobody can copy."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: list[tuple[str, str]] = []  # key and reason
+
+    def note(self, item: Item, reason: str) -> None:
+        self.count += 1
+        if len(self.first) < NAMES_MAX:
+            self.first.append((name_of(item) or "", reason))
 
 
 def _import_file(taker: _Taker, file: BinaryIO, start: int) -> None:
@@ -312,12 +327,16 @@ def _entry(found: RedisString) -> dict[str, Any]:
     return entry
 
 
-def _report(taker: _Taker, others: dict[str, int], names: list[str], as_json: bool) -> None:
+def _report(
+    taker: _Taker, refusals: _Refusals, others: dict[str, int], names: list[str], as_json: bool
+) -> None:
     if as_json:
         print_json(
             {
                 "imported": taker.writer.count,
                 "expired": taker.expired_count,
+                "refused": refusals.count,
+                "refusals": [{"key": key, "reason": reason} for key, reason in refusals.first],
                 "left_out": others,
                 "names": names,
             }
@@ -326,6 +345,10 @@ def _report(taker: _Taker, others: dict[str, int], names: list[str], as_json: bo
     click.echo(f"{taker.writer.count:,} keys imported")
     if taker.expired_count:
         click.echo(f"{taker.expired_count:,} left out: they have expired, or expire at once")
+    if refusals.count:
+        shown = "; ".join(f"{key!r}: {reason}" for key, reason in refusals.first[:_NAMES_SHOWN])
+        more = "; …" if refusals.count > _NAMES_SHOWN else ""
+        click.echo(f"{refusals.count:,} left out: they cannot be kept here ({shown}{more})")
     if others:
         kinds = ", ".join(f"{count:,} of type {kind}" for kind, count in sorted(others.items()))
         shown = ", ".join(repr(name) for name in names[:_NAMES_SHOWN])

@@ -12,7 +12,7 @@ from kvd.web import anywhere, envelope, json_text, records, rules
 from kvd.web.access import ADMIN, READ, WRITE, greatest_right
 from kvd.web.binding import VALUE_HEADERS
 from kvd.web.bodies import Body, BytesBody
-from kvd.web.errors import AUTHENTICATION, BAD_KEY, KEY_NOT_FOUND, Refused, as_envelope
+from kvd.web.errors import AUTHENTICATION, KEY_NOT_FOUND, Refused, as_envelope
 from kvd.web.front import Route
 from kvd.web.listing import Filter, read_page, shown_name
 from kvd.web.metadata_filter import filter_of
@@ -148,8 +148,6 @@ def _path(key: bytes) -> bytes:
 
 def _target(exchange: Exchange, right: int) -> _Target:
     key = anywhere.raw_key(exchange.arguments[1])
-    if not key:
-        raise Refused(400, "Key names must not be empty", BAD_KEY)
     return _Target(anywhere.find_keyspace(exchange, right, key), key)
 
 

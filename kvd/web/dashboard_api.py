@@ -1,6 +1,7 @@
 """What the dashboard asks, as JSON under /api. Everything is in the envelope of REST v4 unless it says raw.
 
-{ns} is the id of a namespace or ``db0`` ... ``db15``; {key} is any bytes, percent-encoded, and may hold slashes.
+{ns} is the id of a namespace or ``db0`` ... ``db15``; {key} is any bytes, percent-encoded, and may hold slashes;
+it may be empty, as Redis' may.
 A login is a token (or ``Basic`` with a user of the ACL) in the header Authorization of each request; there are no
 cookies. While nothing is protected, and on this machine, no header is needed.
 

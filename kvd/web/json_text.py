@@ -7,8 +7,11 @@ are quoted by the C encoder of the standard library.
 from __future__ import annotations
 
 import json
+import re
 from json.encoder import encode_basestring
-from typing import Any
+from typing import Any, Final
+
+_replace_halves: Final = re.compile("[\ud800-\udfff]").sub
 
 
 def quote(text: str) -> bytes:
@@ -17,10 +20,12 @@ def quote(text: str) -> bytes:
 
 
 def dump(value: Any) -> bytes:
-    """Return a value as a JSON text. Raise ValueError for what JSON cannot say (NaN)."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode(
-        "utf-8", "replace"
-    )
+    """Return a value as a JSON text, halves of surrogate pairs escaped. Raise ValueError for what JSON cannot say (NaN)."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return _replace_halves(lambda half: f"\\u{ord(half[0]):04x}", text).encode()
 
 
 def load(text: bytes | str) -> Any:

@@ -240,6 +240,25 @@ def sequence(*items: object) -> bytes:
     return b"".join(cbor2.dumps(item) for item in items)
 
 
+def test_metadata_that_is_no_utf8_comes_back_from_json_and_is_refused_by_cbor(
+    cli: Cli, tmp_path: Path
+) -> None:
+    half = r'{"a":"\ud800","é":"\ud83d\ude00"}'
+    for key in (b"one", b"\xff"):
+        with cli.server.client() as client:
+            namespace = next(each["id"] for each in cli.json("namespace", "list") if each["title"] == "shop")  # type: ignore[attr-defined]
+            client.execute_command("KV.NS", "USE", namespace)
+            client.execute_command("KV.PUT", key, "x", "META", half)
+    file = tmp_path / "shop.jsonl"
+    cli.ok("export", "-n", "shop", str(file))
+    cli.ok("namespace", "create", "copy")
+    cli.ok("import", "-n", "copy", str(file))
+    exported = [json.loads(line) for line in cli.ok("export", "-n", "copy").splitlines()]
+    assert [entry["metadata"] for entry in exported[1:3]] == [json.loads(half)] * 2
+    said = cli.fails("export", "-n", "shop", "--format", "cbor", str(tmp_path / "x"))
+    assert "the metadata of b'one' cannot be said in CBOR" in said
+
+
 def test_a_cbor_sequence_holds_values_as_they_are(cli: Cli, tmp_path: Path) -> None:
     value = bytes(range(256)) * 100
     cli.ok("key", "put", "-n", "shop", "picture", stdin=value)
@@ -371,6 +390,40 @@ def test_an_import_from_a_redis_goes_on_where_it_broke_off(
     assert again < 5000
     assert cli.run(*source, "--start", "3").exit_code == 2
     assert cli.run("import", "-", "--cursor", "3", stdin=b"").exit_code == 2
+
+
+@pytest.mark.needs_redis
+@pytest.mark.parametrize("space", ["shop", "db1"])
+def test_keys_of_a_redis_that_cannot_be_kept_stop_nothing(
+    cli: Cli, redis_server: RunningServer, space: str
+) -> None:
+    with redis_server.client() as client:
+        client.flushall()
+        client.mset({f"k{number}": str(number) for number in range(1000)} | {"": "x", ".": "x", "..": "x"})
+        client.mset({"K" * 3000: "x", "large": b"x" * (25 * 1024 * 1024 + 1)})
+        told = cli.json("import", "-n", space, "--from", redis_server.url)
+        said = cli.ok("import", "-n", space, "--from", redis_server.url)
+        client.flushall()
+    assert isinstance(told, dict)
+    assert told["imported"] == len(rows(cli, space)) == 1003
+    assert {each["key"] for each in told["refusals"]} == {"large", "K" * 80 + "…"}
+    assert told["refused"] == 2
+    assert "2 left out: they cannot be kept here (" in said
+
+
+def test_keys_that_workers_kv_does_not_know_come_back(cli: Cli, tmp_path: Path) -> None:
+    names = [b"", b".", b"..", b"a"]
+    with cli.server.client() as client:
+        client.mset(dict.fromkeys(names, b"x"))
+    for name in ("db0.jsonl", "db0.cbor"):
+        file = tmp_path / name
+        cli.ok("export", "-n", "db0", str(file))
+        for space in ("db2", "shop"):
+            cli.ok("import", "-n", space, str(file))
+            assert [row["name"] for row in rows(cli, space)] == ["", ".", "..", "a"]
+            assert cli.ok("key", "get", "-n", space, "") == "x"
+            cli.ok("key", "delete", "-n", space, "")
+            assert len(rows(cli, space)) == 3
 
 
 def test_a_redis_that_is_not_there_is_named(cli: Cli) -> None:
