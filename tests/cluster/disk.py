@@ -39,8 +39,9 @@ class Disk(MemoryEngine):
             if self._leaves_ghosts and not self._ghosts:  # after an error nothing more is even tried
                 self._ghosts.append(batch)
             raise Unavailable(self.path, "a write failed")
+        # A synced write makes all before it safe, whatever another sync has begun with.
         under_way = self._safe_count
-        self._safe_count = None  # a synced write makes all before it safe, whatever another sync has begun with
+        self._safe_count = None
         super().write(batch, sync=sync)
         if under_way is not None:
             self._safe_count = 0 if sync else under_way
