@@ -82,7 +82,10 @@ def prepare(name: str, url: str) -> None:
 
 def _kvd(url: str, *arguments: str) -> str:
     command = [*KVD, *arguments, "--url", url]
-    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    if run.returncode:
+        raise SystemExit(run.returncode)  # it has said why
+    return run.stdout
 
 
 def serve(name: str, workerd: Path, kvd: str, listen: str) -> int:

@@ -50,6 +50,13 @@ def test_links_between_documents_lead_somewhere(file: Path) -> None:
             assert (file.parent / target).exists(), f"{file.name} links to {target}"
 
 
+def test_the_readme_makes_no_namespace_twice() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    titles = re.findall(r'(?:KV\.NS CREATE |"title":"|kvd namespace create )(\w+)', text)
+    assert titles
+    assert len(titles) == len(set(titles))
+
+
 def test_documents_name_settings_that_exist() -> None:
     names = "|".join(SECTIONS)
     for file in HAND_WRITTEN:

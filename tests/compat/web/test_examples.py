@@ -7,6 +7,7 @@ import http.client
 import json
 import math
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from http.cookies import SimpleCookie
@@ -378,3 +379,16 @@ def test_the_command_starts_a_daemon_if_none_answers(tmp_path: Path) -> None:
         wait_until(lambda: visitor.ask("/100").headers["X-Table"] == "hit", "the entry is stored")
     with example("logarithms", tmp_path, kvd, **environment) as visitor:
         assert visitor.ask("/100").headers["X-Table"] == "hit"
+
+
+def test_a_daemon_that_asks_for_a_token_is_told_in_one_line(tmp_path: Path) -> None:
+    with kvd_server(tmp_path) as server:
+        url = f"http://{address(server)}"
+        token = [sys.executable, "-m", "kvd", "token", "create", "--right", "admin", "--url", url]
+        subprocess.run(token, check=True, stdout=subprocess.PIPE)
+        command = [sys.executable, EXAMPLES / "run.py", "sessions", "--kvd", address(server)]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr.splitlines() == [
+        f"kvd: {url}: a token is needed, or this one is wrong; see --token-file and KVD_TOKEN"
+    ]
