@@ -116,10 +116,10 @@ async def _try_to_recover(server: Server) -> None:
 def reopen(server: Server, tls: list[TlsListener]) -> None:
     """Open log files, certificates and encryption keys again (SIGHUP): they may have been replaced on disk."""
     logs.reopen()
+    log.info("opening log, TLS and key files anew")
     encryption.reload_if_any(server)
     for listener in tls:
         try:
             listener.reload()
         except OSError as error:
             log.error("TLS files not reloaded, the old ones stay in use", error=str(error))
-    log.info("log, TLS and key files reopened")

@@ -222,6 +222,8 @@ def test_sighup_reloads_the_keys(home: Path, keys: Keys) -> None:
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: "encryption keys not reloaded" in server.log_file.read_text(), "it is logged")
         check(server)
+        last = server.log_file.read_text().splitlines()[-1]
+        assert "not reloaded" in last, "nothing claims the contrary afterwards"
         keys.write(good)
 
 

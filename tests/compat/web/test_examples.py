@@ -386,7 +386,7 @@ def test_a_daemon_that_asks_for_a_token_is_told_in_one_line(tmp_path: Path) -> N
         url = f"http://{address(server)}"
         token = [sys.executable, "-m", "kvd", "token", "create", "--right", "admin", "--url", url]
         subprocess.run(token, check=True, stdout=subprocess.PIPE)
-        command = [sys.executable, EXAMPLES / "run.py", "sessions", "--kvd", address(server)]
+        command = [sys.executable, str(EXAMPLES / "run.py"), "sessions", "--kvd", address(server)]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert run.stderr.splitlines() == [
