@@ -52,6 +52,9 @@ class Body:
             raise HttpError(413, "Payload Too Large")
         self._take(data)
 
+    def close(self) -> None:
+        """Let go of what refers back to this; nothing more will be asked."""
+
     def _take(self, data: bytes) -> None:
         """Do nothing with it: the request is refused, or wants no body."""
 
@@ -122,6 +125,9 @@ class FormBody(Body):
                 "on_end": self._end,
             },
         )
+
+    def close(self) -> None:
+        self._parser = None
 
     @property
     def held_bytes(self) -> int:

@@ -134,7 +134,7 @@ class Front:
                 return answer  # noqa: TRY300 -- hot: no else
             except Exception as error:  # noqa: BLE001 -- `translate` tells refusals from bugs
                 refusal = self._translate(exchange, error)
-        response = exchange.dialect(refusal)
+        response = _refused(exchange, refusal)
         if isinstance(refusal, BadCredentials):
             return self._delay(response)
         return response
@@ -163,7 +163,7 @@ class Front:
 
     def failure(self, exchange: Exchange, error: Exception) -> Response:
         """Return the answer to a request whose handler raised."""
-        return exchange.dialect(self._translate(exchange, error))
+        return _refused(exchange, self._translate(exchange, error))
 
     def _translate(self, exchange: Exchange, error: Exception) -> Refused:
         """Return what the client is told. A bug ends the request, and gives up the whole tick's writes."""
@@ -241,3 +241,9 @@ class Front:
             if trio.current_time() - pinged_at >= PING_SECONDS:
                 pinged_at = trio.current_time()
                 self.feeds.ping()
+
+
+def _refused(exchange: Exchange, refusal: Refused) -> Response:
+    """Return the answer. The frames that the refusal came through know it, and what was received: none is kept."""
+    refusal.__traceback__ = refusal.__context__ = None
+    return exchange.dialect(refusal)

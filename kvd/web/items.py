@@ -50,6 +50,9 @@ class ItemsBody(Body):
         self._pace = pace
         self._unread: list[bytes] = []  # what the last slice has left over; it begins with an item
 
+    def close(self) -> None:
+        self.refusal = None  # its traceback knows frames that know this
+
     @property
     def held_bytes(self) -> int:
         return 0 if self.refusal is not None else self.size

@@ -201,13 +201,14 @@ class HttpSession:
 
     def _open_body(self, request: HttpRequest) -> BodySink:
         self._exchange = exchange = self.front.begin(self, request)
+        body = exchange.body
+        assert body is not None, "whoever announces a body gets one opened"
         if request.expects_continue:
             if exchange.refusal is None:
                 self._push(CONTINUE)
             else:
                 self._refuse_early(exchange)
-        assert exchange.body is not None, "whoever announces a body gets one opened"
-        return exchange.body
+        return body
 
     def _refuse_early(self, exchange: Exchange) -> None:
         """Answer a client that waits to be told whether it should send its body: it should not."""
@@ -267,6 +268,8 @@ class HttpSession:
                 self.front.hot.note(self, self._reader.head, exchange.state, encoded)
         self._push(encoded)
         self.front.count(exchange, response.status)
+        if exchange.body is not None:
+            exchange.close()
         if not keep_alive:
             self.close_after_reply("answered")
 
@@ -307,6 +310,7 @@ class HttpSession:
             self._answer(exchange, response)
             return
         self.front.count(exchange, 200)
+        exchange.close()
         if not exchange.request.keep_alive:
             self.close_after_reply("answered")
 
@@ -409,11 +413,13 @@ class HttpSession:
     def _stop_work(self) -> None:
         self.suspended = False
         self.backlog = False
-        self._exchange = None
+        exchange, self._exchange = self._exchange, None
         self._is_held = False
         job, self.job = self.job, None
         if job is not None:
             job.steps.close()
+        if exchange is not None:
+            exchange.close()
         feed, self.feed = self.feed, None
         if feed is not None:
             feed.end()

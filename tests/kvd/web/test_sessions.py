@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
+import weakref
 from typing import Any
 
 import pytest
@@ -228,6 +230,44 @@ def test_cluster_refusals(web: Web) -> None:
     assert web.get("/k?urlencoded=true").status == 503
     web.server.refuse(None, reads=False)
     assert web.get("/k?urlencoded=true").status == 200
+
+
+FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+FORM_BODY = b'--x\r\nContent-Disposition: form-data; name="value"\r\n\r\nvalue\r\n--x--\r\n'
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+@pytest.mark.parametrize(
+    ("path", "headers", "body"),
+    [
+        ("bulk", {}, b'[{"key":"a","value":"value"}]'),
+        ("bulk", {}, b'[{"key":"a","value":1}]'),
+        ("bulk", {}, b"[" + b",".join(b'{"key":"%d","value":"value"}' % n for n in range(2000)) + b"]"),
+        ("values/a", {}, b"value"),
+        ("values/a", FORM, FORM_BODY),
+        ("values/a", FORM, b"--x\r\n--x--\r\n"),
+    ],
+    ids=["bulk", "refused", "job", "value", "form", "empty form"],
+)
+def test_a_body_goes_with_its_request(
+    web: Web, path: str, headers: dict[str, Any], body: bytes, *, is_whole: bool
+) -> None:
+    """Without the collector, which may come only after gigabytes of them."""
+    data = encode("PUT", f"{BASE}/{web.create()}/{path}", body, headers=headers)
+    session = web.connect()
+    gc.collect()
+    gc.disable()
+    try:
+        web.raw(data[:-5], session)
+        assert session._exchange is not None
+        body_left = weakref.ref(session._exchange.body)
+        if is_whole:
+            web.raw(data[-5:], session)
+        else:
+            session.end()
+        assert body_left() is None
+    finally:
+        gc.enable()
 
 
 def test_http_on_the_port_of_redis_and_the_other_way_round(web: Web) -> None:
