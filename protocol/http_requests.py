@@ -148,6 +148,7 @@ class HttpReader:
                     return None
             return request if request.body is None else self._read_body(request)
         except HttpError as error:
+            error.__traceback__ = error.__cause__ = error.__context__ = None  # frames that know this reader
             self.error = error
             self._data = b""
             self._request = None

@@ -101,7 +101,8 @@ class Exchange:
         return self.body
 
     def close(self) -> None:
-        """Let go of the body. What reads it refers back to it or to this, and the collector would come late."""
+        """Let go of the body and the refusal, which refer back to this: the collector would come late."""
+        self.refusal = None
         if self.body is not None:
             self.body.close()
             self.body = self.request.body = self.state = None

@@ -270,6 +270,31 @@ def test_a_body_goes_with_its_request(
         gc.enable()
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"BAD\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: \x01\r\n\r\n",
+        b"x" * 40_000,
+        b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
+    ],
+    ids=["method", "header", "endless head", "chunk"],
+)
+def test_a_client_that_was_refused_goes_with_its_connection(web: Web, data: bytes) -> None:
+    session = web.connect()
+    gc.collect()
+    gc.disable()
+    try:
+        web.raw(data, session)
+        assert session.closing
+        left = weakref.ref(session)
+        session.end()
+        del session
+        assert left() is None
+    finally:
+        gc.enable()
+
+
 def test_http_on_the_port_of_redis_and_the_other_way_round(web: Web) -> None:
     (answer,) = parse(web.raw(b"*1\r\n$4\r\nPING\r\n\r\n"))
     assert answer.status == 400
