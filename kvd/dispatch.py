@@ -58,6 +58,7 @@ def execute(session: Session, request: Request) -> Reply:
             session.transaction.refused = True
         server.stats.count_error(unknown.text)
         session.spend(_REFUSAL_NANOSECONDS)
+        unknown.__traceback__ = None  # see `failure`
         return unknown
     session.last_command = spec.name
     for check in CHECKS:
@@ -146,6 +147,9 @@ def failure(session: Session, spec: CommandSpec, error: Exception) -> ErrorReply
 
     A bug of ours ends the request, not the daemon. What it may have written half-way stays inside the
     tick's one batch, so the whole tick is given up.
+
+    The error is rid of the frames it came through: they know it, and the request, which may be large, so all of them
+    would wait for the garbage collector.
     """
     spec.stats.failed += 1
     server = session.server
@@ -159,6 +163,7 @@ def failure(session: Session, spec: CommandSpec, error: Exception) -> ErrorReply
         server.store.poison(f"{spec.name} failed unexpectedly")
         reply = ErrorReply("ERR internal error; the server's log has the details")
     server.stats.count_error(reply.text)
+    reply.__traceback__ = reply.__context__ = reply.__cause__ = None
     return reply
 
 

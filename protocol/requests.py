@@ -136,6 +136,8 @@ class RequestReader:
                 self.error = error
         except ProtocolError as error:
             self.error = error
+        if self.error is not None:  # the frames that it came through know this reader
+            self.error.__traceback__ = self.error.__context__ = self.error.__cause__ = None
         self._empty = not self._exact.pending_bytes and self.error is None
         return requests
 
