@@ -5,9 +5,11 @@ as the request: the hub waits in its own selector (`LINGER_SECONDS`). And a clie
 finds the hub awake: putting a processor to sleep and waking it up takes longer than serving a request
 (tens of microseconds on a virtual machine), so while requests come within `SPIN_NANOSECONDS` of each other the
 selector is asked again and again instead of being waited for. One request that comes later, or none, ends
-that, so a hub without such clients costs nothing. Between two looks whoever else is ready to run on this
-processor may do so: it may be the client. If that takes long, the machine is busy, sleeping is better, and
-nothing of this is done for a second; nor is it ever where there is no second processor.
+that, so a hub without such clients costs nothing.
+
+It is done only while there are processors to spare: a hub that keeps one busy for nothing makes its own client
+wait for another's. Between two looks whoever else is ready to run on this processor may do so; if that
+takes long, or if the machine has more tasks to run than processors, it sleeps for a while instead.
 
 Source: adaptive busy polling, as in Linux's `net.core.busy_poll` and in KVM's `halt_poll_ns`.
 """
@@ -20,43 +22,55 @@ from collections.abc import Callable
 from typing import Final
 
 from kvd.poller import Poller
-from kvd.process import usable_processors
+from kvd.process import running_tasks, usable_processors
 
 # How long the hub waits by itself before it has Trio wait for it: many times the turn-around of a client on
 # this machine, and too short to be noticed by a timer.
 LINGER_SECONDS: Final = 0.001
-# How soon a client has to ask again to be waited for awake: twice the turn-around of one that is awake itself. A client
-# whose processor has to wake up first takes 50 us and more. Waiting awake for that one, too, won half as many
-# requests again in runs on an idle machine, but lost up to two thirds of them in runs beside another process.
-SPIN_NANOSECONDS: Final = 20_000
+# How soon a client has to ask again to be waited for awake: twice the turn-around of one whose processor has to
+# wake up first.
+SPIN_NANOSECONDS: Final = 100_000
+# How often the tasks of the machine are counted meanwhile, which takes some ten microseconds.
+COUNT_NANOSECONDS: Final = 20_000_000
 # From one look to the next it takes a microsecond or two; so long only if somebody else has run meanwhile.
 DISPLACED_NANOSECONDS: Final = 20_000
-# How long the processor is then left to others.
-_REST_NANOSECONDS: Final = 1_000_000_000
+# The processor is then left to others for so many times what they took: a moment after an interrupt, half a
+# second after a slice of another process.
+DISPLACED_FACTOR: Final = 100
+# And for so long where there are more tasks than processors.
+CROWDED_NANOSECONDS: Final = 100_000_000
 
 
 def _go_on() -> None:
     """Take the place of `sched_yield` where there is none."""
 
 
+_PROCESSORS: Final = os.cpu_count() or 1  # of the machine, as are the tasks
+
 _GIVE_WAY: Final[Callable[[], None]] = getattr(os, "sched_yield", _go_on)
 
 
 class Lingering:
-    """Waits for a poller's next events. `clock` counts nanoseconds, `give_way` lets others run."""
+    """Waits for a poller's next events.
+
+    `clock` counts nanoseconds, `give_way` lets others run, `running` counts the tasks that run or would like to.
+    """
 
     def __init__(
         self,
         poller: Poller,
         *,
-        may_spin: bool | None = None,
+        processors: float | None = None,
+        running: Callable[[], int] = running_tasks,
         clock: Callable[[], int] = time.perf_counter_ns,
         give_way: Callable[[], None] = _GIVE_WAY,
     ) -> None:
         self._poll = poller.poll
         self._clock = clock
         self._give_way = give_way
-        self._may_spin = usable_processors() >= 2 if may_spin is None else may_spin
+        self._processors = usable_processors() if processors is None else processors
+        self._running = running
+        self._counts_at = 0
         self._spins = False  # whether the last events came soon
         self._rests_until = 0
 
@@ -69,10 +83,19 @@ class Lingering:
         if not found:
             found = self._poll(LINGER_SECONDS)
         now = self._clock()
-        self._spins = (
-            bool(found) and now - started < SPIN_NANOSECONDS and self._may_spin and now >= self._rests_until
-        )
+        self._spins = bool(found) and now - started < SPIN_NANOSECONDS and self._has_room(now)
         return found
+
+    def _has_room(self, now: int) -> bool:
+        """Tell whether a processor may be kept busy by waiting."""
+        if now < self._rests_until or self._processors < 2:
+            return False
+        if now >= self._counts_at:
+            self._counts_at = now + COUNT_NANOSECONDS
+            if self._running() > _PROCESSORS:
+                self._rests_until = now + CROWDED_NANOSECONDS
+                return False
+        return True
 
     def _spin(self, started: int) -> list[tuple[int, int]]:
         """Look again and again until there is something, it is too late, or others need the processor."""
@@ -83,7 +106,7 @@ class Lingering:
             found = poll(0)
             now = clock()
             if now - last > DISPLACED_NANOSECONDS:
-                self._rests_until = now + _REST_NANOSECONDS
+                self._rests_until = now + DISPLACED_FACTOR * (now - last)
                 return found
             if found:
                 return found

@@ -16,6 +16,7 @@ if sys.platform != "win32":
 _STATM: Final = Path("/proc/self/statm")
 # What a container may use of the processors: microseconds, or "max", in a period. Source: Linux, cgroup v2.
 _CPU_MAX: Final = Path("/sys/fs/cgroup/cpu.max")
+_LOADAVG: Final = Path("/proc/loadavg")
 # Files besides the clients' sockets: the engine opens up to 1,024, the rest is listeners, logs and the like.
 _OTHER_FILES: Final = 1200
 # Where the limit does not allow for that, a tenth of it stays free of clients, but at least so many files:
@@ -48,6 +49,14 @@ def usable_processors() -> float:
         return min(count, int(quota) / int(period))
     except (OSError, ValueError):  # there is no such limit
         return count
+
+
+def running_tasks() -> int:
+    """Return how many tasks of the machine run or would like to, this one included; 0 where it does not tell."""
+    try:
+        return int(_LOADAVG.read_text().split()[3].partition("/")[0])
+    except OSError:
+        return 0
 
 
 def resident_bytes() -> int:

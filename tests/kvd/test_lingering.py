@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from kvd.lingering import DISPLACED_NANOSECONDS, LINGER_SECONDS, SPIN_NANOSECONDS, Lingering
+import sys
+
+from kvd.lingering import (
+    COUNT_NANOSECONDS,
+    CROWDED_NANOSECONDS,
+    DISPLACED_FACTOR,
+    DISPLACED_NANOSECONDS,
+    LINGER_SECONDS,
+    SPIN_NANOSECONDS,
+    Lingering,
+)
 from kvd.poller import SelectorPoller
+from kvd.process import running_tasks
 
 EVENTS = [(5, 1)]
 POLL_NANOSECONDS = 1000
@@ -19,6 +30,7 @@ class Scripted(SelectorPoller):
         self.sleeps = 0
         self.given_way = 0
         self.taken_by_others = 0  # nanoseconds, whenever they may
+        self.running = 1
 
     def give_way(self) -> None:
         self.given_way += 1
@@ -34,8 +46,14 @@ class Scripted(SelectorPoller):
         return EVENTS if self.at <= self.now else []
 
 
-def lingering(poller: Scripted, *, may_spin: bool = True) -> Lingering:
-    return Lingering(poller, may_spin=may_spin, clock=lambda: poller.now, give_way=poller.give_way)
+def lingering(poller: Scripted, *, processors: float = 2) -> Lingering:
+    return Lingering(
+        poller,
+        processors=processors,
+        running=lambda: poller.running,
+        clock=lambda: poller.now,
+        give_way=poller.give_way,
+    )
 
 
 def wait_for(one: Lingering, poller: Scripted, nanoseconds: int) -> list[tuple[int, int]]:
@@ -85,13 +103,13 @@ def test_silence_ends_it_and_is_told_after_a_moment() -> None:
 
 def test_one_processor_is_left_to_the_client() -> None:
     poller = Scripted()
-    one = lingering(poller, may_spin=False)
+    one = lingering(poller, processors=1.5)
     for _ in range(3):
         assert wait_for(one, poller, SPIN_NANOSECONDS // 2) == EVENTS
         assert (poller.looks, poller.sleeps) == (1, 1)
 
 
-def test_who_is_displaced_leaves_the_processor_to_others_for_a_second() -> None:
+def test_who_is_displaced_leaves_the_processor_to_others_for_as_long_as_they_want_it() -> None:
     poller = Scripted()
     one = lingering(poller)
     wait_for(one, poller, 0)
@@ -99,12 +117,35 @@ def test_who_is_displaced_leaves_the_processor_to_others_for_a_second() -> None:
     assert wait_for(one, poller, 2 * SPIN_NANOSECONDS) == EVENTS
     assert poller.given_way == 1
     displaced_at = poller.now
-    while poller.now < displaced_at + 9 * 10**8:
+    rest = DISPLACED_FACTOR * poller.taken_by_others
+    while poller.now < displaced_at + rest - SPIN_NANOSECONDS:
         assert wait_for(one, poller, SPIN_NANOSECONDS // 2) == EVENTS
         assert poller.given_way == 0
     poller.taken_by_others = 0
-    poller.now += 10**9
+    poller.now = displaced_at + 2 * rest
     wait_for(one, poller, SPIN_NANOSECONDS // 2)
     assert wait_for(one, poller, SPIN_NANOSECONDS // 2) == EVENTS
     assert poller.sleeps == 0
     assert poller.given_way > 0
+
+
+def test_a_crowded_machine_is_left_to_others_for_a_while() -> None:
+    poller = Scripted()
+    one = lingering(poller)
+    wait_for(one, poller, 0)
+    poller.running = 100_000
+    poller.now += COUNT_NANOSECONDS
+    wait_for(one, poller, SPIN_NANOSECONDS // 2)
+    crowded_at = poller.now
+    poller.running = 1
+    while poller.now < crowded_at + CROWDED_NANOSECONDS - SPIN_NANOSECONDS:
+        assert wait_for(one, poller, SPIN_NANOSECONDS // 2) == EVENTS
+        assert poller.given_way == 0
+    poller.now = crowded_at + 2 * CROWDED_NANOSECONDS
+    wait_for(one, poller, SPIN_NANOSECONDS // 2)
+    assert wait_for(one, poller, SPIN_NANOSECONDS // 2) == EVENTS
+    assert poller.sleeps == 0
+
+
+def test_this_process_is_among_the_running_tasks() -> None:
+    assert running_tasks() >= (sys.platform == "linux")
