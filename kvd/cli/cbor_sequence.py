@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, BinaryIO, Final, cast
 
 import cbor2
 
 from kvd.cli.client import CommandFailed
+from kvd.cli.entry_text import key_as_text, value_as_text
 
 SUFFIXES: Final = (".cbor", ".cborseq")
 
@@ -106,19 +107,12 @@ def _as_json(number: int, content: Any) -> dict[str, Any]:
     entry: dict[str, Any] = {}
     for name, value in content.items():
         if name == "key" and isinstance(value, bytes):
-            entry |= _as_text(value, "key", lambda text: {"key_base64": text})
+            entry |= key_as_text(value)
         elif name == "value" and isinstance(value, bytes):
-            entry |= _as_text(value, "value", lambda text: {"value": text, "base64": True})
+            entry |= value_as_text(value)
         else:
             entry[name] = _plain(number, name, value)
     return entry
-
-
-def _as_text(data: bytes, name: str, encoded: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
-    try:
-        return {name: data.decode()}
-    except UnicodeDecodeError:
-        return encoded(base64.b64encode(data).decode())
 
 
 def _plain(number: int, name: Any, value: Any) -> Any:

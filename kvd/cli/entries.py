@@ -21,6 +21,7 @@ import attrs
 from kvd.cli import cbor_sequence
 from kvd.cli.client import CommandFailed
 from kvd.cli.rest import Refused, Rest, Space
+from kvd.web.json_text import as_utf8
 
 BATCH_ENTRIES: Final = 1000
 BATCH_BYTES: Final = 8 << 20
@@ -29,7 +30,6 @@ _KEYS_REFUSED: Final = (b"", b".", b"..")  # by REST v4
 _ABOUT_ENTRY: Final = (400, 413, 414)  # the statuses of HTTP that say so of what was sent
 _NAME_SHOWN: Final = 80
 _match_refusal: Final = re.compile(r"entry (\d+):? (.*)", re.DOTALL).match
-_replace_halves: Final = re.compile("[\ud800-\udfff]").sub
 
 
 @attrs.frozen
@@ -139,10 +139,8 @@ def name_of(item: Item) -> str | None:
     return name if len(name) <= _NAME_SHOWN else f"{name[:_NAME_SHOWN]}…"
 
 
-def json_text(value: Any) -> str:
-    """Return JSON that has a form in UTF-8: half a surrogate pair stays escaped, as it was in what is copied."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return _replace_halves(lambda half: f"\\u{ord(half[0]):04x}", text)
+def _json(value: Any) -> bytes:
+    return as_utf8(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 def _refuse(item: Item, text: str) -> NoReturn:
@@ -177,7 +175,7 @@ class Writer:
             self.flush()
             self._put(item, single)
             return
-        text = json_text(item.content).encode()
+        text = _json(item.content)
         if self._batch and self._bytes + len(text) > BATCH_BYTES:
             self.flush()
         self._batch.append((item, text))
@@ -243,5 +241,5 @@ def _single(item: Item, space: Space) -> _Single | None:
     except (LookupError, AttributeError, TypeError, UnicodeEncodeError, binascii.Error):
         return None if not space.is_database else _refuse(item, "its key or its value cannot be read")
     metadata = content.get("metadata")
-    shown = None if metadata is None else json_text(metadata)
+    shown = None if metadata is None else _json(metadata).decode()
     return _Single(key, value, shown, content.get("expiration"), content.get("expiration_ttl"))

@@ -10,7 +10,6 @@ line becomes a data item of a sequence (`cbor_sequence`).
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import sys
@@ -26,6 +25,7 @@ from kvd.cli import cbor_sequence
 from kvd.cli.bulk import resumable, start_option
 from kvd.cli.client import CommandFailed, connect
 from kvd.cli.entries import Item, Source, Writer, name_of, wrong_entry
+from kvd.cli.entry_text import key_as_text, value_as_text
 from kvd.cli.progress import Progress
 from kvd.cli.redis_source import NAMES_MAX, RedisSource, RedisString
 from kvd.cli.rest import Rest, Space
@@ -315,13 +315,7 @@ def _resumable_walk(source: RedisSource, writer: Writer) -> Iterator[None]:
 
 
 def _entry(found: RedisString) -> dict[str, Any]:
-    entry: dict[str, Any] = {}
-    for name, mark, data in (("key", "key_base64", found.key), ("value", "base64", found.value)):
-        try:
-            entry[name] = data.decode()
-        except UnicodeDecodeError:
-            text = base64.b64encode(data).decode()
-            entry |= {mark: text} if name == "key" else {name: text, mark: True}
+    entry = key_as_text(found.key) | value_as_text(found.value)
     if found.expires_at_ms is not None:
         entry["expiration"] = -(-found.expires_at_ms // 1000)
     return entry

@@ -21,7 +21,11 @@ def quote(text: str) -> bytes:
 
 def dump(value: Any) -> bytes:
     """Return a value as a JSON text, halves of surrogate pairs escaped. Raise ValueError for what JSON cannot say (NaN)."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return as_utf8(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
+
+
+def as_utf8(text: str) -> bytes:
+    """Return a JSON text in UTF-8; half of a surrogate pair, which has no form there, is escaped."""
     try:
         return text.encode()
     except UnicodeEncodeError:
