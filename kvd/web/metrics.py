@@ -280,7 +280,10 @@ def _escape(text: str) -> str:
 
 def _histogram(server: Server) -> Iterator[str]:
     name = "kvd_http_request_duration_seconds"
-    yield f"# HELP {name} How long HTTP requests took, the body's arrival not counted."
+    yield (
+        f"# HELP {name} How long HTTP requests took, the body's arrival not counted. "
+        "Answers out of the cache of hot reads are not timed: they count as 2 us, and nothing in the sum."
+    )
     yield f"# TYPE {name} histogram"
     counts = [0] if server.web is None else server.web.traffic.durations()
     for bound in _BOUNDS:
