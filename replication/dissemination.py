@@ -569,16 +569,16 @@ def parts_of(run: Run, *, wants_ack: bool = False) -> list[Push]:
 
 def _sized(run: Run) -> Run:
     """Return the run with large values as their sizes."""
-    large = [
-        index
-        for index, change in enumerate(run.changes)
-        if type(change.content) is bytes and len(change.content) > INLINE_BYTES_MAX
-    ]
+    large = {
+        index: len(content)
+        for index, content in enumerate([change.content for change in run.changes])
+        if type(content) is bytes and len(content) > INLINE_BYTES_MAX
+    }
     if not large:
         return run
     changes = list(run.changes)
-    for index in large:
-        changes[index] = changes[index]._replace(content=len(changes[index].content))  # type: ignore[arg-type]
+    for index, size in large.items():
+        changes[index] = changes[index]._replace(content=size)
     return run._replace(changes=changes)
 
 

@@ -68,7 +68,7 @@ def keys_in_use(engine: Engine) -> KeysInUse:
     if stored is None:
         return {None: b""}
     try:
-        found = {key_id: check for key_id, check in loads(stored)}  # noqa: C416 -- it may hold anything
+        found = dict(loads(stored))  # it may hold anything
     except (RecordError, TypeError, ValueError) as error:
         raise DamagedFiles(engine.path, f"the row of the keys in use: {error}") from error
     if not found or not all(_is_entry(key_id, check) for key_id, check in found.items()):

@@ -26,7 +26,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable
-from datetime import date
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -168,7 +168,7 @@ def _draw(others: Iterable[Key], entropy: Callable[[int], bytes]) -> Key:
     key_id = entropy(ID_BYTES)
     while key_id in taken:
         key_id = entropy(ID_BYTES)
-    return Key(key_id, entropy(KEY_BYTES), f"made {date.today().isoformat()}")  # noqa: DTZ011 -- for people
+    return Key(key_id, entropy(KEY_BYTES), f"made {datetime.now(UTC).date().isoformat()}")
 
 
 def _parse_key(text: str, comment: str) -> Key | None:
@@ -182,11 +182,13 @@ def _parse_key(text: str, comment: str) -> Key | None:
 
 
 def _check_mode(path: Path, status: os.stat_result) -> None:
-    """Refuse a file that others may use. Windows has no such modes."""
-    is_handed = status.st_uid == 0 != os.geteuid() if os.name != "nt" else False
+    """Refuse a file that others may use."""
+    if os.name == "nt":
+        return  # it has no such modes
+    is_handed = status.st_uid == 0 != os.geteuid()
     allowed = stat.S_IRWXU | (stat.S_IRGRP if is_handed else 0)
     mode = stat.S_IMODE(status.st_mode)
-    if os.name != "nt" and mode & ~allowed:
+    if mode & ~allowed:
         raise KeyFileError(
             str(path), f"may be used by others than its owner (mode {mode:04o})", f"chmod 600 {path}"
         )

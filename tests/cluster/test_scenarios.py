@@ -533,6 +533,10 @@ def test_f19_expire_on_one_side_and_set_on_the_other(seeds: Sequence[int]) -> No
 def test_f19_extended_on_one_side_and_expired_on_the_other(seeds: Sequence[int]) -> None:
     """A session whose expiry slides: the other side sees it expire, long enough ago to purge its marks."""
 
+    def extend(host: Host, milliseconds: int) -> None:
+        due = host.wall_ms() + milliseconds
+        assert host.write(lambda keyspace: keyspace.expire(b"session", due))
+
     async def story(world: World) -> None:
         hosts = await form(world, 3)
         due = hosts[0].wall_ms() + 4_000
@@ -541,11 +545,9 @@ def test_f19_extended_on_one_side_and_expired_on_the_other(seeds: Sequence[int])
         part(world, [hosts[0]], hosts[1:])
         for _ in range(10):
             await trio.sleep(2)
-            later = hosts[0].wall_ms() + 4_000
-            assert hosts[0].write(lambda keyspace: keyspace.expire(b"session", later))  # noqa: B023
+            extend(hosts[0], 4_000)
         assert is_seen(hosts[1:], "session", None)
-        later = hosts[0].wall_ms() + 600_000
-        assert hosts[0].write(lambda keyspace: keyspace.expire(b"session", later))
+        extend(hosts[0], 600_000)
         join(world, [hosts[0]], hosts[1:])
         assert await world.wait_until(lambda: is_seen(hosts, "session", b"x"), 30)
         await end(world)

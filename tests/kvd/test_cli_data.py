@@ -236,6 +236,12 @@ def test_an_export_comes_back_whole_in_another_daemon(cli: Cli, tmp_path: Path, 
             assert 900 < client.ttl("long" * 200) <= 1000
 
 
+def namespace_id(cli: Cli, title: str) -> str:
+    spaces = cli.json("namespace", "list")
+    assert isinstance(spaces, list)
+    return next(str(each["id"]) for each in spaces if each["title"] == title)
+
+
 def sequence(*items: object) -> bytes:
     return b"".join(cbor2.dumps(item) for item in items)
 
@@ -246,7 +252,7 @@ def test_metadata_that_is_no_utf8_comes_back_from_json_and_is_refused_by_cbor(
     half = r'{"a":"\ud800","é":"\ud83d\ude00"}'
     for key in (b"one", b"\xff"):
         with cli.server.client() as client:
-            namespace = next(each["id"] for each in cli.json("namespace", "list") if each["title"] == "shop")  # type: ignore[attr-defined]
+            namespace = namespace_id(cli, "shop")
             client.execute_command("KV.NS", "USE", namespace)
             client.execute_command("KV.PUT", key, "x", "META", half)
     file = tmp_path / "shop.jsonl"

@@ -290,7 +290,7 @@ def test_a_full_sync_whose_commit_failed_goes_on_where_the_store_is(kind: type) 
     assert is_equal([lab[name] for name in "abc"])
 
 
-def test_a_sync_whose_reading_fails_grants_nothing() -> None:
+def test_a_sync_whose_reading_fails_grants_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     lab = ready(Lab("a", "b", options=attrs.evolve(FAST, sync_batch_bytes=2_000, sync_credit_bytes=2_000)))
     a, b = lab["a"], lab["b"]
     lab.cut(lab.wire("a", "b"))
@@ -309,14 +309,14 @@ def test_a_sync_whose_reading_fails_grants_nothing() -> None:
             yield run._replace(changes=run.changes[:10], upto=run.changes[9].seq)
             raise Unreadable
 
-        found.runs_after = runs_after  # type: ignore[method-assign]
+        monkeypatch.setattr(found, "runs_after", runs_after)
         return found
 
-    a.replica.feed = failing_feed  # type: ignore[method-assign]
+    monkeypatch.setattr(a.replica, "feed", failing_feed)
     wire = lab.link("a", "b")
     with pytest.raises(Unreadable):
         lab.run(2.0)
-    a.replica.feed = feed  # type: ignore[method-assign]
+    monkeypatch.setattr(a.replica, "feed", feed)
     lab.run(0.2)
     assert lab_messages(wire, m.SyncBatch)
     assert not b.replica.vector().covers(a.replica.vector())

@@ -331,7 +331,8 @@ def test_a_key_that_is_not_told_to_be_in_use_is_found(rig: EngineRig) -> None:
     store.commit()
     both = rotated(KEYRING)
     store.adopt_keys(both)
-    check = store.engine.in_use[both.current]  # type: ignore[attr-defined]
+    assert isinstance(store.engine, SealedEngine)
+    check = store.engine.in_use[both.current]
     raw_put(inner_of(store), Family.META, META_KEYS, dumps([[both.current, check]]))
     engine = rig.open()
     reader = SealedEngine(engine, both, keys_in_use(engine))

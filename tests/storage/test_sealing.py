@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -119,7 +121,7 @@ def test_no_nonce_is_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_number_is_spent_even_if_the_batch_breaks() -> None:
     sealer = Sealer(b"records", ONE)
     with pytest.raises(TypeError):
-        sealer.seal_all([(PLACE, b"one"), (PLACE, "no bytes")])  # type: ignore[list-item]
+        sealer.seal_all([(PLACE, b"one"), (PLACE, cast(bytes, "no bytes"))])
     assert sealer.seal(PLACE, b"two")[21:25] == b"\x00\x00\x00\x02"
 
 
