@@ -34,8 +34,8 @@ SPIN_NANOSECONDS: Final = 100_000
 COUNT_NANOSECONDS: Final = 20_000_000
 # From one look to the next it takes a microsecond or two; so long only if somebody else has run meanwhile.
 DISPLACED_NANOSECONDS: Final = 20_000
-# The processor is then left to others for so many times what they took: a moment after an interrupt, half a
-# second after a slice of another process.
+# The processor is then left to others for so many times what they took: a moment after an interrupt, some
+# tenths of a second after a slice of another process.
 DISPLACED_FACTOR: Final = 100
 # And for so long where there are more tasks than processors.
 CROWDED_NANOSECONDS: Final = 100_000_000

@@ -40,7 +40,7 @@ from storage.members import Member, decode_member
 from storage.record import VALUE, VALUE_STAMP, Record, decode
 from storage.version import dot_bytes
 
-# What is read at a time. Clients wait meanwhile: a quarter of a millisecond, most of it for the rows.
+# What is read at a time. Clients wait meanwhile: some tenths of a millisecond, most of them for the rows.
 RUN_CHANGES_MAX: Final = 128
 RUN_BYTES_MAX: Final = 64 * 1024
 _SLICE_ROWS: Final = 128

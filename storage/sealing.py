@@ -10,7 +10,7 @@ AES-GCM must never use a nonce twice with one key, and with random nonces of 96 
 only (Source: NIST SP 800-38D §8.3), which a store writes in days. So the keys of the file encrypt nothing:
 
 * a *subkey* is derived from a key by HKDF-SHA256 (RFC 5869) with a random salt of 128 bits, drawn when the process
-  starts, when the key changes, and after 2**32 values. What it is for (`Purpose`) goes into the derivation, so that
+  starts, when the key changes, and after 2**32 values. What it is for (`purpose`) goes into the derivation, so that
   a value of one kind is no value of another;
 * the nonce is the number of the value under its subkey, 8 zero bytes before it (§8.2.1, deterministic construction).
   A number is never used again: it lives in memory, and the next process has another salt. So a store that was
