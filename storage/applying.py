@@ -481,11 +481,11 @@ class Applier:
         """Count a conflict if the winner's writer had not seen the loser."""
         if not _is_unseen(winner, loser, self._origins):
             return
-        incoming = self._txn.accept()
-        incoming.lost += 1
+        conflict = None
         if keyspace.policy.conflict_log:
             stamp = self._ledger.stamp
-            incoming.conflicts.append(Conflict(self._txn.now_ms, place, kind, stamp(winner), stamp(loser)))
+            conflict = Conflict(self._txn.now_ms, place, kind, stamp(winner), stamp(loser))
+        self._txn.accept().lost[loser[:STAMP_BYTES]] = conflict
 
     def _would_win(self, change: Change, origin: bytes, number: int) -> bool:
         """Tell whether the change is newer than what is stored and than what deletes it."""

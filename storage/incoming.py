@@ -30,7 +30,6 @@ class Incoming:
 
     __slots__ = (
         "applied",
-        "conflicts",
         "covered",
         "forks",
         "headers",
@@ -49,8 +48,8 @@ class Incoming:
         # What clients can see, as `Store.applied` tells it; a tuple stands for several keys.
         self.applied: list[tuple[Keyspace, bytes | tuple[bytes, ...] | None, Kind]] = []
         self.headers: dict[bytes, None] = {}  # row keys that may want their value back
-        self.lost = 0  # writes that lost without having been seen
-        self.conflicts: list[Conflict] = []  # those of them that are to be remembered
+        # Writes that lost without having been seen, by register; None: the conflict is not to be told of.
+        self.lost: dict[bytes, Conflict | None] = {}
         self.forks = 0
         self.undecodable = 0
 

@@ -7,7 +7,6 @@ still found.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
@@ -30,7 +29,6 @@ from storage.errors import RecordError, StorageError
 from storage.expiry import is_bodyless
 from storage.feed import SnapshotFeed, find_body
 from storage.fresh import Fresh
-from storage.incoming import Incoming
 from storage.keyspace import Keyspace
 from storage.layout import (
     BODYLESS_PREFIX,
@@ -56,7 +54,6 @@ from storage.record import (
 from storage.store import Store
 from storage.version import NO_PREV, ORIGIN_BYTES, PREV_BYTES, STAMP_BYTES, dot_bytes, is_newer, pack_register
 
-_CONFLICTS_MAX: Final = 1024
 _BODYLESS_MAX: Final = 256
 _SCAN_ROWS: Final = 1024
 
@@ -76,10 +73,9 @@ class StoreReplica:
         self._origins = store.state.origins
         self._applier = store.applier
         self._sweeper = store.sweeper
-        self._conflicts: deque[Conflict] = deque(maxlen=_CONFLICTS_MAX)
         self._on_conflict: list[Callable[[Conflict], None]] = []
         self._fresh = store.fresh = Fresh(self._ledger)
-        store.on_incoming = self._committed
+        store.on_conflicts = self._tell_conflicts
         try:
             store.sync()
         except StorageError as error:
@@ -367,7 +363,7 @@ class StoreReplica:
     # What people ask about.
 
     def conflicts(self, count: int) -> list[Conflict]:
-        return list(islice(reversed(self._conflicts), max(count, 0)))
+        return self._store.losses.last(count)
 
     def on_conflict(self, callback: Callable[[Conflict], None]) -> None:
         self._on_conflict.append(callback)
@@ -377,9 +373,8 @@ class StoreReplica:
 
     # Below: not for others.
 
-    def _committed(self, incoming: Incoming) -> None:
-        for conflict in incoming.conflicts:
-            self._conflicts.append(conflict)
+    def _tell_conflicts(self, conflicts: list[Conflict]) -> None:
+        for conflict in conflicts:
             for callback in self._on_conflict:
                 callback(conflict)
 

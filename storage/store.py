@@ -29,7 +29,7 @@ import attrs
 from storage.applying import Applier
 from storage.cache import Cache
 from storage.changelog import encode_chunk
-from storage.changes import Kind, VersionVector
+from storage.changes import Conflict, Kind, VersionVector
 from storage.compaction import Compaction
 from storage.engine import Batch, Engine, Family
 from storage.engine_rocksdb import RocksEngine
@@ -44,6 +44,7 @@ from storage.keyring import Keyring
 from storage.keyspace import Keyspace
 from storage.layout import COUNT_PREFIX, FLOOR_PREFIX, LOCAL_PREFIX, META_NODE, NAMESPACE_BYTES, change_key
 from storage.ledger import Ledger
+from storage.losses import Losses
 from storage.members import Members
 from storage.opening import NODE_BYTES, prepare, read_bodyless, read_count, read_floor, read_found
 from storage.policy import Policy
@@ -93,9 +94,7 @@ class Store:
         self.writable: StorageError | None = None
         self.on_expired: ExpiredCallback | None = None
         self.on_event: EventCallback | None = None
-        self.on_incoming: Callable[[Incoming], None] | None = (
-            None  # after commits of what came from other nodes
-        )
+        self.on_conflicts: Callable[[list[Conflict]], None] | None = None  # after their commit
         self.fresh: Fresh | None = None  # collects what is committed, if replication is attached
         self._applied: list[tuple[Keyspace, bytes | tuple[bytes, ...] | None, Kind]] = []
         self._shown: list[tuple[Keyspace, bytes | None, Kind]] = []  # what `applied` has made of it
@@ -105,7 +104,8 @@ class Store:
         self._atomic = Atomic(self._txn)
         self._poisoned: str | None = None
         self.commits = 0
-        self._forks = self._lost = self._undecodable = 0
+        self._forks = self._undecodable = 0
+        self.losses = Losses()
         found = read_found(engine)
         self.node_id = found.node_id
         self._cache = Cache(options.cache_bytes)
@@ -453,7 +453,7 @@ class Store:
     def replication_stats(self) -> dict[str, int]:
         """Return what `changes.Replica.stats` tells."""
         return {
-            "conflicts": self._lost,
+            "conflicts": self.losses.total,
             "forks": self._forks,
             "undecodable": self._undecodable,
             "bodyless": len(self.sweeper.wanted),
@@ -528,10 +528,10 @@ class Store:
         """Take note that what came from other nodes was committed."""
         self._applied = incoming.applied
         self._forks += incoming.forks
-        self._lost += incoming.lost
         self._undecodable += incoming.undecodable
-        if self.on_incoming is not None:
-            self.on_incoming(incoming)
+        conflicts = self.losses.note(incoming.lost) if incoming.lost else []
+        if self.on_conflicts is not None and conflicts:
+            self.on_conflicts(conflicts)
 
     def _revert(self) -> None:
         """Make memory what it was before the tick. Only the clock and the origin go on."""

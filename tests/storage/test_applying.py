@@ -329,6 +329,19 @@ def test_conflicts_are_remembered_up_to_a_bound(nodes: Nodes, monkeypatch: pytes
     assert node.replica.conflicts(0) == []
 
 
+def test_a_loser_that_several_syncs_bring_counts_once(nodes: Nodes) -> None:
+    node = nodes()
+    told: list[Conflict] = []
+    node.replica.on_conflict(told.append)
+    other = bytes([9] * 16)
+    node.receive([run_of(dot(1, content=b"winner", hlc=hlc_at(NOW_MS) + 9))])
+    for _ in range(2):  # covered only when the session ends
+        node.replica.merge(run_of(dot(5, content=b"loser", hlc=hlc_at(NOW_MS) + 1), origin=other))
+        node.commit()
+    assert node.value(b"k") == b"winner"
+    assert node.replica.stats()["conflicts"] == len(node.replica.conflicts(10)) == len(told) == 1
+
+
 def test_a_namespace_may_not_want_its_conflicts_remembered(nodes: Nodes) -> None:
     node = nodes()
     made = node.store.keyspaces.create("blue", Policy(conflict_log=False))
