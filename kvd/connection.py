@@ -36,6 +36,9 @@ CROWDED_PAUSE_BYTES: Final = 64 << 10
 STALLED_SECONDS: Final = 60.0
 # So much of a suspended client's further input is taken in.
 SUSPENDED_HELD_BYTES: Final = 64 << 10
+# What is read at once from a client that sends little: up to this size Python has memory ready for the bytes. To
+# make room for 64 KiB and give it back costs 0.4 us, a fifteenth of a GET.
+SMALL_RECEIVE_BYTES: Final = 479
 # What is handed to the kernel at once; more than any socket buffer takes.
 _SEND_BYTES: Final = 1 << 20
 # The same for a stream, which tells of progress only when it has sent all of it.
@@ -188,14 +191,15 @@ class Connection:
 class SocketConnection(Connection):
     """A plain TCP or unix socket, registered in the hub's selector."""
 
-    __slots__ = ("_mask", "_send", "recv", "socket")
+    __slots__ = ("_mask", "receive_bytes", "recv", "send", "socket")
 
     def __init__(self, hub: Hub, session: Driven, sock: socket.socket) -> None:
         super().__init__(hub, session)
         self.socket = sock
         self.fd = sock.fileno()
         self.recv = sock.recv
-        self._send = sock.send
+        self.receive_bytes = SMALL_RECEIVE_BYTES
+        self.send = sock.send
         self._mask = READ
 
     def flush(self) -> None:
@@ -207,7 +211,7 @@ class SocketConnection(Connection):
                 self._queue(memoryview(data))
         elif data:
             try:
-                sent = self._send(data)
+                sent = self.send(data)
             except BlockingIOError:
                 sent = 0
             except OSError:
@@ -217,12 +221,17 @@ class SocketConnection(Connection):
                 self._queue(memoryview(data)[sent:])
         self._after_output()
 
+    def send_later(self, data: bytes) -> None:
+        """Send what the kernel has not taken at once, in its turn."""
+        self._queue(memoryview(data))
+        self.mark()
+
     def send_more(self) -> None:
         """Send unsent output as far as the kernel takes it."""
         try:
             while self.unsent:
                 chunk = self.unsent[0][:_SEND_BYTES]
-                sent = self._send(chunk)
+                sent = self.send(chunk)
                 self._taken(sent)
                 if sent < len(chunk):
                     break

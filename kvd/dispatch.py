@@ -102,7 +102,7 @@ def call(session: Session, spec: CommandSpec, request: Request) -> Reply:
             reply = ErrorReply(wrong_arity(spec))
     except Exception as error:  # noqa: BLE001 -- `failure` tells refusals from bugs
         reply = failure(session, spec, error)
-    _settle(session, spec, 1, time.perf_counter_ns() - started, request)
+    _settle(session, spec, time.perf_counter_ns() - started, request)
     if tracking is not None:
         server.tracking.executed(session, tracking, spec, request, changes_before)
     if server.monitors and Flag.SKIP_MONITOR not in spec.flags:
@@ -113,13 +113,10 @@ def call(session: Session, spec: CommandSpec, request: Request) -> Reply:
 def account(session: Session, spec: CommandSpec, calls: int, started: int, last: Request) -> None:
     """Book a run of plain calls that began at `started` (perf_counter_ns) and ended with `last`."""
     # Hot: once for every client and tick.
-    elapsed = average = time.perf_counter_ns() - started
+    average = time.perf_counter_ns() - started
     if calls > 1:
         average //= calls
-    stats = spec.stats
-    stats.calls += calls
-    stats.nanoseconds += elapsed
-    stats.histogram[average.bit_length()] += calls
+    spec.stats.add(calls, average)
     server = session.server
     if average >= server.slowlog.threshold_ns:
         # Which of several was slow is not known: the entry says so instead of naming one.
@@ -129,11 +126,8 @@ def account(session: Session, spec: CommandSpec, calls: int, started: int, last:
         server.latency.record("fast-command", average)
 
 
-def _settle(session: Session, spec: CommandSpec, calls: int, elapsed: int, request: Request) -> None:
-    stats = spec.stats
-    stats.calls += calls
-    stats.nanoseconds += elapsed
-    stats.histogram[elapsed.bit_length()] += calls
+def _settle(session: Session, spec: CommandSpec, elapsed: int, request: Request) -> None:
+    spec.stats.add(1, elapsed)
     session.spend(elapsed)
     server = session.server
     if elapsed >= server.slowlog.threshold_ns and Flag.SKIP_SLOWLOG not in spec.flags:

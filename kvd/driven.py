@@ -49,6 +49,12 @@ class Driven(Protocol):
     def subscription_count(self) -> int:
         """What it listens to: such a client may be silent, and has the output limits of subscribers."""
 
+    def answer(self, data: bytes) -> bytes | None:
+        """Return the answer to a request that needs no tick: it reads what is committed and at hand.
+
+        None if it is any other, or not alone: `receive` has to be given it.
+        """
+
     def receive(self, data: bytes) -> None:
         """Take bytes from the client and run what is complete. Never raises for what the client sent."""
 

@@ -4,7 +4,7 @@ When it wakes it handles every ready socket in one synchronous pass, a *tick*:
 
     receive -> sessions run their commands -> one storage commit -> events -> send
 
-then lets every other Trio task have its turn. No reply leaves before the commit it depends on; a
+(a request that needs no commit is answered at once, `Driven.answer`) then lets every other Trio task have its turn. No reply leaves before the commit it depends on; a
 commit that fails takes its tick's replies with it (`Session.refuse_uncommitted`). TLS connections
 have tasks of their own and put what they received into the same tick.
 
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import structlog
 import trio
 
-from kvd.connection import Connection, SocketConnection, StreamConnection
+from kvd.connection import SMALL_RECEIVE_BYTES, Connection, SocketConnection, StreamConnection
 from kvd.dispatch import storage_refusal
 from kvd.lingering import Lingering
 from kvd.poller import READ, WRITE, Poller
@@ -217,8 +217,7 @@ class Hub:
         """Read every ready socket and run its session, for about `TICK_NANOSECONDS`."""
         events = self._leftover or self.poller.poll()
         sockets = self.sockets
-        marked = self._marked
-        received = 0
+        received = answered = 0
         deadline = time.perf_counter_ns() + TICK_NANOSECONDS
         done = 0
         for fd, mask in events:
@@ -229,12 +228,12 @@ class Hub:
             if connection is None:
                 self._other_ready(fd)
                 continue
-            if mask & WRITE:
+            if mask != READ and mask & WRITE:
                 connection.send_more()
                 if mask == WRITE or connection.closed:
                     continue
             try:
-                data = connection.recv(RECEIVE_BYTES)
+                data = connection.recv(connection.receive_bytes)
             except BlockingIOError:
                 continue
             except OSError:
@@ -243,18 +242,36 @@ class Hub:
                 connection.close("client closed")
                 continue
             received += len(data)
-            if not connection.marked:
-                connection.marked = True
-                marked.append(connection)
             session = connection.session
             session.active_at_ms = now_ms
             try:
-                session.receive(data)
+                answer = session.answer(data)
+                if answer is None:
+                    self._receive(connection, data)
+                    continue
             except Exception as error:  # noqa: BLE001 -- a bug ends its session, not the daemon
                 self._end_broken(connection, error)
+                continue
+            answered += len(answer)
+            try:
+                sent = 0 if connection.unsent else connection.send(answer)
+            except OSError:
+                sent = 0  # if the client is gone, the next attempt tells
+            if sent != len(answer):
+                connection.send_later(answer[sent:])
         self.server.stats.input_bytes += received
+        self.server.stats.output_bytes += answered
         # What the deadline left over comes first in the next tick, so that nobody starves.
         self._leftover = events[done:]
+
+    def _receive(self, connection: SocketConnection, data: bytes) -> None:
+        """Have a session run what may need the tick's commit, and flush it at the end."""
+        if not connection.marked:
+            connection.marked = True
+            self._marked.append(connection)
+        is_small = len(data) < SMALL_RECEIVE_BYTES
+        connection.receive_bytes = SMALL_RECEIVE_BYTES if is_small else RECEIVE_BYTES
+        connection.session.receive(data)
 
     def _other_ready(self, fd: int) -> None:
         listener = self.listeners.get(fd)

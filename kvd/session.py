@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 
 from kvd import dispatch
-from kvd.commands.spec import CommandSpec, Request
-from protocol.encode import encode_bulk, encoder
+from kvd.commands.spec import UNTIMED_MAX, CommandSpec, Request
+from protocol.encode import BULK_HEADERS, encode_bulk, encoder
+from protocol.lines import GETS
 from protocol.replies import NO_REPLY, OK, ErrorReply, Push, Reply
 from protocol.requests import RequestReader
 
@@ -106,6 +107,7 @@ class Session:
         "_reader",
         "_run_nanoseconds",
         "active_at_ms",
+        "at_rest",
         "backlog",
         "channels",
         "close_reason",
@@ -182,6 +184,7 @@ class Session:
         self.resumed = False  # a suspension has ended, and `run_backlog` was not called since
         self.on_unblock: Any = None  # how CLIENT UNBLOCK ends the suspension, if it may
         self.throttled = False
+        self.at_rest = True  # nothing is suspended, held back or half there: the next byte begins a request
         self.closing = False  # close once `out` is sent; nothing more is run
         self.close_reason: str | None = None
         self.transport: Transport | None = None  # a test drives a session without one
@@ -240,6 +243,29 @@ class Session:
 
     # --- input
 
+    def answer(self, data: bytes) -> bytes | None:
+        """Return the answer to one GET of a short value that is at hand, if nothing else is going on here.
+
+        See `Driven.answer`. It is what `receive` would answer: whatever is special about the session or the server
+        closes `plain` to both.
+        """
+        # Hot: one flat function. It is what most clients ask most of the time, for half of what `receive` takes.
+        found = GETS.get(len(data))
+        if found is None or not data.startswith(found[0]) or not data.endswith(b"\r\n"):
+            return None
+        entry = self.plain.get(b"GET")
+        if entry is None or self.out or not self.at_rest:
+            return None
+        value = self.keyspace.hot_value(data[found[1] : -2])
+        if value is None or len(value) >= len(BULK_HEADERS):
+            return None
+        stats = entry[3].stats
+        if stats.untimed >= UNTIMED_MAX:
+            return None  # this one is timed
+        stats.untimed += 1
+        self.last_command = "GET"
+        return BULK_HEADERS[len(value)] + value + b"\r\n"
+
     def receive(self, data: bytes) -> None:
         """Take bytes from the client and run what is complete. Never raises for what the client sent."""
         if self.closing:
@@ -254,6 +280,7 @@ class Session:
                 self.charge_input()
         else:
             self._hold(requests, len(data))
+        self.at_rest = reader.is_empty and not (self.suspended or self.backlog or self.closing)
 
     def _hold(self, requests: list[Request], size: int) -> None:
         """Keep requests behind those that wait already; look after input that is not complete."""
@@ -398,6 +425,7 @@ class Session:
         `on_unblock(error: bool)` is called by CLIENT UNBLOCK; without it the client cannot be unblocked.
         """
         self.suspended = True
+        self.at_rest = False
         self.held_bytes = 0
         self.on_unblock = on_unblock
 
@@ -468,6 +496,7 @@ class Session:
     def close_after_reply(self, reason: str | None = None) -> None:
         """Run nothing more, and close the connection once what is queued has been sent."""
         self.closing = True
+        self.at_rest = False
         self.close_reason = self.close_reason or reason
         self.backlog.clear()
         self.on_output(self)

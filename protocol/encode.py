@@ -40,7 +40,8 @@ _Scalars: TypeAlias = dict[type, Callable[[Any], bytes]]
 _Open: TypeAlias = Callable[[Any], tuple[bytes, Iterable[Any]]]
 
 _SMALL: Final = 1024
-_BULK_HEADERS: Final = tuple(b"$%d\r\n" % size for size in range(_SMALL))
+# What stands before a short bulk string, by its length.
+BULK_HEADERS: Final = tuple(b"$%d\r\n" % size for size in range(_SMALL))
 _INTEGERS: Final = tuple(b":%d\r\n" % number for number in range(_SMALL))
 
 
@@ -75,7 +76,7 @@ def _encode_other(reply: Reply, scalars: _Scalars, aggregates: dict[type, _Open]
             kind = type(item)
             if kind is bytes:  # most items are: no call and no copy for each
                 size = len(item)
-                parts += (_BULK_HEADERS[size] if size < _SMALL else b"$%d\r\n" % size, item, b"\r\n")
+                parts += (BULK_HEADERS[size] if size < _SMALL else b"$%d\r\n" % size, item, b"\r\n")
                 continue
             scalar = scalars.get(kind)
             if scalar is None:
@@ -112,7 +113,7 @@ def encode_bulk(value: bytes) -> bytes:
     # Hot: once for nearly every read. Formatting a short one would take three times as long.
     size = len(value)
     if size < _SMALL:
-        return _BULK_HEADERS[size] + value + b"\r\n"
+        return BULK_HEADERS[size] + value + b"\r\n"
     return b"$%d\r\n%b\r\n" % (size, value)
 
 

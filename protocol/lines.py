@@ -12,6 +12,7 @@ The limits on requests do not come up here: see `ARGUMENTS_MAX`, and `protocol.r
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from protocol.multibulk import Request
@@ -31,7 +32,23 @@ class _SizeLines(dict[int, bytes]):
 
 
 _SIZE_LINES: Final = _SizeLines((size, b"$%d" % size) for size in range(1024))
+# Longer keys are left to `read_one`: rare, and the table is to stay small.
+_GET_KEY_BYTES_MAX: Final = 128
 _LINE_COUNTS: Final = {b"*%d" % count: 1 + 2 * count for count in range(1, ARGUMENTS_MAX + 1)}
+
+
+def _gets() -> Iterator[tuple[int, tuple[bytes, bytes], int]]:
+    """Yield the entries of `GETS`."""
+    for key_bytes in range(_GET_KEY_BYTES_MAX + 1):
+        heads = (b"*2\r\n$3\r\nGET\r\n$%d\r\n" % key_bytes, b"*2\r\n$3\r\nget\r\n$%d\r\n" % key_bytes)
+        start = len(heads[0])
+        yield start + key_bytes + 2, heads, start
+
+
+# What a request is compared with to see whether it is one GET of a key that is not long, in a spelling that clients
+# use: by its size, which tells that of the key, all that may stand before the key, and where the key begins. The last
+# two bytes have to be a line break.
+GETS: Final = {size: (heads, start) for size, heads, start in _gets()}
 
 
 def read_one(data: bytes) -> Request | None:

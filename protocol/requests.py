@@ -47,11 +47,11 @@ class RequestReader:
     and call ``feed(b"")``, which reads it or sets `error`.
     """
 
-    __slots__ = ("_empty", "_exact", "error", "held")
+    __slots__ = ("_exact", "error", "held", "is_empty")
 
     def __init__(self, limits: Limits | None = None, *, authenticated: bool = True) -> None:
         self._exact = MultibulkReader(limits or Limits(), authenticated=authenticated)
-        self._empty = True  # nothing is pending, held or wrong: the next byte starts a request
+        self.is_empty = True  # nothing is pending, held or wrong: the next byte starts a request
         self.error: ProtocolError | None = None
         self.held = False
 
@@ -80,7 +80,7 @@ class RequestReader:
         After a protocol error those before it are returned, `error` is set, and later calls return
         nothing.
         """
-        if not self._empty:
+        if not self.is_empty:
             return self._feed_more(data)
         if len(data) <= _ONE_BYTES_MAX:
             request = read_one(data)
@@ -109,13 +109,13 @@ class RequestReader:
                 # The usual pipeline, without the loop of `_read_pieces`: 10% of the time at P=16.
                 batch = _pipelines.read(data)
                 if batch is not None:
-                    self._empty = True
+                    self.is_empty = True
                     return batch
                 requests, taken = read_lines(data)
             else:
                 taken = _read_pieces(data, requests)
         if taken == size:
-            self._empty = True
+            self.is_empty = True
             return requests
         self._exact.feed(data[taken:])
         return self._drain(requests)
@@ -138,7 +138,7 @@ class RequestReader:
             self.error = error
         if self.error is not None:  # the frames that it came through know this reader
             self.error.__traceback__ = self.error.__context__ = self.error.__cause__ = None
-        self._empty = not self._exact.pending_bytes and self.error is None
+        self.is_empty = not self._exact.pending_bytes and self.error is None
         return requests
 
 

@@ -122,6 +122,23 @@ class Keyspace:
             return record
         return None
 
+    def hot_value(self, key: bytes) -> bytes | None:
+        """Return the value of a live record that is at hand: cached, and no commit is due. Counted as a hit.
+
+        None says nothing about the key: `get` has to be asked. What is returned can be told at once: no commit that
+        may still fail stands between.
+        """
+        # Hot.
+        try:
+            record = self._hot.young[key]
+        except KeyError:
+            return None
+        value = record[0]
+        if record[1] > self._txn.now_ms and value.__class__ is bytes and not self._txn.rows:
+            self.hits += 1
+            return value
+        return None
+
     def version(self, key: bytes) -> bytes | None:
         """Return a token that changes whenever a register of `key` does, or with its expiry; None if it has none.
 

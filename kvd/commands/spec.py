@@ -155,21 +155,42 @@ class Arg:
     deprecated_since: str | None = None
 
 
-class CommandStats:
-    """What happened to one command since the start or CONFIG RESETSTAT. Times in nanoseconds."""
+UNTIMED_MAX: Final = 63
 
-    __slots__ = ("calls", "failed", "histogram", "nanoseconds", "rejected")
+
+class CommandStats:
+    """What happened to one command since the start or CONFIG RESETSTAT. Times in nanoseconds.
+
+    Calls that are answered at once (`Session.answer`) are counted and not timed, but for one of `UNTIMED_MAX` + 1, which
+    stands for the others: two clock readings would be a tenth of what such a call costs.
+    """
+
+    __slots__ = ("failed", "histogram", "nanoseconds", "rejected", "timed", "untimed")
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        self.calls = 0
+        self.timed = 0
+        self.untimed = 0  # calls for which a timed one is still to stand
         self.nanoseconds = 0
         self.rejected = 0
         self.failed = 0
         # Bucket i counts the calls that took less than 2**i nanoseconds (LATENCY HISTOGRAM).
         self.histogram = [0] * 48
+
+    @property
+    def calls(self) -> int:
+        return self.timed + self.untimed
+
+    def add(self, calls: int, average: int) -> None:
+        """Count calls that took `average` nanoseconds each."""
+        if self.untimed >= UNTIMED_MAX:
+            calls += self.untimed
+            self.untimed = 0
+        self.timed += calls
+        self.nanoseconds += calls * average
+        self.histogram[average.bit_length()] += calls
 
 
 @attrs.define(eq=False)

@@ -106,17 +106,29 @@ class HttpSession:
 
     # --- input
 
+    def answer(self, data: bytes) -> bytes | None:
+        """Return the answer to a read that came a moment ago in the same words. See `Driven.answer`."""
+        if self.out or self.closing or self.server.store.dirty:
+            return None
+        return self._known_answer(data)
+
+    def _known_answer(self, data: bytes) -> bytes | None:
+        if not self._may_know:
+            return None
+        encoded = self.front.hot.answer(self, data)
+        if encoded is not None:
+            self.front.traffic.known += 1
+        return encoded
+
     def receive(self, data: bytes) -> None:
         """Take bytes from the client and run what is complete. Never raises for what the client sent."""
         if self.closing:
             return
-        if self._may_know:
-            encoded = self.front.hot.answer(self, data)
-            if encoded is not None:
-                self._standing.append(len(self.out))
-                self.out.append(encoded)
-                self.front.traffic.known += 1
-                return
+        known = self._known_answer(data)
+        if known is not None:
+            self._standing.append(len(self.out))
+            self.out.append(known)
+            return
         reader = self._reader
         reader.feed(data)
         if self.suspended:

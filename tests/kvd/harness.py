@@ -54,13 +54,21 @@ def encode(*arguments: object) -> bytes:
     return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
 
 
-def tick(server: InProcessServer, *inputs: tuple[Session, bytes]) -> None:
-    """Feed sessions, commit, and let events and invalidations go, in the hub's order."""
+def tick(server: InProcessServer, *inputs: tuple[Session, bytes]) -> bytes:
+    """Feed sessions, commit, and let events and invalidations go, in the hub's order.
+
+    Return what was answered at once.
+    """
+    at_once = b""
     store = server.store
     store.begin(server.clock.now_ms)
     for session, data in inputs:
         session.active_at_ms = store.now_ms
-        session.receive(data)
+        answer = session.answer(data)
+        if answer is None:
+            session.receive(data)
+        else:
+            at_once += answer
     changes = store.changes if server.tracking.active else []
     try:
         if store.dirty:
@@ -70,10 +78,11 @@ def tick(server: InProcessServer, *inputs: tuple[Session, bytes]) -> None:
         server.tracking.discard()
         for session, _ in inputs:
             session.refuse_uncommitted(storage_refusal(failure))
-        return
+        return at_once
     if changes:
         server.tracking.invalidate(changes)
     server.notifications.deliver()
+    return at_once
 
 
 class _UntimedSession(Session):
@@ -95,8 +104,8 @@ class Client:
 
     def raw(self, *requests: bytes) -> bytes:
         """Run encoded requests in one tick and return the bytes that came back, pushes included."""
-        tick(self.server, (self.session, b"".join(requests)))
-        return self.session.take_output()
+        at_once = tick(self.server, (self.session, b"".join(requests)))
+        return at_once + self.session.take_output()
 
     def send(self, *arguments: object) -> Any:
         """Run one request and return its reply (or the first push before it)."""

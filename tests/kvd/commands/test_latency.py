@@ -103,7 +103,7 @@ def test_the_doctor_says_what_it_knows(server: InProcessServer, client: Client) 
 
 def test_a_histogram_counts_calls_up_to_each_time(server: InProcessServer, client: Client) -> None:
     stats = server.table.specs[b"ECHO"].stats
-    stats.calls = 10
+    stats.timed = 10
     stats.histogram[5] = 1  # 32 ns
     stats.histogram[10] = 2  # 1 us
     stats.histogram[14] = 3  # 16 us

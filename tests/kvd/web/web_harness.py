@@ -125,12 +125,15 @@ class Web:
 
     def _tick(self, session: HttpSession, data: bytes | None) -> bytes:
         server = self.server
+        at_once = None
         server.store.begin(server.clock.now_ms)
         if data is None:
             session.run_backlog()
         else:
             session.active_at_ms = server.clock.now_ms
-            session.receive(data)
+            at_once = session.answer(data)
+            if at_once is None:
+                session.receive(data)
         feeds = self.front.feeds
         changes = server.store.changes if feeds.active else []
         if server.store.dirty:
@@ -138,7 +141,7 @@ class Web:
         if feeds.active:
             feeds.committed(changes, server.store.applied)
         server.notifications.deliver()
-        return session.take_output()
+        return (at_once or b"") + session.take_output()
 
     def send(
         self,
