@@ -16,8 +16,10 @@ Failed dials are repeated after a time drawn from 0 .. min(`redial_max`, `redial
 that an outage does not end in a storm. Unreachable members are dialled on and on: that is how a partition heals. In a
 partial view each node does it for one of them at a time, the more rarely the more nodes do it.
 
-The addresses to join are dialled while there is no link, and now and then if they do not belong to a
-member that is known to be alive: two halves that never met must find each other.
+The addresses to join are dialled while there is no link. With links, one that no member is known at is dialled on
+and on like an unreachable member: who was removed may have been replaced there by a node that has only this node to
+be found by. Any other is dialled now and then if its member is not known to be alive: two halves that never met must
+find each other. A partial view does both only now and then, for there are many to do it.
 
 Addresses that peers tell are hints. They are dialled only inside the allowed networks, if such are given,
 and always with this cluster's credentials (`handshake`).
@@ -180,6 +182,9 @@ class Topology:
             redial.attempts += 1
         # Both sides have lost it, and one of them is enough.
         redial.next_at = max(redial.next_at, now + self._jitter(redial) + self._yield_to(link.node))
+        for join in self._joins.values():
+            if join.node == link.node:
+                join.redial.next_at = max(join.redial.next_at, redial.next_at)
         if not self._core.links:
             for join in self._joins.values():
                 join.redial.next_at = min(join.redial.next_at, now + self._jitter(join.redial))
@@ -381,7 +386,7 @@ class Topology:
             redial = join.redial
             if address in self._own_addresses or now < redial.next_at or now < redial.until:
                 continue
-            if self._core.links:
+            if self._core.links and not self._is_vacant(address, join):
                 if now < join.checked_at + JOIN_INTERVAL:
                     continue
                 join.checked_at = now + JOIN_INTERVAL * self._core.rng.random()
@@ -390,14 +395,31 @@ class Topology:
             redial.until = now + DIAL_TIMEOUT
             self._core.dial(address, None)
 
+    def _is_vacant(self, address: str, join: _Join) -> bool:
+        """Tell whether nobody is known at an address that this node alone may have to try.
+
+        Who leaves is there as long as it is linked: it hands over, and a new dial would only be refused.
+        """
+        links = self._core.links
+        if self.is_partial or self._led_to_member(join):
+            return False
+        return join.node not in links and not any(
+            address in record.addresses and (record.state <= State.UNREACHABLE or record.node in links)
+            for record in self._membership.records()
+        )
+
     def _is_known(self, address: str, join: _Join, now: float) -> bool:
         """Tell whether an address leads to a member that is alive as far as this node knows."""
-        if join.node is not None and now - join.led_at < JOIN_MEMORY:
+        if join.node is not None and self._led_to_member(join) and now - join.led_at < JOIN_MEMORY:
             return self._membership.is_reachable(join.node)
         return any(
             address in record.addresses and record.state <= State.SUSPECT
             for record in self._membership.records()
         )
+
+    def _led_to_member(self, join: _Join) -> bool:
+        """Tell whether an address led to somebody who is not gone since."""
+        return join.node is not None and not self._roster.is_gone(join.node)
 
     def _note_dialled(self, link: Link) -> None:
         """Take note that a dial has ended well; if it was to an address to join, whom that leads to."""
@@ -500,7 +522,10 @@ class Topology:
             redial = self._redial(node)
             rest = redial.rests_until if node not in self._requested else -math.inf
             times.append(max(redial.next_at, redial.until, rest))
-        if not self._core.links:
-            times += [max(join.redial.next_at, join.redial.until) for join in self._joins.values()]
+        times += [
+            max(join.redial.next_at, join.redial.until)
+            for address, join in self._joins.items()
+            if not self._core.links or self._is_vacant(address, join)
+        ]
         # What is overdue waits for a dial under way to end, or for the next poll.
         return min(at for at in times if at > now)

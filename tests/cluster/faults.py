@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
+import attrs
+
 from replication.node import StoreFailed
 from tests.cluster.checkers import check_survived, cut_power, kill
 from tests.cluster.disk import Disk
@@ -16,8 +18,21 @@ def start(world: World, host: Host) -> None:
     if host.is_up or host.name in world.gone:
         return
     world.network.recover(host.name)
+    advise(world, host)
     if host.start():
         check_survived(world, host)
+
+
+def advise(world: World, host: Host) -> None:
+    """Give a host addresses to join by, as an operator does, if nobody lives at those that it has.
+
+    Unless one of the living has its address: then they find it.
+    """
+    living = [other for other in world.hosts.values() if other is not host and other.name not in world.gone]
+    addresses = [other.address for other in living]
+    is_lost = bool(host.options.join) and not any(address in addresses for address in host.options.join)
+    if is_lost and not any(host.address in other.options.join for other in living):
+        host.options = attrs.evolve(host.options, join=tuple(addresses))
 
 
 # --- the network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from ipaddress import ip_network
 from typing import Any
 
@@ -46,6 +47,15 @@ def run(node: MeshNode, seconds: float) -> None:
 def fail(node: MeshNode, address: str, number: int | None) -> None:
     peer = None if number is None else node_id(number)
     node.topology.on_dial_failed(address, peer, node.mesh.now)
+
+
+def run_failing(node: MeshNode, seconds: float, address: str) -> None:
+    """Run while nobody answers at an address to join."""
+    for _ in range(int(seconds * 2)):
+        before = len(node.dials)
+        run(node, 0.5)
+        if address in dialled(node)[before:]:
+            fail(node, address, None)
 
 
 def dialled(node: MeshNode) -> list[str]:
@@ -188,10 +198,57 @@ def test_addresses_to_join_are_dialled_until_there_is_a_link() -> None:
 def test_with_links_an_address_to_join_is_only_dialled_if_it_may_lead_to_strangers() -> None:
     node = lone(join=(address_of(2), "10.9.0.1:6380"))
     tell(node, record_of(2, dialable=False))  # known, though not to be dialled as a member
-    run(node, 600)
-    found = dialled(node)
-    assert set(found) == {"10.9.0.1:6380"}
-    assert len(found) <= 600 / JOIN_INTERVAL
+    run_failing(node, 600, "10.9.0.1:6380")
+    assert set(dialled(node)) == {"10.9.0.1:6380"}
+    assert 20 <= len(node.dials) <= 100  # every 15 s on the mean, and some at the beginning
+
+
+@pytest.mark.parametrize("alias", [False, True])
+def test_where_a_member_was_removed_its_successor_is_looked_for(alias: bool) -> None:
+    address = "alias.example:1" if alias else address_of(2)
+    node = lone(join=(address,))
+    run(node, 1)
+    link = link_to(node, 2)
+    link_to(node, 3)
+    node.roster.admit(node_id(2), 0.0)
+    run(node, 200)
+    unlink(node, link)
+    node.roster.remove(node_id(2))
+    node.membership.tick(node.mesh.now)
+    node.dials.clear()
+    began = node.mesh.now
+    run_failing(node, 120, address)
+    times = [time - began for time, found in node.dials if found == address]
+    assert times[0] < 2
+    assert max(later - time for time, later in itertools.pairwise([*times, 120.0])) <= 31
+    link_to(node, 4, addresses=(address,))
+    run(node, 60)
+    assert node.mesh.now - node.dials[-1][0] >= 60
+
+
+def test_who_leaves_is_not_dialled_as_long_as_it_is_linked() -> None:
+    node = lone(join=(address_of(2),))
+    run(node, 1)
+    link = link_to(node, 2)
+    link_to(node, 3)
+    node.roster.admit(node_id(2), 0.0)
+    node.roster._depart(node_id(2), "left")
+    node.membership.tick(node.mesh.now)
+    node.dials.clear()
+    run(node, 30)
+    assert node.dials == []
+    unlink(node, link)
+    run(node, 3)
+    assert dialled(node) == [address_of(2)]
+
+
+def test_a_partial_view_looks_for_strangers_only_now_and_then() -> None:
+    node = lone(join=("10.9.0.1:6380",))
+    tell(node, *[record_of(number) for number in range(100, 200)])
+    for number in range(100, 108):
+        link_to(node, number)
+    run_failing(node, 600, "10.9.0.1:6380")
+    assert 5 <= dialled(node).count("10.9.0.1:6380") <= 600 / JOIN_INTERVAL + 1
 
 
 def test_an_alias_that_led_to_a_living_member_is_not_dialled_again_soon() -> None:
