@@ -166,10 +166,10 @@ class PeerNode:
         self._in_tick(self.replicator.roster.leave)
         self._in_tick(lambda: self.replicator.rejoin.enter(Standing.LEAVING))
         with trio.move_on_after(_LEAVE_SECONDS):
-            while not self.replicator.covering(self.host.replica.durable()):
+            while not self.replicator.covering(self.host.replica.vector()):
                 self._claim_soon()
                 await trio.sleep(self._options.vector_interval)
-        covered = bool(self.replicator.covering(self.host.replica.durable()))
+        covered = bool(self.replicator.covering(self.host.replica.vector()))
         for link in list(self.replicator.core.links.values()):
             link.send(m.Bye("leaving"))
             link.close("leaving")

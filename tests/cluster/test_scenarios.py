@@ -257,6 +257,48 @@ def test_f10_data_directory_deleted(seeds: Sequence[int]) -> None:
     play("F10", story, seeds)
 
 
+@seeds()
+def test_f10_a_seed_is_replaced_when_the_other_seed_has_left(seeds: Sequence[int]) -> None:
+    """Nobody lives at the only address that the new node could dial; the others have to look for it."""
+
+    async def story(world: World) -> None:
+        hosts = await form(world, 4)
+        await write_for(world, hosts, 2, 10)
+        faults.leave(world, "n0")
+        assert await world.wait_until(lambda: not hosts[0].is_up, 15)
+        await faults.wipe(world, "n1")
+        faults.remove(world)
+        assert not world.to_remove
+        await trio.sleep(5)
+        faults.start(world, hosts[1])
+        assert await world.wait_until(world.is_converged, 20)
+        await end(world)
+
+    play("F10 seeds", story, seeds)
+
+
+@seeds()
+def test_who_has_left_has_handed_over_everything(seeds: Sequence[int]) -> None:
+    """Also what its disk had not synced yet when it was told to leave."""
+
+    async def story(world: World) -> None:
+        hosts = await form(world, 3)
+        await write_for(world, hosts, 2, 10)
+        leaver = hosts[0]
+        assert put(leaver, "last", "word")
+        faults.leave(world, "n0")
+        assert await world.wait_until(lambda: not leaver.is_up, 15)
+        assert leaver.has_handed_over
+        assert await world.wait_until(lambda: is_seen(hosts[1:], "last", b"word"), 5)
+        for host in hosts[1:]:
+            departure = host.node.replicator.roster.departure(node_of(leaver))
+            assert departure is not None
+            assert departure.state == "left"
+        await end(world)
+
+    play("leaving", story, seeds)
+
+
 def tombstones(hosts: Sequence[Host]) -> int:
     return sum(
         held.floor is not None or held.value is None for host in hosts for held in host.registers().values()
