@@ -212,9 +212,10 @@ class Host:
         self.published.append(message)
 
     def dead_letter(self, stale: list[tuple[Any, Change]]) -> None:
+        """Keep writes that are undone: of a disk that lost some, or of a member that was removed while it wrote."""
         for stamp, _ in stale:
             writer = self.world.history.dots[stamp[1:]].host
-            if not self.world.hosts[writer].rolled_back:
+            if not self.world.hosts[writer].rolled_back and writer not in self.world.expelled:
                 raise Violation(f"{writer} has lost nothing and {self.name} undoes writes of its: {stale}")
         self.dead_letters.extend(stale)
 
