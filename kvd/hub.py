@@ -269,8 +269,12 @@ class Hub:
         if not connection.marked:
             connection.marked = True
             self._marked.append(connection)
-        is_small = len(data) < SMALL_RECEIVE_BYTES
-        connection.receive_bytes = SMALL_RECEIVE_BYTES if is_small else RECEIVE_BYTES
+        if len(data) < SMALL_RECEIVE_BYTES:
+            connection.receive_bytes = SMALL_RECEIVE_BYTES
+        elif connection.receive_bytes == SMALL_RECEIVE_BYTES:
+            connection.receive_bytes = RECEIVE_BYTES
+            with contextlib.suppress(OSError):  # if there is no more; if the client is gone, the next attempt tells
+                data += connection.recv(RECEIVE_BYTES - len(data))
         connection.session.receive(data)
 
     def _other_ready(self, fd: int) -> None:
