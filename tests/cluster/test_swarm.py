@@ -15,7 +15,26 @@ from tests.cluster import mutations, swarm
 ROOT = Path(__file__).parents[2]
 
 # Seeds that once failed, each for its own reason; the commit that mended it tells which.
-KEPT_SEEDS = (36, 81, 126, 189, 301, 541, 677, 804, 2117, 2230, 2242, 3235, 9272, 9704, 27124, 101855, 106741)
+KEPT_SEEDS = (
+    36,
+    81,
+    126,
+    189,
+    301,
+    541,
+    677,
+    804,
+    2117,
+    2230,
+    2242,
+    3235,
+    9272,
+    9704,
+    27124,
+    101855,
+    103514,
+    106741,
+)
 
 
 @pytest.mark.parametrize("part", range(4))

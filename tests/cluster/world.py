@@ -583,6 +583,14 @@ class World:
         """Tell whether any host holds merged changes that are not covered."""
         return any(host.replica.is_partial() for host in self.up())
 
+    def is_at_rest(self) -> bool:
+        """Tell whether all cover the same and hold nothing more, and nobody asks for a value that it has dropped."""
+        return (
+            self.is_converged()
+            and not self.is_partial()
+            and not any(host.replica.bodyless() for host in self.up())
+        )
+
     # --- history
 
     def note(
