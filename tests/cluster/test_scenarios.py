@@ -347,7 +347,9 @@ def test_f11_stale_writes_become_dead_letters(seeds: Sequence[int]) -> None:
         assert await world.wait_until(world.is_converged, 20)
         faults.backup(world, "n1")
         await write_for(world, hosts, 20, 10, deletes=0.6)
-        assert any(host.replica.floors() for host in hosts), "nothing was purged"
+        assert await world.wait_until(lambda: any(host.replica.floors() for host in hosts), 30), (
+            "nothing was purged"
+        )
         await faults.restore(world, "n1")
         part(world, [victim], [hosts[0], hosts[2]])
         faults.start(world, victim)
