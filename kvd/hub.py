@@ -273,7 +273,9 @@ class Hub:
             connection.receive_bytes = SMALL_RECEIVE_BYTES
         elif connection.receive_bytes == SMALL_RECEIVE_BYTES:
             connection.receive_bytes = RECEIVE_BYTES
-            with contextlib.suppress(OSError):  # if there is no more; if the client is gone, the next attempt tells
+            with contextlib.suppress(
+                OSError
+            ):  # if there is no more; if the client is gone, the next attempt tells
                 data += connection.recv(RECEIVE_BYTES - len(data))
         connection.session.receive(data)
 

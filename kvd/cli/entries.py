@@ -21,7 +21,7 @@ import attrs
 from kvd.cli import cbor_sequence
 from kvd.cli.client import CommandFailed
 from kvd.cli.rest import Refused, Rest, Space
-from kvd.web.json_text import as_utf8
+from kvd.json_text import as_utf8
 
 BATCH_ENTRIES: Final = 1000
 BATCH_BYTES: Final = 8 << 20

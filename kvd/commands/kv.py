@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from typing import TYPE_CHECKING, Final
 
-from kvd import notify
+from kvd import json_text, notify
 from kvd.commands.arguments import LIFETIME_OPTIONS, SYNTAX_ERROR, Lifetime, parse_integer
 from kvd.commands.lookup import announce, find, string_of
 from kvd.commands.spec import Arg, Flag, KeyRange, Request, data_command, session_command
@@ -89,15 +88,10 @@ def check_metadata(keyspace: Keyspace, text: bytes) -> bytes:
     if len(text) > limit:
         raise MetadataTooLong(len(text), limit)
     try:
-        json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
+        json_text.check_metadata(text)
+    except ValueError:
         raise ErrorReply("ERR metadata is not a valid JSON text") from None
     return text
-
-
-def _refuse_constant(name: str) -> None:
-    """Refuse NaN and the infinities, which Python reads but JSON does not have."""
-    raise ValueError(name)
 
 
 @data_command(

@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 import attrs
 
-from kvd.web import anywhere, envelope, json_text, records, rules
+from kvd import json_text
+from kvd.web import anywhere, envelope, records, rules
 from kvd.web.access import ADMIN, READ, WRITE, greatest_right
 from kvd.web.binding import VALUE_HEADERS
 from kvd.web.bodies import Body, BytesBody

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from kvd.web import json_text, records, rules
+from kvd import json_text
+from kvd.web import records, rules
 from kvd.web.access import READ, WRITE
 from kvd.web.bodies import Body, BytesBody
 from kvd.web.errors import BAD_KEY, JSON, KEY_NOT_FOUND, Refused, as_text

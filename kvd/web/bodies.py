@@ -14,7 +14,7 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
-from kvd.web import json_text
+from kvd import json_text
 from kvd.web.errors import Refused
 from protocol.http_errors import HttpError
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from kvd.web import json_text, records, rules
+from kvd import json_text
+from kvd.web import records, rules
 from kvd.web.errors import BAD_KEY, BAD_METADATA, BAD_VALUE, Refused
 from kvd.web.jobs import Job, Slice, Steps
 
@@ -52,7 +53,10 @@ def read_entry(server: Server, item: Any) -> Entry:
     if not isinstance(value, str):
         raise Refused(400, "its value is not a string", BAD_VALUE)
     key = rules.check_key(name)
-    content = _content(value, is_base64=item.get("base64") is True)
+    is_base64 = item.get("base64") or False
+    if not isinstance(is_base64, bool):
+        raise Refused(400, "its base64 is neither true nor false")
+    content = _content(value, is_base64=is_base64)
     rules.check_value_length(server, len(content))
     expiration, expiration_ttl = _number(item, "expiration"), _number(item, "expiration_ttl")
     rules.expiry_ms(server, expiration, expiration_ttl)

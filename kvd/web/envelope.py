@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from kvd.web import json_text
+from kvd import json_text
 from kvd.web.errors import JSON
 from protocol.http_responses import Response
 

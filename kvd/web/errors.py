@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from kvd.web.json_text import quote
+from kvd.json_text import quote
 from protocol.http_responses import Response
 from protocol.replies import ErrorReply
 from storage.errors import (

@@ -16,7 +16,8 @@ import base64
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from kvd.web import envelope, json_text, records
+from kvd import json_text
+from kvd.web import envelope, records
 from kvd.web.access import READ, WRITE
 from kvd.web.anywhere import find_keyspace
 from kvd.web.errors import NO_ROUTE, Refused, as_envelope

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from kvd.web import json_text
+from kvd import json_text
 from kvd.web.listing import shown_name
 from kvd.web.records import etag, expiry_of
 from protocol.http_responses import chunk, stream_head

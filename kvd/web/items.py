@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from kvd.web import json_text
+from kvd import json_text
 from kvd.web.bodies import Body
 from kvd.web.errors import Refused
 from kvd.web.jobs import Slice

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from kvd.web import json_text
+from kvd import json_text
 from kvd.web.errors import Refused
 from kvd.web.listing import Filter
 from storage.record import METADATA, Record

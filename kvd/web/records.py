@@ -65,7 +65,13 @@ def check_conditions(exchange: Exchange, keyspace: Keyspace, key: bytes) -> None
         unwanted is not None and matches(unwanted, found)
     ):
         headers_out = b"" if found is None else b"ETag: %b\r\n" % found
-        raise Refused(412, "the key has another ETag", CONDITION_FAILED, headers_out)
+        raise Refused(412, _why_not(wanted, found), CONDITION_FAILED, headers_out)
+
+
+def _why_not(wanted: bytes | None, found: bytes | None) -> str:
+    if found is None:
+        return "there is no such key"
+    return "the key is there already" if wanted is None else "the key has another ETag"
 
 
 def matches(header: bytes, found: bytes | None) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from kvd.web import bulk, envelope, json_text, records, rules
+from kvd import json_text
+from kvd.web import bulk, envelope, records, rules
 from kvd.web.access import READ, WRITE
 from kvd.web.binding import encode_value, find_many
 from kvd.web.bodies import Body, BytesBody

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from kvd.web import envelope, json_text, records, rules
+from kvd import json_text
+from kvd.web import envelope, records, rules
 from kvd.web.access import READ, WRITE
 from kvd.web.binding import VALUE_HEADERS, decode_key
 from kvd.web.bodies import Body

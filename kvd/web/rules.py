@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from kvd.web import json_text
+from kvd import json_text
 from kvd.web.errors import BAD_KEY, BAD_METADATA, BAD_VALUE, Refused
 from storage.record import NEVER
 
@@ -67,7 +67,7 @@ def check_metadata(server: Server, text: bytes) -> bytes:
     if len(text) > limit:
         raise Refused(413, f"Metadata length of {len(text)} exceeds limit of {limit}.", BAD_METADATA)
     try:
-        json_text.load(text)
+        json_text.check_metadata(text)
     except ValueError:
         raise Refused(400, "metadata must be valid JSON", BAD_METADATA) from None
     return text

@@ -59,6 +59,8 @@ def test_metadata_comes_back_byte_for_byte(metadata: Any, spaces: bool) -> None:
         b'"a" "b"',
         b"\xff",
         b'{"a":-Infinity}',
+        b'{"a":[1e400]}',
+        b"[" * 100 + b"1" + b"]" * 100,
         b"\xef\xbb\xbf1",
         b"1\x00",
         "1".encode("utf-16"),
@@ -80,6 +82,7 @@ def test_metadata_is_bounded_in_size_and_depth(server: InProcessServer, client: 
     assert "not a valid JSON" in error(
         client.send("KV.PUT", "key", "w", "META", b"[" * 500_000 + b"]" * 500_000)
     )
+    assert client.send("KV.PUT", "key", "v", "META", b"[" * 99 + b"1" + b"]" * 99) == b"OK"
     assert client.send("GET", "key") == b"v"
 
 

@@ -195,7 +195,8 @@ def test_metadata_too_long_and_no_json(web: Web) -> None:
     answer = web.put(path("k"), "v", cf_kv_metadata=text)
     assert (answer.status, answer.reason) == (413, "Metadata length of 1025 exceeds limit of 1024.")
     assert web.put(path("k"), "v", cf_kv_metadata=json.dumps("x" * 1022)).status == 200
-    assert web.put(path("k"), "v", cf_kv_metadata="{").status == 400
+    for text in ("{", "[-1e999]", '{"a":' * 100 + "1" + "}" * 100):
+        assert web.put(path("k"), "v", cf_kv_metadata=text).status == 400
 
 
 def test_reason_is_ascii_whatever_the_client_says(web: Web) -> None:
@@ -361,15 +362,18 @@ def test_a_key_called_bulk_get_is_a_key(web: Web) -> None:
 def test_compare_and_set_by_etag(web: Web) -> None:
     tag = web.put(path("k"), "1", if_none_match="*").headers["etag"]
     assert web.get(path("k")).headers["etag"] == tag
-    assert web.put(path("k"), "x", if_none_match="*").status == 412
+    existing = web.put(path("k"), "x", if_none_match="*")
+    assert (existing.status, existing.reason) == (412, "the key is there already")
     second = web.put(path("k"), "2", if_match=tag)
     assert second.status == 200
     refused = web.put(path("k"), "3", if_match=tag)
     assert (refused.status, refused.headers["etag"]) == (412, second.headers["etag"])
+    assert refused.reason == "the key has another ETag"
     assert web.delete(path("k"), if_match=tag).status == 412
     assert web.get(path("k")).body == b"2"
     assert web.delete(path("k"), if_match=f'"other", {second.headers["etag"]}').status == 200
-    assert web.put(path("k"), "4", if_match="*").status == 412, "there is no key"
+    missing = web.put(path("k"), "4", if_match="*")
+    assert (missing.status, missing.reason) == (412, "there is no such key")
 
 
 def test_conditional_get(web: Web) -> None:

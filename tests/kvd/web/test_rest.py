@@ -284,7 +284,7 @@ def test_bulk_put(web: Web, ns: str) -> None:
     "bad",
     [{"key": "", "value": "v"}, {"key": "k"}, {"value": "v"}, {"key": 7, "value": "v"}, {"key": "k", "value": 7},
      {"key": "k", "value": "!", "base64": True}, {"key": "k", "value": "v", "expiration_ttl": 1},
-     {"key": "k", "value": "v", "expiration": "soon"}, {"key": "k", "value": "v", "metadata": "x" * 2000},
+     {"key": "k", "value": "dg==", "base64": "yes"}, {"key": "k", "value": "v", "expiration": "soon"}, {"key": "k", "value": "v", "metadata": "x" * 2000},
      {"key": "k" * 513, "value": "v"}, {"key": "\ud800", "value": "v"}, {"key": "k", "value": "\ud800"}, [], "k", None],
 )  # fmt: skip
 def test_one_bad_entry_refuses_the_request(web: Web, ns: str, bad: object) -> None:

@@ -7,9 +7,14 @@ are quoted by the C encoder of the standard library.
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Iterable
 from json.encoder import encode_basestring
 from typing import Any, Final
+
+# How deep metadata may be nested, a plain value being 1. An item of a bulk put may be deeper than this (`kvd.web.items`).
+METADATA_DEPTH_MAX: Final = 100
 
 _replace_halves: Final = re.compile("[\ud800-\udfff]").sub
 
@@ -37,9 +42,33 @@ def load(text: bytes | str) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def check_metadata(text: bytes) -> None:
+    """Raise ValueError unless the text is JSON that any reader takes: a bulk put reads again what an export has written."""
+    level, depth = [load(text)], 0
+    while level:
+        depth += 1
+        if depth > METADATA_DEPTH_MAX:
+            raise ValueError("nested too deeply")
+        level = [inner for value in level for inner in _inside(value)]
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _finite(digits: str) -> float:
+    """Read a number; one that is too large for a double would become an infinity, which cannot be written again."""
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits} is too large")
+    return number
 
 
 def _refuse_constant(name: str) -> None:
