@@ -73,6 +73,7 @@ class Hub:
         self.listeners: dict[int, PlainListener] = {}
         self.unsent_bytes = 0
         self._marked: list[Connection] = []
+        self._answered_count = 0  # clients of this tick that were answered at once
         self._behind: deque[Connection] = deque()  # connections whose backlog goes on next tick
         self._delivered: deque[tuple[StreamConnection, bytes]] = deque()
         self._leftover: list[tuple[int, int]] = []
@@ -95,7 +96,7 @@ class Hub:
     @property
     def served_count(self) -> int:
         """How many clients this tick has something for so far."""
-        return len(self._marked)
+        return len(self._marked) + self._answered_count
 
     # --- connections
 
@@ -217,7 +218,7 @@ class Hub:
         """Read every ready socket and run its session, for about `TICK_NANOSECONDS`."""
         events = self._leftover or self.poller.poll()
         sockets = self.sockets
-        received = answered = 0
+        received = answered = answers = 0
         deadline = time.perf_counter_ns() + TICK_NANOSECONDS
         done = 0
         for fd, mask in events:
@@ -253,6 +254,7 @@ class Hub:
                 self._end_broken(connection, error)
                 continue
             answered += len(answer)
+            answers += 1
             try:
                 sent = 0 if connection.unsent else connection.send(answer)
             except OSError:
@@ -261,6 +263,7 @@ class Hub:
                 connection.send_later(answer[sent:])
         self.server.stats.input_bytes += received
         self.server.stats.output_bytes += answered
+        self._answered_count = answers
         # What the deadline left over comes first in the next tick, so that nobody starves.
         self._leftover = events[done:]
 
@@ -273,11 +276,17 @@ class Hub:
             connection.receive_bytes = SMALL_RECEIVE_BYTES
         elif connection.receive_bytes == SMALL_RECEIVE_BYTES:
             connection.receive_bytes = RECEIVE_BYTES
-            with contextlib.suppress(
-                OSError
-            ):  # if there is no more; if the client is gone, the next attempt tells
-                data += connection.recv(RECEIVE_BYTES - len(data))
+            data += self._receive_rest(connection, RECEIVE_BYTES - len(data))
         connection.session.receive(data)
+
+    def _receive_rest(self, connection: SocketConnection, count: int) -> bytes:
+        """Return what else the client has sent; nothing if it is gone, which the next attempt tells."""
+        try:
+            data = connection.recv(count)
+        except OSError:
+            return b""
+        self.server.stats.input_bytes += len(data)
+        return data
 
     def _other_ready(self, fd: int) -> None:
         listener = self.listeners.get(fd)

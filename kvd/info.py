@@ -340,7 +340,7 @@ def _name(spec: CommandSpec) -> str:
 
 def _calls(stats: CommandStats) -> str:
     microseconds = stats.nanoseconds // 1000
-    average = stats.nanoseconds / 1000 / max(stats.calls, 1)
+    average = stats.nanoseconds / 1000 / max(stats.timed, 1)
     return (
         f"calls={stats.calls},usec={microseconds},usec_per_call={average:.2f},"
         f"rejected_calls={stats.rejected},failed_calls={stats.failed}"
@@ -355,7 +355,7 @@ def _latencystats(server: Server) -> Fields:
     return {
         f"latency_percentiles_usec_{_name(spec)}": _percentiles(spec.stats)
         for spec in _used(server)
-        if spec.stats.calls
+        if spec.stats.timed
     }
 
 
@@ -370,7 +370,7 @@ def percentile_nanoseconds(stats: CommandStats, percent: float) -> float:
 
     A bucket reaches from a power of two to the next, so this is an estimate, at most a factor of two off.
     """
-    rank = math.ceil(stats.calls * percent / 100)
+    rank = math.ceil(stats.timed * percent / 100)
     for exponent, count in enumerate(stats.histogram):
         if count and rank <= count:
             low = (1 << exponent) // 2

@@ -256,13 +256,16 @@ class Session:
         entry = self.plain.get(b"GET")
         if entry is None or self.out or not self.at_rest:
             return None
-        value = self.keyspace.hot_value(data[found[1] : -2])
+        keyspace = self.keyspace
+        value = keyspace.hot_value(data[found[1] : -2])
         if value is None or len(value) >= len(BULK_HEADERS):
             return None
         stats = entry[3].stats
         if stats.untimed >= UNTIMED_MAX:
-            return None  # this one is timed
+            stats.stands_for_others = True
+            return None
         stats.untimed += 1
+        keyspace.hits += 1
         self.last_command = "GET"
         return BULK_HEADERS[len(value)] + value + b"\r\n"
 

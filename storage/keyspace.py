@@ -123,7 +123,7 @@ class Keyspace:
         return None
 
     def hot_value(self, key: bytes) -> bytes | None:
-        """Return the value of a live record that is at hand: cached, and no commit is due. Counted as a hit.
+        """Return the value of a live record that is at hand: cached, and no commit is due.
 
         None says nothing about the key: `get` has to be asked. What is returned can be told at once: no commit that
         may still fail stands between.
@@ -135,7 +135,6 @@ class Keyspace:
             return None
         value = record[0]
         if record[1] > self._txn.now_ms and value.__class__ is bytes and not self._txn.rows:
-            self.hits += 1
             return value
         return None
 

@@ -165,7 +165,7 @@ class CommandStats:
     stands for the others: two clock readings would be a tenth of what such a call costs.
     """
 
-    __slots__ = ("failed", "histogram", "nanoseconds", "rejected", "timed", "untimed")
+    __slots__ = ("failed", "histogram", "nanoseconds", "rejected", "stands_for_others", "timed", "untimed")
 
     def __init__(self) -> None:
         self.reset()
@@ -173,6 +173,7 @@ class CommandStats:
     def reset(self) -> None:
         self.timed = 0
         self.untimed = 0  # calls for which a timed one is still to stand
+        self.stands_for_others = False  # the next timed call is the one
         self.nanoseconds = 0
         self.rejected = 0
         self.failed = 0
@@ -185,9 +186,10 @@ class CommandStats:
 
     def add(self, calls: int, average: int) -> None:
         """Count calls that took `average` nanoseconds each."""
-        if self.untimed >= UNTIMED_MAX:
+        if self.stands_for_others:
             calls += self.untimed
             self.untimed = 0
+            self.stands_for_others = False
         self.timed += calls
         self.nanoseconds += calls * average
         self.histogram[average.bit_length()] += calls

@@ -197,7 +197,7 @@ class HttpSession:
             self._end_after(reader.error)
         if reader.in_body:
             self.backlog = self._body_behind() is not None
-        self._may_know = self._was_read and not (reader.pending_bytes or self.closing)
+        self._may_know = self._was_read and not (reader.pending_bytes or reader.in_body or self.closing)
         self._head_since_ms = (self._head_since_ms or self.active_at_ms) if reader.in_head else 0
 
     def _may_go_on(self) -> bool:

@@ -151,6 +151,46 @@ def test_one_of_many_is_timed_and_stands_for_the_others(server: InProcessServer,
     assert stats.nanoseconds > 0
 
 
+def test_a_slow_call_stands_for_no_other(server: InProcessServer, client: Client) -> None:
+    stats = server.table.specs[b"GET"].stats
+    stats.reset()
+    for _ in range(UNTIMED_MAX):
+        client.send("GET", "k")
+    client.send("GET", "missing")
+    assert (stats.timed, stats.untimed) == (1, UNTIMED_MAX)
+    client.send("GET", "k")
+    assert (stats.timed, stats.untimed) == (UNTIMED_MAX + 2, 0)
+
+
+def test_percentiles_and_averages_are_those_of_the_calls_that_were_timed(client: Client) -> None:
+    client.send("GET", "missing")
+    client.send("GET", "k")
+    told = client.send("INFO", "latencystats") + client.send("INFO", "commandstats")
+    figures = dict(line.split(b":", 1) for line in told.splitlines() if b":" in line)
+    assert b"p99.9=0.000" not in figures[b"latency_percentiles_usec_get"]
+    assert b"usec_per_call=0.00" not in figures[b"cmdstat_get"]
+
+
+async def test_what_is_received_is_counted_whether_a_client_sends_little_or_much() -> None:
+    async with running() as live, await live.connect() as stream:
+        sent = 0
+        for size in (1, 478, 479, 480, 10_000, 1, 100_000):
+            request = encode("SET", "k", "x" * size)
+            await stream.send_all(request)
+            assert await receive_exactly(stream, 5) == b"+OK\r\n"
+            sent += len(request)
+            await ask(stream, "GET", "k", expect=b"$%d\r\n%b\r\n" % (size, b"x" * size))
+            sent += len(GET_K)
+        assert live.server.stats.input_bytes == sent
+
+
+async def test_clients_that_are_answered_at_once_count_as_served() -> None:
+    async with running() as live, await live.connect() as stream:
+        await ask(stream, "SET", "k", "v", expect=b"+OK\r\n")
+        await ask(stream, "GET", "k", expect=b"$1\r\nv\r\n")
+        assert live.hub.served_count == 1
+
+
 async def test_a_client_that_does_not_read_gets_all_answers_in_order_when_it_does() -> None:
     async with running() as live, await live.connect_small() as stream:
         await ask(stream, "SET", "k", "x" * 1000, expect=b"+OK\r\n")

@@ -10,7 +10,7 @@ import pytest
 
 from kvd.settings import Settings
 from tests.kvd.harness import Client
-from tests.kvd.web.web_harness import Web
+from tests.kvd.web.web_harness import Web, encode, parse
 
 
 @pytest.fixture
@@ -402,6 +402,19 @@ def test_hot_read_sees_every_change(web: Web) -> None:
         web.put(path("k", "&expiration_ttl=60"), str(number + 1))
     web.server.clock.advance(60_000)
     assert [web.get(path("k")).status for _ in range(3)] == [404] * 3
+
+
+def test_a_body_that_reads_like_a_hot_request_is_a_body(web: Web) -> None:
+    web.put(path("k"), "hello")
+    read = encode("GET", path("k"))
+    for _ in range(4):
+        assert parse(web.raw(read))[0].body == b"hello"
+    write = encode("PUT", path("l"), read)
+    head = write[: -len(read)]
+    assert [answer.body for answer in parse(web.raw(read + head))] == [b"hello"]
+    assert parse(web.raw(read))[0].status == 200
+    assert web.get(path("l")).body == read
+    assert web.get(path("k")).body == b"hello"
 
 
 def test_hot_read_sees_deletion_renaming_and_passing_seconds(web: Web) -> None:
