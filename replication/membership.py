@@ -103,6 +103,7 @@ class Membership:
         self._incarnation = self._since_hlc >> 16
         self._hints: dict[bytes, tuple[str, ...]] = {}
         self.version = 0  # grows with each change of a record
+        self.addresses_version = 0  # grows whenever `export` may give something else
         self.on_state_changed: OnStateChanged = _ignore_change
         self.wants: Callable[[bytes], bool] = _never  # set by the topology, as the next two
         self.missing: Callable[[], list[bytes]] = list
@@ -215,9 +216,9 @@ class Membership:
         """Return the addresses of the members, to be given to `restore` after the next start."""
         known = dict(self._hints)
         known.update(
-            (member.record.node, member.record.addresses)
-            for member in self._table.values()
-            if member.record.state <= State.UNREACHABLE and member.record.dialable
+            (node, addresses)
+            for node, member in self._table.items()
+            if (addresses := _addresses_kept(member.record))
         )
         rows: list[list[object]] = []
         size = 0
@@ -225,8 +226,7 @@ class Membership:
             size += 24 + sum(3 + len(address) for address in addresses[:2])
             if size > 60_000:  # of a record's 64 KiB
                 break
-            if addresses:
-                rows.append([node, list(addresses[:2])])
+            rows.append([node, list(addresses[:2])])
         return encode_record({"members": rows})
 
     def restore(self, stored: bytes) -> None:
@@ -291,7 +291,8 @@ class Membership:
             if member is not None and member.record.state <= State.UNREACHABLE:
                 state = State.REMOVED if self._roster.is_removed(node) else State.LEFT
                 self._set(attrs.evolve(member.record, state=state, accuser=b""), now)
-            self._hints.pop(node, None)
+            if self._hints.pop(node, None) is not None:
+                self.addresses_version += 1
 
     def _review(self, now: float) -> None:
         """Look for members that nobody has heard of for long, and raise this node's own sign of life."""
@@ -321,6 +322,7 @@ class Membership:
             self.prober.forget(node)
             self._boots.pop(node, None)
             self.version += 1
+            self.addresses_version += 1
 
     def _end_suspicions(self, now: float) -> float:
         earliest = math.inf
@@ -476,6 +478,7 @@ class Membership:
         """Hold a record, pass it on, and tell whoever wants to know."""
         member = self._table.get(record.node)
         previous = None if member is None else member.record.state
+        kept = () if member is None else _addresses_kept(member.record)
         if member is None:
             if not self._make_room():
                 self._core.count("members_refused_total")
@@ -489,6 +492,7 @@ class Membership:
         was_alive = previous is not None and previous <= State.SUSPECT
         self.count += (record.state <= State.SUSPECT) - was_alive
         self.version += 1
+        self.addresses_version += _addresses_kept(record) != kept
         if record.state == State.SUSPECT:
             self._suspicions[record.node] = Suspicion(record.accuser, now, self._core.options, self.count)
         if record.state <= State.UNREACHABLE:
@@ -525,6 +529,7 @@ class Membership:
             if state >= State.LEFT or (state == State.UNREACHABLE and not self._roster.is_member(node)):
                 del self._table[node]
                 self._gossip.forget(node)
+                self.addresses_version += 1
                 return True
         return False
 
@@ -635,6 +640,11 @@ def _bounded(addresses: tuple[str, ...]) -> tuple[str, ...]:
     while sum(map(len, addresses)) > ADDRESS_CHARS_MAX:
         addresses = addresses[:-1]
     return addresses
+
+
+def _addresses_kept(record: MemberRecord) -> tuple[str, ...]:
+    """Return where a member may be dialled after a restart."""
+    return record.addresses if record.dialable and record.state <= State.UNREACHABLE else ()
 
 
 def compare(one: MemberRecord, other: MemberRecord) -> int:

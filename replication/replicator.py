@@ -14,6 +14,7 @@ The driver (`node`) calls `on_messages` inside a tick of the store and `after_co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any, Final
@@ -40,7 +41,7 @@ from storage.changes import Kind, Lane, Replica, VersionVector
 KINDS: Final = (Kind.VALUE, Kind.EXPIRY, Kind.FLOOR, Kind.NAMESPACE_FLOOR)
 
 _MEMBERS: Final = "members"  # the name under which their addresses are kept
-MEMBERS_KEPT_INTERVAL: Final = 30.0
+MEMBERS_KEPT_INTERVAL: Final = 1.0  # between two writes, of up to 60 KB
 REMOVED_TEXT: Final = "this node was removed from the cluster; to come back it needs an empty data directory"
 
 
@@ -83,7 +84,8 @@ class Replicator:
         self._fresh_link: Link | None = None  # came up in the tick under way
         self._system_version = 0
         self._roster_due = 0.0
-        self._members_kept_at = 0.0
+        self._members_kept_at = -math.inf
+        self._kept_version = 0  # of the addresses, as they are kept
         self._settle_at = 0.0
         self.on_publish: Callable[[m.Publish], None] = _ignore_publish
         self._published = 0
@@ -382,6 +384,7 @@ class Replicator:
         self._staged.clear()
         self.roster.changed()
         self.rejoin.reverted()
+        self._kept_version = -1
         for link in list(self.core.links.values()):
             link.drop("the store takes no writes")
         fresh, self._fresh_link = self._fresh_link, None
@@ -446,14 +449,15 @@ class Replicator:
             or self.rejoin.standing in {Standing.JOINING, Standing.REJOINING}
             or now >= self._roster_due
             or (self.rejoin.standing == Standing.READY and self.writers.is_due())
-            or now >= self._members_kept_at + MEMBERS_KEPT_INTERVAL
+            or self._may_keep_members(now)
             or self._may_settle(now)
         )
 
     def tick_in_store(self, now: float) -> None:
         """Do what may write. Inside a tick of the store."""
         self.core.now = now
-        self._keep_members(now)
+        if self._may_keep_members(now):
+            self._keep_members(now)
         if self.rejoin.standing == Standing.READY:
             self.writers.record()
         deferred, self.deferred = self.deferred, []
@@ -483,11 +487,19 @@ class Replicator:
         self._staged.append(lambda: self.vectors.settling(hlc))
         self._staged.append(lambda: self.core.make_durable(self.vectors.settled))
 
+    def _may_keep_members(self, now: float) -> bool:
+        """Tell whether addresses of members have changed, and the last write of them is not too recent."""
+        is_changed = self._kept_version != self.membership.addresses_version
+        return is_changed and now >= self._members_kept_at + MEMBERS_KEPT_INTERVAL
+
     def _keep_members(self, now: float) -> None:
-        """Remember the members' addresses for the next start, now and then and if they have changed."""
-        if now < self._members_kept_at + MEMBERS_KEPT_INTERVAL:
-            return
+        """Remember the members' addresses for the next start.
+
+        Soon after they have changed: the addresses to join may be dead by then, and two members that each forgot where
+        the other is never meet again.
+        """
         self._members_kept_at = now
+        self._kept_version = self.membership.addresses_version
         stored = self.membership.export()
         if stored != self.core.replica.get_local(_MEMBERS):
             self.core.replica.put_local(_MEMBERS, stored)

@@ -235,6 +235,34 @@ def test_f09_restored_from_an_old_copy(seeds: Sequence[int]) -> None:
 
 
 @seeds()
+def test_f09_members_from_early_copies_find_each_other_where_those_they_joined_by_are_gone(
+    seeds: Sequence[int],
+) -> None:
+    """A copy from the first seconds of a cluster holds where its members are, and not only whom to join by."""
+
+    async def story(world: World) -> None:
+        hosts = world.found(4)
+        assert await world.wait_until(lambda: world.is_formed(4), 60)
+        world.watch = Watch(world)
+        await trio.sleep(2)
+        left = hosts[2:]
+        for host in left:
+            faults.backup(world, host.name)
+        await write_for(world, hosts, 2, 10)
+        await faults.die(world, "n0")
+        await faults.die(world, "n1")
+        for host in left:
+            await faults.restore(world, host.name)
+        for host in left:
+            world.network.recover(host.name)
+            assert host.start()
+        assert await world.wait_until(lambda: all(len(links(host)) == 1 for host in left), 20)
+        await end(world)
+
+    play("F9 early", story, seeds)
+
+
+@seeds()
 def test_f10_data_directory_deleted(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         hosts = await form(world, 3)

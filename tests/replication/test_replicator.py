@@ -8,6 +8,7 @@ import attrs
 import pytest
 
 from replication import messages as m
+from replication.options import Options
 from replication.rejoin import HasOwnData, Standing, WrongCluster
 from replication.replicator import Replicator
 from replication.shapes import SEQ_MAX
@@ -681,3 +682,69 @@ def test_nothing_leaves_if_its_commit_failed(three: Lab) -> None:
     b.after_failure()
     assert link.dropped
     assert three.wire("a", "b").carried == before
+
+
+# --- addresses for the next start
+
+
+def with_address(name: str) -> Options:
+    return attrs.evolve(FAST, addresses=(f"{name}:1",))
+
+
+@pytest.fixture
+def dialable() -> Lab:
+    lab = Lab()
+    for name in "abc":
+        lab.add(name, options=with_address(name))
+    return ready(lab)
+
+
+def kept(lab: Lab) -> dict[bytes, tuple[str, ...]]:
+    """Return the addresses that node a would begin with if its process ended now."""
+    again = lab.start("a", lab["a"].replica, founds=False)
+    return again.replicator.membership.hints()
+
+
+def test_addresses_are_kept_soon_after_a_member_was_met(dialable: Lab) -> None:
+    dialable.add("d", options=with_address("d"))
+    dialable.link("a", "d")
+    dialable.run(1.5)
+    assert kept(dialable) == {dialable[name].id: (f"{name}:1",) for name in "bcd"}
+
+
+def test_addresses_that_a_failed_commit_took_away_are_kept_by_the_next_one(dialable: Lab) -> None:
+    a = dialable["a"]
+    dialable.run(1.0)
+    a.replica.put_local("members", None)
+    a.replicator.after_failure()
+    dialable.run(1.5)
+    assert set(kept(dialable)) == {dialable["b"].id, dialable["c"].id}
+
+
+def test_addresses_are_written_again_only_if_they_have_changed(
+    dialable: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = dialable["a"]
+    dialable.run(1.0)
+    written: list[bytes | None] = []
+    put = a.replica.put_local
+
+    def note(name: str, value: bytes | None) -> None:
+        written.extend([value] * (name == "members"))
+        put(name, value)
+
+    monkeypatch.setattr(a.replica, "put_local", note)
+    version = a.replicator.membership.version
+    for name in "ab":
+        dialable.cut(dialable.wire(name, "c"))
+    dialable.run(20.0, 0.05)  # it is found to be unreachable
+    assert a.replicator.membership.version > version
+    assert not written
+    dialable.add("d", options=with_address("d"))
+    dialable.link("a", "d")
+    dialable.run(1.5)
+    assert len(written) == 1
+    a.replicator.roster.remove(dialable["b"].id)
+    dialable.run(1.5)
+    assert len(written) == 2
+    assert dialable["b"].id not in kept(dialable)
