@@ -28,6 +28,7 @@ import trio
 
 from replication import messages as m
 from replication.handshake import Authenticator, Role, Transcript
+from replication.messages import decode_record
 from replication.node import PeerNode, StoreFailed
 from replication.options import Options
 from replication.rejoin import Standing
@@ -51,6 +52,7 @@ Result = TypeVar("Result")
 
 CLUSTER: Final = bytes(range(16))
 BASE_MS: Final = 1_800_000_000_000
+TEMPLATE_AGE_MS: Final = 10_000.0  # longer than it takes to form one
 
 # Scaled down, with the relations that the specification asks for.
 GC_MIN_AGE: Final = 5.0
@@ -425,6 +427,12 @@ class Host:
     def vector(self) -> VersionVector:
         return self._replica.vector()
 
+    def keeps_addresses(self, count: int) -> bool:
+        """Tell whether the data directory holds the addresses of so many other members."""
+        stored = self.replica.get_local("members")
+        rows = None if stored is None else decode_record(stored).get("members")
+        return isinstance(rows, list) and len(rows) == count
+
     @property
     def is_whole(self) -> bool:
         return self.is_up and self.node.replicator.rejoin.standing in {Standing.READY, Standing.LEAVING}
@@ -510,11 +518,12 @@ class World:
         host = self.hosts[name] = Host(self, name, options)
         return host
 
-    def found(self, count: int, **changes: Any) -> list[Host]:
+    def found(self, count: int, *, offset_ms: float = 0.0, **changes: Any) -> list[Host]:
         """Add `count` hosts and start them: the first founds the cluster, the others join it."""
         names = [f"n{index}" for index in range(count)]
         hosts = [self.add(name, **({} if name == "n0" else {"join": ("n0:1",)}), **changes) for name in names]
         for host in hosts:
+            host.clock.offset_ms = offset_ms
             host.start(founds=host.name == "n0")
         return hosts
 
@@ -623,15 +632,17 @@ class Template:
 
 @lru_cache
 def template(count: int) -> Template:
-    """Return a cluster of `count` members that has just been formed."""
+    """Return a cluster of `count` members that was formed shortly before `BASE_MS`, where each run begins."""
     found: list[Template] = []
 
     async def form(world: World) -> None:
-        hosts = world.found(count)
+        hosts = world.found(count, offset_ms=-TEMPLATE_AGE_MS)
         assert await world.wait_until(lambda: world.is_formed(count), 60)
         assert await world.wait_until(world.is_converged, 30)
+        assert await world.wait_until(lambda: all(host.keeps_addresses(count - 1) for host in hosts), 10)
         for host in hosts:
             await host.stop()
+        assert all(host.wall_ms() < BASE_MS for host in hosts)
         found.append(Template([host.disk.image() for host in hosts], world.history))
 
     simulate(f"template {count}", form)
