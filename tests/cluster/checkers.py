@@ -153,7 +153,9 @@ def check_equal(
     now_ms = world.latest_ms()
     for place in dict.fromkeys([*left, *right]):
         mine, theirs = left.get(place, NOTHING), right.get(place, NOTHING)
-        if mine != theirs and not _differ_by_purge(mine, theirs, now_ms):
+        if mine == theirs or _differ_by_purge(mine, theirs, now_ms):
+            continue
+        if not (_has_purged(one, mine, theirs) or _has_purged(other, theirs, mine)):
             raise Violation(
                 f"I1: {one.name} and {other.name} cover the same and differ in {place!r}: {mine} and {theirs}"
             )
@@ -168,6 +170,21 @@ def _differ_by_purge(mine: Registers, theirs: Registers, now_ms: int) -> bool:
     live = mine.value == theirs.value and _expiry_of(mine) == _expiry_of(theirs)
     same = mine.content == theirs.content or None in {mine.content[0], theirs.content[0]}
     return live and same and (mine.floor == theirs.floor or None in {mine.floor, theirs.floor})
+
+
+def _has_purged(host: Host, held: Registers, full: Registers) -> bool:
+    """Tell whether a host holds all that is in `full`, but for a floor beneath the value that it has purged.
+
+    The undoing of a stale write has put an older floor in its place since then.
+    """
+    if (
+        held.floor is None
+        or full.floor is None
+        or full.value is None
+        or attrs.evolve(held, floor=full.floor) != full
+    ):
+        return False
+    return held.floor < full.floor < full.value and full.floor[0] <= host.replica.horizon()
 
 
 def _expiry_of(held: Registers) -> tuple[Stamp, int | None] | None:
