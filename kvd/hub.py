@@ -4,7 +4,8 @@ When it wakes it handles every ready socket in one synchronous pass, a *tick*:
 
     receive -> sessions run their commands -> one storage commit -> events -> send
 
-(a request that needs no commit is answered at once, `Driven.answer`) then lets every other Trio task have its turn. No reply leaves before the commit it depends on; a
+then lets every other Trio task have its turn. No reply leaves before the commit it depends on; one
+that depends on none is sent at once where the session knows it already (`Driven.answer`). A
 commit that fails takes its tick's replies with it (`Session.refuse_uncommitted`). TLS connections
 have tasks of their own and put what they received into the same tick.
 

@@ -249,7 +249,7 @@ class Session:
         See `Driven.answer`. It is what `receive` would answer: whatever is special about the session or the server
         closes `plain` to both.
         """
-        # Hot: one flat function. It is what most clients ask most of the time, for half of what `receive` takes.
+        # Hot: one flat function. It is what most clients ask most of the time.
         found = GETS.get(len(data))
         if found is None or not data.startswith(found[0]) or not data.endswith(b"\r\n"):
             return None

@@ -162,7 +162,7 @@ class CommandStats:
     """What happened to one command since the start or CONFIG RESETSTAT. Times in nanoseconds.
 
     Calls that are answered at once (`Session.answer`) are counted and not timed, but for one of `UNTIMED_MAX` + 1, which
-    stands for the others: two clock readings would be a tenth of what such a call costs.
+    stands for the others: so most of them do without two clock readings.
     """
 
     __slots__ = ("failed", "histogram", "nanoseconds", "rejected", "stands_for_others", "timed", "untimed")

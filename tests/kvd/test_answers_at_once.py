@@ -198,10 +198,14 @@ async def test_a_client_that_does_not_read_gets_all_answers_in_order_when_it_doe
         connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         stats = live.server.table.specs[b"GET"].stats
         asked = 0
+
+        def is_run() -> bool:
+            return stats.calls == asked
+
         while not connection.unsent or asked % 10:
             await stream.send_all(GET_K)
             asked += 1
-            await until(lambda: stats.calls == asked, "the request is run")  # noqa: B023 -- it is awaited here
+            await until(is_run, "the request is run")
         expected = b"$1000\r\n" + b"x" * 1000 + b"\r\n"
         assert await receive_exactly(stream, asked * len(expected)) == asked * expected
         assert connection.unsent_bytes == 0
