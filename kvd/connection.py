@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from kvd.poller import READ, WRITE
+from kvd.poller import ONCE, READ, WRITE
 
 if TYPE_CHECKING:
     from kvd.driven import Driven
@@ -202,6 +202,11 @@ class SocketConnection(Connection):
         self.send = sock.send
         self._mask = READ
 
+    @property
+    def is_read(self) -> bool:
+        """Tell whether the selector is asked for input. If not, it tells of what is there when it is asked again."""
+        return bool(self._mask & READ)
+
     def flush(self) -> None:
         self.marked = False
         data = self.session.take_output()
@@ -251,7 +256,7 @@ class SocketConnection(Connection):
             wanted = (WRITE if self.unsent else 0) | (0 if self.is_paused else READ)
             if wanted != self._mask:
                 self._mask = wanted
-                self.hub.poller.modify(self.fd, wanted)
+                self.hub.poller.modify(self.fd, wanted | ONCE if wanted & READ else wanted)
             if self.may_go_on:
                 self.hub.run_backlog_later(self)
 

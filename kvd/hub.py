@@ -21,7 +21,7 @@ import contextlib
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -31,7 +31,7 @@ import trio
 from kvd.connection import SMALL_RECEIVE_BYTES, Connection, SocketConnection, StreamConnection
 from kvd.dispatch import storage_refusal
 from kvd.lingering import Lingering
-from kvd.poller import READ, WRITE, Poller
+from kvd.poller import ONCE, READ, WRITE, Poller
 from storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ class Hub:
         self._behind: deque[Connection] = deque()  # connections whose backlog goes on next tick
         self._delivered: deque[tuple[StreamConnection, bytes]] = deque()
         self._leftover: list[tuple[int, int]] = []
+        self._pending: Iterator[tuple[int, int]] = iter(())  # what the tick under way has still to see to
+        self._unread: dict[int, int] = {}  # events of connections that may have more to be read
         self._in_tick = False
         self._failure: StorageError | None = None  # of the last commit, for `transact`
         self._waker, self._woken = socket.socketpair()
@@ -104,7 +106,7 @@ class Hub:
     def adopt(self, sock: socket.socket, session: Driven) -> SocketConnection:
         """Serve `session` over a connected, non-blocking socket from the next tick on."""
         connection = SocketConnection(self, session, sock)
-        self.poller.register(connection.fd, READ)
+        self.poller.register(connection.fd, READ | ONCE)
         self.sockets[connection.fd] = connection
         return connection
 
@@ -145,6 +147,7 @@ class Hub:
             self.streams.discard(connection)
         else:
             self.sockets.pop(connection.fd, None)
+            self._unread.pop(connection.fd, None)
         log.debug("client disconnected", session_id=connection.session.id, reason=reason)
         if reason == "output limit":
             self.server.stats.output_limit_closed += 1
@@ -185,7 +188,7 @@ class Hub:
             self.tick()
 
     def _has_work(self) -> bool:
-        return bool(self._leftover or self._behind or self._delivered or self._marked)
+        return bool(self._leftover or self._unread or self._behind or self._delivered or self._marked)
 
     def _linger(self) -> bool:
         """Wait for the next request in the selector itself, for a moment; tell whether one came.
@@ -215,22 +218,32 @@ class Hub:
         self._in_tick = False
         self._is_awake = False
 
-    def _receive_ready(self, now_ms: int) -> None:
+    def _receive_ready(self, now_ms: int) -> None:  # noqa: PLR0915 -- hot: one flat loop
         """Read every ready socket and run its session, for about `TICK_NANOSECONDS`."""
         events = self._leftover or self.poller.poll()
+        self._leftover = []
+        if self._unread:
+            events = events + self._take_unread(events)
+        self._pending = pending = iter(events)
         sockets = self.sockets
-        received = answered = answers = 0
+        answers: list[tuple[SocketConnection, bytes]] = []
+        self._answered_count = 0
+        received = run = 0
         deadline = time.perf_counter_ns() + TICK_NANOSECONDS
-        done = 0
-        for fd, mask in events:
-            if done & 3 == 3 and time.perf_counter_ns() > deadline:
-                break
-            done += 1
+        for fd, mask in pending:
+            if run > 3:
+                run = 0
+                if time.perf_counter_ns() > deadline:
+                    # What is left over comes first in the next tick, so that nobody starves.
+                    self._leftover = [(fd, mask), *pending]
+                    break
             connection = sockets.get(fd)
             if connection is None:
+                run += 1
                 self._other_ready(fd)
                 continue
             if mask != READ and mask & WRITE:
+                run += 1
                 connection.send_more()
                 if mask == WRITE or connection.closed:
                     continue
@@ -244,29 +257,58 @@ class Hub:
                 connection.close("client closed")
                 continue
             received += len(data)
+            if len(data) == connection.receive_bytes or mask & ~(READ | WRITE):
+                self._unread[fd] = mask
             session = connection.session
             session.active_at_ms = now_ms
             try:
                 answer = session.answer(data)
-                if answer is None:
-                    self._receive(connection, data)
+                if answer is not None:
+                    answers.append((connection, answer))
                     continue
+                if answers:
+                    self._send_answers(answers)
+                run += 1
+                self._receive(connection, data)
             except Exception as error:  # noqa: BLE001 -- a bug ends its session, not the daemon
                 self._end_broken(connection, error)
-                continue
-            answered += len(answer)
-            answers += 1
+        if answers:
+            self._send_answers(answers)
+        self.server.stats.input_bytes += received
+
+    def _take_unread(self, events: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return what has to be seen to again beside `events`, but for connections that are paused.
+
+        Those that are among `events` stay: one at a time, so that who closes after his request gets his reply.
+        """
+        unread, self._unread = self._unread, {}
+        taken = []
+        known = dict(events)
+        for fd, mask in unread.items():
+            if fd in known:
+                self._unread[fd] = mask
+            elif self.sockets[fd].is_read:
+                taken.append((fd, mask))
+        return taken
+
+    def _send_answers(self, answers: list[tuple[SocketConnection, bytes]]) -> None:
+        """Send what was answered at once, and empty the list.
+
+        Together, because a client that is woken by its answer takes a processor from those whose requests are still
+        to be read. But before anything else is run: that may take long.
+        """
+        size = 0
+        for connection, answer in answers:
+            size += len(answer)
             try:
                 sent = 0 if connection.unsent else connection.send(answer)
             except OSError:
                 sent = 0  # if the client is gone, the next attempt tells
             if sent != len(answer):
                 connection.send_later(answer[sent:])
-        self.server.stats.input_bytes += received
-        self.server.stats.output_bytes += answered
-        self._answered_count = answers
-        # What the deadline left over comes first in the next tick, so that nobody starves.
-        self._leftover = events[done:]
+        self.server.stats.output_bytes += size
+        self._answered_count += len(answers)
+        answers.clear()
 
     def _receive(self, connection: SocketConnection, data: bytes) -> None:
         """Have a session run what may need the tick's commit, and flush it at the end."""
@@ -468,12 +510,15 @@ class Hub:
         held, self._marked = self._marked, []
         if was_clean:
             held[:] = self._flush_all_but(held, caller)  # in place: the tick goes on with this list
-        for fd, mask in self.poller.poll():
+        events = [*self._pending, *self.poller.poll()]
+        for fd, mask in events + self._take_unread(events):
             connection = self.sockets.get(fd)
             if connection is None:
                 self._other_ready(fd)
-            elif not connection.marked and mask & ~WRITE:
-                self._pump_one(connection)
+            elif connection.marked or mask == WRITE:
+                self._unread[fd] = mask
+            else:
+                self._pump_one(connection, mask)
         for marked in self._marked:
             if not marked.closed:
                 marked.flush()
@@ -492,7 +537,7 @@ class Hub:
                 connection.flush()
         return kept
 
-    def _pump_one(self, connection: SocketConnection) -> None:
+    def _pump_one(self, connection: SocketConnection, mask: int) -> None:
         try:
             data = connection.recv(RECEIVE_BYTES)
         except BlockingIOError:
@@ -502,6 +547,8 @@ class Hub:
         if not data:
             connection.close("client closed")
             return
+        if len(data) == RECEIVE_BYTES or mask != READ:
+            self._unread[connection.fd] = mask
         connection.mark()
         connection.session.active_at_ms = self.server.store.now_ms
         self._guard(connection, connection.session.receive, data)
