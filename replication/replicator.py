@@ -28,7 +28,7 @@ from replication.dropped import DroppedValues
 from replication.membership import Membership
 from replication.options import Options
 from replication.rejoin import Rejoin, Standing
-from replication.roster import Roster
+from replication.roster import GONE, MEMBER, Roster
 from replication.stability import Stability
 from replication.sync import Syncs, is_below
 from replication.topology import Network, Topology
@@ -83,6 +83,7 @@ class Replicator:
         self._link_numbers = 0
         self._fresh_link: Link | None = None  # came up in the tick under way
         self._system_version = 0
+        self._roster_versions = (0, 0)
         self._roster_due = 0.0
         self._members_kept_at = -math.inf
         self._kept_version = 0  # of the addresses, as they are kept
@@ -414,8 +415,16 @@ class Replicator:
         self.dissemination.committed(now)
 
     def _cluster_changed(self) -> None:
-        """Take note that records of the cluster have changed, here or by a peer."""
-        self._system_version = self.core.replica.system_version
+        """Take note that records of the cluster have changed, here or by a peer.
+
+        Most are about runs and origins: then the members, of whom there may be hundreds, need not be read again.
+        """
+        replica = self.core.replica
+        self._system_version = replica.system_version
+        versions = (replica.system_version_of(MEMBER), replica.system_version_of(GONE))
+        if versions == self._roster_versions:
+            return
+        self._roster_versions = versions
         self.roster.changed()
         for link in list(self.core.links.values()):
             if self.roster.is_removed(link.node):  # who leaves hands over what it has, and goes by itself

@@ -349,6 +349,13 @@ class Replica(Protocol):
         """Return a number that grows whenever records of the cluster change, here or by a peer."""
         ...
 
+    def system_version_of(self, prefix: bytes) -> int:
+        """Return a number that grows whenever a commit has changed records whose names begin with `prefix`.
+
+        The prefix is what a name has up to its first colon, which it includes. It grows with a failed commit, too.
+        """
+        ...
+
     def list_system(self, prefix: bytes) -> list[tuple[bytes, bytes, Stamp]]:
         """Return (name, value, stamp) of the cluster's records whose name starts with `prefix`, by name."""
         ...

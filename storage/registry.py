@@ -17,7 +17,7 @@ other; both stay, and the title finds the one whose record is older.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import attrs
 
@@ -48,6 +48,9 @@ class Keyspaces:
         self.system = open_keyspace(SYSTEM, None, None)
         self.cluster = open_keyspace(CLUSTER, None, None)
         self.cluster_version = 0  # grows with every change of the cluster's records, and more often
+        self._cluster_version_committed = 0
+        self._cluster_versions: dict[bytes, int] = {}  # of committed changes, by what their names begin with
+        self._reverts = 0
         self.databases = [open_keyspace(database_id(index), index, None) for index in range(DATABASES)]
         self._named: dict[bytes, Keyspace] = {}
         self._hidden: dict[bytes, Keyspace] = {}
@@ -70,9 +73,20 @@ class Keyspaces:
         for namespace, record in self._stored():
             self._show(namespace, record)
 
-    def committed(self) -> None:
-        """Take the registry as being on disk now, and do what other nodes' changes of it ask for."""
+    def cluster_version_of(self, prefix: bytes) -> int:
+        """Return a number that grows with each commit that changes cluster records of this prefix, colon included."""
+        return self._cluster_versions.get(prefix, 0) + self._reverts
+
+    def committed(self, rows: Iterable[bytes]) -> None:
+        """Take the registry as being on disk now, and do what other nodes' changes of it ask for.
+
+        `rows` are the keys of the rows that the commit has written.
+        """
         self._before = None
+        if self.cluster_version != self._cluster_version_committed:
+            self._cluster_version_committed = self.cluster_version
+            for prefix in {_prefix(key[len(CLUSTER) :]) for key in rows if key.startswith(CLUSTER)}:
+                self._cluster_versions[prefix] = self._cluster_versions.get(prefix, 0) + 1
         if self._closed:
             self._closed = {}
         if self._accepted:
@@ -83,6 +97,7 @@ class Keyspaces:
     def reverted(self) -> None:
         """Make the registry what it was before the tick."""
         self.cluster_version += 1
+        self._reverts += 1
         self._accepted = {}
         for namespace in self._closed:
             self._hidden.pop(namespace, None)
@@ -244,3 +259,9 @@ class Keyspaces:
             yield from found
             if after is None:
                 return
+
+
+def _prefix(name: bytes) -> bytes:
+    """Return what a name has up to its first colon, colon included; all of it if it has none."""
+    head, colon, _ = name.partition(b":")
+    return head + colon

@@ -294,6 +294,9 @@ class StoreReplica:
     def system_version(self) -> int:
         return self._store.keyspaces.cluster_version
 
+    def system_version_of(self, prefix: bytes) -> int:
+        return self._store.keyspaces.cluster_version_of(prefix)
+
     def put_system(self, name: bytes, value: bytes) -> None:
         self._store.keyspaces.obtain(CLUSTER).write_anew(name, value, NEVER, None)
 

@@ -263,7 +263,7 @@ class Store:
         self._ledger.committed(synced=synced)
         if self.fresh is not None:
             self.fresh.committed(txn)
-        self.keyspaces.committed()
+        self.keyspaces.committed(txn.rows)
         for keyspace in txn.recounted:
             keyspace.committed()
         for keyspace, _ in txn.flushed:

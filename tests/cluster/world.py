@@ -14,6 +14,7 @@ Long constants are scaled down (`OPTIONS`, `GC_MIN_AGE`), so that a run of a min
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -661,7 +662,7 @@ def simulate(seed: int | str, scenario: Callable[[World], Any], **arguments: Any
                 await host.stop()
             nursery.cancel_scope.cancel()
 
-    with scaled(), quiet():
+    with scaled(), quiet(), unhurried_collector():
         clock.run(main, int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:8], "big"))
     return world
 
@@ -675,6 +676,17 @@ def scaled() -> Iterator[None]:
         yield
     finally:
         storage_state._MINUTE_MS = before
+
+
+@contextmanager
+def unhurried_collector() -> Iterator[None]:
+    """Look for cycles less often: the simulation makes little of them, and in a large world there is much to look at."""
+    before = gc.get_threshold()
+    gc.set_threshold(100_000, 50, 1000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 @contextmanager

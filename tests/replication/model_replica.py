@@ -108,7 +108,7 @@ class ModelReplica:
         self.hlc = 0
         self.power = True
         self.purging: Purging | None = None
-        self.system_version = 0
+        self._system_changed: list[bytes] = []  # the names of the cluster's records, at each change
         self.touched: list[bytes] = []
 
     # --- as a client writes
@@ -217,7 +217,8 @@ class ModelReplica:
             return False
         assert not (change.kind == Kind.VALUE and isinstance(change.content, int)), "it wants its body"
         self.cells[cell] = (stamp, change)
-        self.system_version += change.place.startswith(_CLUSTER)
+        if change.place.startswith(_CLUSTER):
+            self._system_changed.append(change.place[len(_CLUSTER) :])
         if change.kind == Kind.FLOOR:
             for other in [one for one in self.cells if one[0] == change.place and one != cell]:
                 if self.cells[other][0] < stamp:
@@ -285,6 +286,13 @@ class ModelReplica:
         if held is None or not isinstance(held[1].content, bytes):
             return None
         return held[1].content, held[0]
+
+    @property
+    def system_version(self) -> int:
+        return len(self._system_changed)
+
+    def system_version_of(self, prefix: bytes) -> int:
+        return sum(name.startswith(prefix) for name in self._system_changed)
 
     def list_system(self, prefix: bytes) -> list[tuple[bytes, bytes, Stamp]]:
         found = []

@@ -285,6 +285,32 @@ def test_system_records_replicate_and_no_client_sees_them(nodes: Nodes) -> None:
     assert findings(b.store) == []
 
 
+def test_versions_of_system_records_tell_what_has_changed(nodes: Nodes) -> None:
+    a, b = nodes(b"a"), nodes(b"b")
+
+    def versions(node: Node) -> list[int]:
+        return [node.replica.system_version_of(prefix) for prefix in (b"member:", b"gone:", b"other")]
+
+    for name, grown in ((b"member:1", 0), (b"gone:1", 1), (b"other", 2), (b"member:1", 0)):
+        before = versions(a), versions(b)
+        a.replica.put_system(name, b"v")
+        assert versions(a) == before[0]
+        b.receive(a.commit())
+        for node, old in zip((a, b), before, strict=True):
+            assert [new > one for new, one in zip(versions(node), old, strict=True)] == [
+                index == grown for index in range(3)
+            ]
+    before = versions(a), versions(b)
+    a.put(b"k", b"member:")
+    b.receive(a.commit())
+    assert (versions(a), versions(b)) == before
+    a.replica.put_system(b"member:2", b"v")
+    a.store.poison("a test")
+    with pytest.raises(Aborted):
+        a.store.commit()
+    assert all(new > old for new, old in zip(versions(a), before[0], strict=True))
+
+
 def test_a_system_record_of_a_failed_tick_never_was(nodes: Nodes) -> None:
     node = nodes()
     node.replica.put_system(b"member:1", b"one")
