@@ -13,6 +13,7 @@ from replication.rejoin import HasOwnData, Standing, WrongCluster
 from replication.replicator import Replicator
 from replication.shapes import SEQ_MAX
 from replication.verification import differ
+from replication.writers import RUN
 from storage.changes import INLINE_BYTES_MAX, Change, Kind, Lane, Run
 from tests.replication.lab import FAST, Lab, Node, contents, is_equal, place, ready
 from tests.replication.model_replica import ModelReplica
@@ -540,6 +541,25 @@ def test_stale_writes_are_written_anew_if_so_told() -> None:
     lab.run(5.0)
     assert lab["a"].get("unseen") == b"b alone"
     assert not lab["b"].dead_letters
+
+
+def test_the_members_are_read_again_only_if_their_records_have_changed(three: Lab) -> None:
+    a, b, c = (three[name] for name in "abc")
+    version, system_version = b.replicator.roster.version, b.replica.system_version
+    bulk = b"o" * 16
+    a.replica.put_system(RUN + a.id, m.encode_record({"bulk": bulk}))
+    a.put("key", "1")
+    three.run(1.0)
+    assert b.replicator.writers.writer_of(bulk) == a.id
+    assert b.replica.system_version > system_version
+    assert b.replicator.roster.version == version
+    a.replicator.roster.remove(c.id)
+    a.replicator.after_commit()
+    a.replicator.committed(three.now)
+    a.due = 0.0
+    three.run(1.0)
+    assert b.replicator.roster.version > version
+    assert b.replicator.roster.is_removed(c.id)
 
 
 def test_a_removed_node_is_told_so_and_reaches_nobody() -> None:
