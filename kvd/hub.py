@@ -220,11 +220,7 @@ class Hub:
 
     def _receive_ready(self, now_ms: int) -> None:  # noqa: PLR0915 -- hot: one flat loop
         """Read every ready socket and run its session, for about `TICK_NANOSECONDS`."""
-        events = self._leftover or self.poller.poll()
-        self._leftover = []
-        if self._unread:
-            events = events + self._take_unread(events)
-        self._pending = pending = iter(events)
+        self._pending = pending = iter(self._next_events())
         sockets = self.sockets
         answers: list[tuple[SocketConnection, bytes]] = []
         self._answered_count = 0
@@ -254,6 +250,7 @@ class Hub:
             except OSError:
                 data = b""
             if not data:
+                run += 1
                 connection.close("client closed")
                 continue
             received += len(data)
@@ -275,6 +272,18 @@ class Hub:
         if answers:
             self._send_answers(answers)
         self.server.stats.input_bytes += received
+
+    def _next_events(self) -> list[tuple[int, int]]:
+        """Return what the last tick has left over; if that is nothing, what is ready now and what is to be read on.
+
+        Never both: who sends without end would keep the first from ever being nothing, and all others from being seen.
+        """
+        events, self._leftover = self._leftover, []
+        if not events:
+            events = self.poller.poll()
+            if self._unread:
+                events = events + self._take_unread(events)
+        return events
 
     def _take_unread(self, events: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Return what has to be seen to again beside `events`, but for connections that are paused.
@@ -510,7 +519,8 @@ class Hub:
         held, self._marked = self._marked, []
         if was_clean:
             held[:] = self._flush_all_but(held, caller)  # in place: the tick goes on with this list
-        events = [*self._pending, *self.poller.poll()]
+        leftover, self._leftover = self._leftover, []
+        events = [*leftover, *self._pending, *self.poller.poll()]
         for fd, mask in events + self._take_unread(events):
             connection = self.sockets.get(fd)
             if connection is None:
@@ -541,6 +551,8 @@ class Hub:
         try:
             data = connection.recv(RECEIVE_BYTES)
         except BlockingIOError:
+            if mask & WRITE:
+                self._unread[connection.fd] = WRITE  # the next tick goes on sending
             return
         except OSError:
             data = b""
