@@ -220,7 +220,9 @@ class Hub:
 
     def _receive_ready(self, now_ms: int) -> None:  # noqa: PLR0915 -- hot: one flat loop
         """Read every ready socket and run its session, for about `TICK_NANOSECONDS`."""
-        self._pending = pending = iter(self._next_events())
+        events = self._leftover or self._look()
+        self._leftover = []
+        self._pending = pending = iter(events)
         sockets = self.sockets
         answers: list[tuple[SocketConnection, bytes]] = []
         self._answered_count = 0
@@ -273,17 +275,14 @@ class Hub:
             self._send_answers(answers)
         self.server.stats.input_bytes += received
 
-    def _next_events(self) -> list[tuple[int, int]]:
-        """Return what the last tick has left over; if that is nothing, what is ready now and what is to be read on.
+    def _look(self) -> list[tuple[int, int]]:
+        """Return what is ready now, and what is to be read on.
 
-        Never both: who sends without end would keep the first from ever being nothing, and all others from being seen.
+        Not before nothing is left over: who sends without end would keep that from ever being so, and all others from
+        being seen.
         """
-        events, self._leftover = self._leftover, []
-        if not events:
-            events = self.poller.poll()
-            if self._unread:
-                events = events + self._take_unread(events)
-        return events
+        events = self.poller.poll()
+        return events + self._take_unread(events) if self._unread else events
 
     def _take_unread(self, events: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Return what has to be seen to again beside `events`, but for connections that are paused.
@@ -561,6 +560,7 @@ class Hub:
             return
         if len(data) == RECEIVE_BYTES or mask != READ:
             self._unread[connection.fd] = mask
+        self.server.stats.input_bytes += len(data)
         connection.mark()
         connection.session.active_at_ms = self.server.store.now_ms
         self._guard(connection, connection.session.receive, data)

@@ -16,12 +16,14 @@ import trio
 
 READ: Final = 1
 WRITE: Final = 4
-# Any other bit in an event (error, the other side has closed) is to be treated as READ: what recv says tells what it is.
+# Any other bit in an event (error, urgent data, the other side has closed) is to be treated as READ: what recv says
+# tells what it is.
 
 # With READ, where the platform has it: tell once of what came, not in each poll for as long as it is there, and tell
-# whether the other side has closed. Linux would else look at each socket a second time, in the poll after it was read.
-# Whoever registers with it has to go on by himself until a recv returned less than it might have, or the end.
-ONCE: Final = select.EPOLLET | select.EPOLLRDHUP if sys.platform == "linux" else 0
+# whether the other side has closed, or has sent urgent data (a recv ends there). Linux would else look at each socket a
+# second time, in the poll after it was read. Whoever registers with it has to go on by himself: until a recv returned
+# less than it might have, and where he was told of more than input, until one finds nothing or the end.
+ONCE: Final = select.EPOLLET | select.EPOLLRDHUP | select.EPOLLPRI if sys.platform == "linux" else 0
 
 # Where a thread has to wait, it looks up this often to see whether the hub was stopped.
 _THREAD_WAIT_SECONDS: Final = 0.05

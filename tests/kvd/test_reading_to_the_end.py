@@ -88,6 +88,16 @@ async def test_more_than_is_read_in_a_tick_is_answered_to_the_end(open_one: Open
 
 
 @both_pollers
+async def test_what_stands_behind_urgent_data_is_read(open_one: Open) -> None:
+    """A receive ends before it, though more is there; a telnet client sends it for an interrupt."""
+    async with connected(open_one()) as (_, stream, sock):
+        sock.sendall(PING[:5])
+        sock.send(b"!", socket.MSG_OOB)
+        sock.sendall(PING[5:])
+        assert await receive_exactly(stream, len(PONG)) == PONG
+
+
+@both_pollers
 @pytest.mark.parametrize("size", [1, SMALL_RECEIVE_BYTES, RECEIVE_BYTES])
 async def test_who_breaks_off_is_forgotten(open_one: Open, size: int) -> None:
     """Its reset is behind what it has sent, so the first receive does not tell of it."""

@@ -168,17 +168,21 @@ async def test_who_is_left_over_when_a_script_begins_may_end_it(
         for stream in (caller, *others):
             await ask(stream, "PING", expect=PONG)
         await ask(caller, "SET", "k", "x" * (2 << 20), expect=b"+OK\r\n")
+        requests = encode("GET", "k") + encode("EVAL", LONG, 0)
+        kill = encode("SCRIPT", "KILL")
+        sent = live.server.stats.input_bytes + len(requests) + len(others) * len(kill)
 
         def come(events: list[tuple[int, int]]) -> None:
             if events:  # the caller's: its large reply has the script wait for the next tick
                 for stream in others:
-                    stream.socket._sock.send(encode("SCRIPT", "KILL"))  # type: ignore[attr-defined]
+                    stream.socket._sock.send(kill)  # type: ignore[attr-defined]
                 poller.act = lambda _: None
 
         poller.act = come
-        caller.socket._sock.send(encode("GET", "k") + encode("EVAL", LONG, 0))  # type: ignore[attr-defined]
+        caller.socket._sock.send(requests)  # type: ignore[attr-defined]
         reply = await receive_exactly(caller, len(b"$2097152\r\n") + (2 << 20) + 2)
         assert reply.startswith(b"$2097152\r\n")
         assert b"Script killed" in await caller.receive_some()
         replies = [await stream.receive_some() for stream in others]
         assert b"+OK\r\n" in replies
+        assert live.server.stats.input_bytes == sent
