@@ -323,11 +323,16 @@ class Hub:
         if not connection.marked:
             connection.marked = True
             self._marked.append(connection)
-        if len(data) < SMALL_RECEIVE_BYTES:
+        if (
+            len(data) < SMALL_RECEIVE_BYTES // 2
+        ):  # a pipeline whose parts vary is not to change its mind each time
             connection.receive_bytes = SMALL_RECEIVE_BYTES
-        elif connection.receive_bytes == SMALL_RECEIVE_BYTES:
+        elif len(data) == connection.receive_bytes == SMALL_RECEIVE_BYTES:
             connection.receive_bytes = RECEIVE_BYTES
-            data += self._receive_rest(connection, RECEIVE_BYTES - len(data))
+            rest = self._receive_rest(connection, RECEIVE_BYTES - len(data))
+            data += rest
+            if rest and len(data) < RECEIVE_BYTES and self._unread.get(connection.fd) == READ:
+                del self._unread[connection.fd]  # that was all
         connection.session.receive(data)
 
     def _receive_rest(self, connection: SocketConnection, count: int) -> bytes:
