@@ -323,9 +323,8 @@ class Hub:
         if not connection.marked:
             connection.marked = True
             self._marked.append(connection)
-        if (
-            len(data) < SMALL_RECEIVE_BYTES // 2
-        ):  # a pipeline whose parts vary is not to change its mind each time
+        # At half of it, so that a pipeline whose parts vary does not change it each time.
+        if len(data) < SMALL_RECEIVE_BYTES // 2:
             connection.receive_bytes = SMALL_RECEIVE_BYTES
         elif len(data) == connection.receive_bytes == SMALL_RECEIVE_BYTES:
             connection.receive_bytes = RECEIVE_BYTES

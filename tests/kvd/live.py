@@ -8,18 +8,25 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import attrs
+import pytest
 import trio
 import trio.testing
 
 from kvd.daemon import spawner
 from kvd.hub import Hub
 from kvd.listeners import PlainListener, open_tcp
-from kvd.poller import Poller, open_poller
+from kvd.poller import Poller, SelectorPoller, open_poller
 from kvd.server import Server
 from kvd.settings import Settings
 from storage.engine_memory import MemoryEngine
 from storage.store import Store
 from tests.kvd.harness import encode
+
+Open = Callable[[], Poller]
+both_pollers = pytest.mark.parametrize(
+    "open_one",
+    [pytest.param(open_poller, id="platform"), pytest.param(SelectorPoller, id="portable")],
+)
 
 
 @attrs.define
@@ -66,6 +73,36 @@ async def running(settings: Settings | None = None, poller: Poller | None = None
                 yield Running(server, hub, engine, listener.port)
             finally:
                 nursery.cancel_scope.cancel()
+
+
+class Interposed:
+    """A poller that lets a client act before and after each look of the hub, without a checkpoint in between.
+
+    The client could be a thread; but a thread of this process would need the interpreter's lock, which a
+    script lets go of too briefly for it on a busy machine.
+    """
+
+    def __init__(self, poller: Poller) -> None:
+        self.poller = poller
+        self.register = poller.register
+        self.modify = poller.modify
+        self.unregister = poller.unregister
+        self.wait = poller.wait
+        self.close = poller.close
+        self.before: Callable[[], None] = lambda: None
+        self.act: Callable[[list[tuple[int, int]]], None] = lambda _events: None
+
+    def poll(self, timeout_seconds: float = 0) -> list[tuple[int, int]]:
+        self.before()
+        events = self.poller.poll(timeout_seconds)
+        self.act(events)
+        return events
+
+
+def plain_socket(stream: trio.SocketStream) -> socket.socket:
+    """Return the socket beneath a stream: what is done with it is done without a checkpoint, so without a tick."""
+    sock: socket.socket = stream.socket._sock  # type: ignore[attr-defined]
+    return sock
 
 
 async def receive_exactly(stream: trio.abc.ReceiveStream, count: int) -> bytes:

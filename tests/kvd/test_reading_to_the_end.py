@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 import trio
@@ -13,16 +13,23 @@ import trio.testing
 
 from kvd.connection import SMALL_RECEIVE_BYTES
 from kvd.hub import RECEIVE_BYTES
-from kvd.poller import Poller, SelectorPoller, open_poller
+from kvd.poller import Poller
 from tests.kvd.harness import encode
-from tests.kvd.live import Running, ask, receive_exactly, receive_to_end, running, until
+from tests.kvd.live import (
+    Open,
+    Running,
+    ask,
+    both_pollers,
+    plain_socket,
+    receive_exactly,
+    receive_to_end,
+    running,
+    until,
+)
 
 PONG = b"+PONG\r\n"
 PING = encode("PING")
 
-Open = Callable[[], Poller]
-POLLERS = [pytest.param(open_poller, id="platform"), pytest.param(SelectorPoller, id="portable")]
-both_pollers = pytest.mark.parametrize("open_one", POLLERS)
 # Requests that end where a receive ends, and a byte before and after.
 SIZES = [
     size + difference
@@ -36,7 +43,7 @@ async def connected(poller: Poller) -> AsyncIterator[tuple[Running, trio.SocketS
     """Yield a hub, a client that it has seen, and the client's socket: what is sent by it comes without a tick between."""
     async with running(poller=poller) as live, await live.connect() as stream:
         await ask(stream, "PING", expect=PONG)
-        sock = stream.socket._sock  # type: ignore[attr-defined]
+        sock = plain_socket(stream)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * RECEIVE_BYTES)
         yield live, stream, sock
 

@@ -4,40 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable
 
 import pytest
 
-from kvd.poller import ONCE, READ, WRITE, Poller, SelectorPoller, open_poller
+from kvd.poller import ONCE, READ, WRITE
 from kvd.settings import ScriptingSettings, Settings
 from tests.kvd.harness import encode
-from tests.kvd.live import ask, receive_exactly, running, until
+from tests.kvd.live import (
+    Interposed,
+    Open,
+    ask,
+    both_pollers,
+    plain_socket,
+    receive_exactly,
+    running,
+    until,
+)
 
 PING = encode("PING")
 PONG = b"+PONG\r\n"
 FLOODING_COUNT = 16
-
-Open = Callable[[], Poller]
-POLLERS = [pytest.param(open_poller, id="platform"), pytest.param(SelectorPoller, id="portable")]
-both_pollers = pytest.mark.parametrize("open_one", POLLERS)
-
-
-class Interposed:
-    """A poller that lets a client act after each look of the hub, without a checkpoint in between."""
-
-    def __init__(self, poller: Poller) -> None:
-        self.poller = poller
-        self.register = poller.register
-        self.modify = poller.modify
-        self.unregister = poller.unregister
-        self.wait = poller.wait
-        self.close = poller.close
-        self.act: Callable[[list[tuple[int, int]]], None] = lambda _events: None
-
-    def poll(self, timeout_seconds: float = 0) -> list[tuple[int, int]]:
-        events = self.poller.poll(timeout_seconds)
-        self.act(events)
-        return events
 
 
 def fill(sock: socket.socket) -> int:
@@ -63,7 +49,7 @@ async def test_who_comes_while_many_send_without_end_has_his_turn(
         late = await stack.enter_async_context(await live.connect())
         for stream in (*flooding, late):
             await ask(stream, "PING", expect=PONG)
-        late_sock = late.socket._sock  # type: ignore[attr-defined]
+        late_sock = plain_socket(late)
         read_before: list[int] = []  # what was read of all clients when the late one had his answer
 
         def look_for_answer(_events: list[tuple[int, int]]) -> None:
@@ -79,7 +65,7 @@ async def test_who_comes_while_many_send_without_end_has_his_turn(
 
         poller.act = come_late
         before = live.server.stats.input_bytes
-        sent = sum(fill(stream.socket._sock) for stream in flooding)  # type: ignore[attr-defined,misc]
+        sent = sum(fill(plain_socket(stream)) for stream in flooding)
         await until(lambda: read_before, "the late one is answered")
         assert read_before[0] - before < sent
 
@@ -121,7 +107,7 @@ async def test_who_takes_output_and_asks_during_a_script_is_sent_the_rest(open_o
         await ask(caller, "SET", "k", "x" * 8_000_000, expect=b"+OK\r\n")
         await ask(reader, "PING", expect=PONG)
         caller_fd, reader_fd = live.hub.sockets
-        sock = reader.socket._sock  # type: ignore[attr-defined]
+        sock = plain_socket(reader)
         received = bytearray()
 
         def receive() -> None:
@@ -175,11 +161,11 @@ async def test_who_is_left_over_when_a_script_begins_may_end_it(
         def come(events: list[tuple[int, int]]) -> None:
             if events:  # the caller's: its large reply has the script wait for the next tick
                 for stream in others:
-                    stream.socket._sock.send(kill)  # type: ignore[attr-defined]
+                    plain_socket(stream).send(kill)
                 poller.act = lambda _: None
 
         poller.act = come
-        caller.socket._sock.send(requests)  # type: ignore[attr-defined]
+        plain_socket(caller).send(requests)
         reply = await receive_exactly(caller, len(b"$2097152\r\n") + (2 << 20) + 2)
         assert reply.startswith(b"$2097152\r\n")
         assert b"Script killed" in await caller.receive_some()

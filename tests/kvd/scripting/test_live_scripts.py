@@ -17,8 +17,8 @@ from kvd.poller import ONCE, READ, open_poller
 from kvd.scripting.engine import BUSY, NOT_BUSY, UNKILLABLE
 from kvd.settings import ScriptingSettings, Settings
 from tests.kvd.harness import encode
+from tests.kvd.live import Interposed, plain_socket, running
 from tests.kvd.live import ask as live_ask
-from tests.kvd.live import running
 from tests.kvd.redis_wire import ask
 from tests.servers import RunningServer, kvd_server, wait_until
 
@@ -97,26 +97,7 @@ def test_a_memory_bomb_leaves_the_daemon_as_it_was(daemon: RunningServer) -> Non
             assert ask(client, "EVAL", "return redis.call('ECHO', 'fine')", 0) == b"fine"
 
 
-class _Interposed:
-    """A poller that lets a client act each time the hub looks for input, in the midst of a script too.
-
-    The client could be a thread; but a thread of this process would need the interpreter's lock, which a
-    script lets go of too briefly for it on a busy machine.
-    """
-
-    def __init__(self) -> None:
-        self.poller = open_poller()
-        self.register = self.poller.register
-        self.modify = self.poller.modify
-        self.unregister = self.poller.unregister
-        self.wait = self.poller.wait
-        self.close = self.poller.close
-        self.act: Callable[[], None] = lambda: None
-
-    def poll(self, timeout_seconds: float = 0) -> list[tuple[int, int]]:
-        self.act()
-        return self.poller.poll(timeout_seconds)
-
+class _Interposed(Interposed):
     def wait_for_readable(self, count: int) -> None:
         """Return when `count` of the hub's sockets have something to be received; without a checkpoint."""
         deadline = time.monotonic() + 20
@@ -131,7 +112,7 @@ class _Interposed:
 async def test_a_client_of_the_same_tick_gets_its_reply_while_the_script_runs() -> None:
     """Its PING comes before the script in one tick; without the reply it would never send SCRIPT KILL."""
     late_at_once = Settings(scripting=ScriptingSettings(time_limit_ms=1))
-    poller = _Interposed()
+    poller = _Interposed(open_poller())
     async with (
         running(late_at_once, poller) as live,
         await live.connect() as first,
@@ -139,20 +120,20 @@ async def test_a_client_of_the_same_tick_gets_its_reply_while_the_script_runs() 
     ):
         for stream in (first, second):
             await live_ask(stream, "PING", expect=b"+PONG\r\n")
-        killer = first.socket._sock  # type: ignore[attr-defined]
+        killer = plain_socket(first)
 
         def kill_when_answered() -> None:
             with contextlib.suppress(BlockingIOError):
                 assert killer.recv(100) == b"+PONG\r\n"
                 killer.send(encode("SCRIPT", "KILL"))
-                poller.act = lambda: None
+                poller.before = lambda: None
 
         # Without a checkpoint in between the hub has no tick. What is sent arrives some time later, so wait for
         # it: then both are there for the next tick, in the order of their arrival.
         killer.send(encode("PING"))
         poller.wait_for_readable(1)
-        second.socket._sock.send(encode("EVAL", LONG, 0))  # type: ignore[attr-defined]
+        plain_socket(second).send(encode("EVAL", LONG, 0))
         poller.wait_for_readable(2)
-        poller.act = kill_when_answered
+        poller.before = kill_when_answered
         assert b"Script killed by user" in await second.receive_some()
         assert await first.receive_some() == b"+OK\r\n"
