@@ -18,7 +18,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from storage.changes import Change, Conflict, Kind, Run, has_numbers
+from storage.changes import Change, Conflict, Kind, Run, group_of, has_numbers
 from storage.errors import RecordError
 from storage.expiry import Sweeper, is_bodyless
 from storage.incoming import Taken
@@ -93,6 +93,7 @@ class Applier:
         pack = pack_full_register
         cache = self._state.cache
         number_of, obtain = self._ledger.number_of, self._keyspaces.obtain
+        group = self._ledger.groups[number]
         namespace, keyspace, hot, floor, is_shown = b"", None, None, b"", False
         won = top = 0
         self._prefetch(run.changes)
@@ -114,6 +115,10 @@ class Applier:
                     if shown and keyspace is not None:
                         incoming.applied.append((keyspace, tuple(shown), Kind.VALUE))
                         shown = []
+                    if group_of(namespace) != group:
+                        incoming.undecodable += 1
+                        namespace = b""
+                        continue
                     keyspace = obtain(namespace)
                     hot = keyspace.hot
                     floor = keyspace.floor or b""
@@ -244,7 +249,7 @@ class Applier:
         except (struct.error, TypeError):
             incoming.undecodable += 1
             return False
-        if not len(change.place) >= NAMESPACE_BYTES:
+        if not len(change.place) >= NAMESPACE_BYTES or group_of(change.place) != self._ledger.groups[number]:
             incoming.undecodable += 1
             return False
         handler = self._handlers.get(change.kind)  # type: ignore[call-overload]

@@ -13,6 +13,10 @@ Changes travel in *runs*. The run (origin, after, upto, changes) holds every cha
 after < seq <= upto that was alive when the run was cut. A sequence that is missing in it was superseded
 by a later one of the same run. So whoever has covered `after` and applies the run as a whole covers
 `upto`, and nobody needs to send what is dead already.
+
+Namespaces belong to *groups*, and each group replicates by itself, with origins, a vector and purge floors of its own,
+among those nodes that carry it. Group 0 is carried by all. An origin and a namespace tell their group by their own
+16 bytes (`group_of`), so that nobody has to look it up, or to know it before the first write of one comes.
 """
 
 from __future__ import annotations
@@ -26,6 +30,12 @@ from typing import Final, NamedTuple, Protocol
 INLINE_BYTES_MAX: Final = 64 * 1024
 # The namespace of the cluster's own records: never deleted, so never undone either.
 CLUSTER_NAMESPACE: Final = bytes(14) + b"\x01\x01"
+# The group that every node carries.
+COMMON_GROUP: Final = 0
+GROUP_MAX: Final = 0xFFFF
+# What the ids of the other groups begin with; the group follows, then what is random.
+_GROUP_MARK: Final = b"\xf5grp"
+_GROUP_END: Final = len(_GROUP_MARK) + 2
 
 
 class Kind(enum.IntEnum):
@@ -37,6 +47,37 @@ class Kind(enum.IntEnum):
     FIELD = 3
     COUNTER = 4
     NAMESPACE_FLOOR = 5
+
+
+def group_of(name: bytes) -> int:
+    """Return the group of an origin, of a namespace, or of a place in one."""
+    if not name.startswith(_GROUP_MARK):
+        return COMMON_GROUP
+    return int.from_bytes(name[len(_GROUP_MARK) : _GROUP_END], "big")
+
+
+def draw_id(group: int, entropy: Callable[[int], bytes]) -> bytes:
+    """Return a fresh id of 16 bytes for an origin or a namespace of a group."""
+    if group:
+        return _mark_of(group) + entropy(16 - _GROUP_END)
+    while group_of(drawn := entropy(16)):
+        pass
+    return drawn
+
+
+def place_ranges(group: int) -> list[tuple[bytes, bytes]]:
+    """Return where the places of a group lie: (first, end) each, in order, the end excluded."""
+    if group:
+        return [(_mark_of(group), _after(_mark_of(group)))]
+    return [(b"", _GROUP_MARK), (_after(_GROUP_MARK), END_OF_PLACES)]
+
+
+def _mark_of(group: int) -> bytes:
+    return _GROUP_MARK + group.to_bytes(2, "big")
+
+
+def _after(prefix: bytes) -> bytes:
+    return (int.from_bytes(prefix, "big") + 1).to_bytes(len(prefix), "big")
 
 
 class Lane(enum.IntEnum):
@@ -221,12 +262,22 @@ class Purging(Protocol):
 
 
 class Replica(Protocol):
-    """One store, as replication sees it.
+    """The namespaces of one group in one store, as replication sees them.
+
+    The clock, the node's id, the cluster's records and what people ask about are the store's own, and the same for all
+    groups. Changes of other groups are never shown, and must not be given.
 
     The methods that write (`apply`, `merge`, `cover`, `drop`, `put_system`, `void`) add to the tick under way and
     are on disk once that has been committed; if its commit fails, they never happened. The caller opens and
     commits the tick. The others may be called at any time.
     """
+
+    @property
+    def group(self) -> int: ...
+
+    def of_group(self, group: int) -> Replica:
+        """Return the same store as another group's. To be called once for each group."""
+        ...
 
     @property
     def node_id(self) -> bytes:
@@ -363,7 +414,7 @@ class Replica(Protocol):
     # Settings of the data directory that do not replicate.
 
     def get_local(self, name: str) -> bytes | None:
-        """Return a value stored with `put_local`: cluster id, rejoin state and the like."""
+        """Return a value stored with `put_local`: cluster id, rejoin state and the like. Each group has its own."""
         ...
 
     def put_local(self, name: str, value: bytes | None) -> None:
@@ -373,7 +424,7 @@ class Replica(Protocol):
     # Upkeep.
 
     def rotate(self) -> None:
-        """Stamp later writes with fresh origins. Nothing may be pending."""
+        """Stamp later writes with fresh origins, in all groups. Nothing may be pending."""
         ...
 
     def renew_node(self) -> None:

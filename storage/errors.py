@@ -20,7 +20,7 @@ engine's own exceptions never leave `engine_rocksdb`; they are translated there,
       LimitError        the client asked for more than the settings allow
         KeyTooLong, ValueTooLong, MetadataTooLong, TitleTooLong
       KeyspaceError     a namespace is missing, gone, or its title is taken
-        KeyspaceGone, TitleTaken
+        KeyspaceGone, GroupNotCarried, TitleTaken
 """
 
 from __future__ import annotations
@@ -188,6 +188,16 @@ class KeyspaceError(StorageError):
 class KeyspaceGone(KeyspaceError):
     def __init__(self, id_hex: str) -> None:
         super().__init__(f"the namespace {id_hex} does not exist; list the namespaces and use one of those")
+
+
+class GroupNotCarried(KeyspaceError):
+    """The records of a namespace are on other nodes only."""
+
+    def __init__(self, group: int) -> None:
+        super().__init__(
+            f"this node does not carry group {group}; use a node that does, or add the group to peers.groups"
+        )
+        self.group = group
 
 
 class TitleTaken(KeyspaceError):

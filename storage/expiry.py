@@ -17,7 +17,8 @@ decides what happens (see `layout` for why an entry may be early or stale):
 * deletions in the reserved namespaces are kept as long as there are members: they are few, and a
   member must not come back.
 
-What is not replicated is nobody else's: it is treated as on a node that is alone, and not remembered.
+What is not replicated is nobody else's: it is treated as on a node that is alone, and not remembered. Each group of
+namespaces has members and a horizon of its own.
 
 Expiring is not a write: it takes no dot, and other nodes come to the same by themselves.
 """
@@ -26,9 +27,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from storage.changes import Purging
+from storage.changes import COMMON_GROUP, Purging
 from storage.engine import Family
 from storage.errors import RecordError
 from storage.keyspace import purgeable_ms
@@ -36,13 +37,13 @@ from storage.layout import (
     BODYLESS_PREFIX,
     CLUSTER,
     EXPIRY_KIND,
-    META_PURGED_HLC,
     NAMESPACE_BYTES,
     PURGE_KIND,
     SYSTEM,
     deadline_prefix,
     due_before,
     parse_deadline,
+    purged_hlc_key,
     purged_key,
 )
 from storage.record import (
@@ -90,19 +91,21 @@ class Apart:
         return False
 
 
+_APART: Final = Apart()
+
+
 class Horizon:
-    """The greatest stamps ever purged: a sequence for each origin number, and a clock value."""
+    """The greatest stamps ever purged: a sequence for each origin number, and a clock value for each group."""
 
-    def __init__(self, seqs: dict[int, int], hlc: int) -> None:
+    def __init__(self, seqs: dict[int, int], hlcs: dict[int, int]) -> None:
         self.seqs = seqs
-        self.hlc = hlc
+        self.hlcs = hlcs
 
-    def raise_to(self, number: int, seq: int, hlc: int) -> None:
-        self.seqs[number] = max(self.seqs.get(number, 0), seq)
-        self.hlc = max(self.hlc, hlc)
+    def hlc_of(self, group: int) -> int:
+        return self.hlcs.get(group, 0)
 
     def copy(self) -> Horizon:
-        return Horizon(dict(self.seqs), self.hlc)
+        return Horizon(dict(self.seqs), dict(self.hlcs))
 
 
 class Sweeper:
@@ -118,11 +121,11 @@ class Sweeper:
         self.horizon = horizon
         self._horizon_before: Horizon | None = None  # if the tick has raised it
         self.wanted = bodyless  # the stamp of each value that is wanted back, by row key
-        self._expired_hlc = (
-            0  # the clock value of the latest expiry whose header was purged in the slice under way
-        )
+        # By group, the clock value of the latest expiry whose header was purged in the slice under way.
+        self._expired_hlcs: dict[int, int] = {}
         self._unwanted: list[bytes] = []  # row keys that have a meta row of this and need it no more
-        self.purging: Purging = Alone()
+        self.purging: Purging = Alone()  # of the group that all nodes carry
+        self.purging_of: dict[int, Purging] = {}  # of the other groups
         self.expired: list[tuple[Keyspace, bytes]] = []
 
     def collect(self, budget_rows: int) -> int:
@@ -136,7 +139,7 @@ class Sweeper:
             return 0
         self._prefetch(entries)
         purged: list[bytes] = []
-        self._expired_hlc = 0
+        self._expired_hlcs = {}
         for entry in entries:
             self._handle(entry, purged)
         self._remember(purged)
@@ -214,18 +217,26 @@ class Sweeper:
         else:
             purged.extend(collectable)
             if not self._is_alone(keyspace):
-                self._expired_hlc = max(self._expired_hlc, _expired_hlc(record))
+                hlcs, group = self._expired_hlcs, keyspace.group
+                hlcs[group] = max(hlcs.get(group, 0), _expired_hlc(record))
             keyspace.rewrite(key, MISSING if record[VALUE] is None else _without_floor(record))
 
     def _is_alone(self, keyspace: Keyspace) -> bool:
-        return self.purging.alone or keyspace.is_local
+        return self._purging(keyspace.group).alone or keyspace.is_local
+
+    def _purging(self, group: int) -> Purging:
+        """Return what is known of a group's members; nothing, if nobody speaks with them yet."""
+        if group == COMMON_GROUP or isinstance(self.purging, Alone):
+            return self.purging
+        return self.purging_of.get(group, _APART)
 
     def _is_collectable(self, keyspace: Keyspace, record: Record, collectable: list[bytes]) -> bool:
         if self._is_alone(keyspace):
             return True
-        if keyspace.id in {SYSTEM, CLUSTER} or _expired_hlc(record) > self.purging.settled_hlc:
+        purging = self._purging(keyspace.group)
+        if keyspace.id in {SYSTEM, CLUSTER} or _expired_hlc(record) > purging.settled_hlc:
             return False
-        origins, covers = self._state.origins, self.purging.covers
+        origins, covers = self._state.origins, purging.covers
         dots = [register_dot(register) for register in collectable]
         return all(covers(origins[number], seq) for number, seq in dots)
 
@@ -235,24 +246,32 @@ class Sweeper:
     def _remember(self, purged: list[bytes]) -> None:
         """Keep what was purged. A dot that is not covered here is no floor: nobody can be asked to cover it."""
         ledger = self._state.ledger
-        dots = [(*register_dot(register), register_hlc(register)) for register in purged]
-        dots = [dot for dot in dots if not ledger.is_local(dot[0])]
-        covered = [dot for dot in dots if dot[1] <= ledger.covered(dot[0])]
-        self.raise_horizon(covered, max((self._expired_hlc, *(dot[2] for dot in dots))))
+        hlcs, self._expired_hlcs = self._expired_hlcs, {}
+        covered: dict[int, dict[int, int]] = {group: {} for group in hlcs}
+        for register in purged:
+            number, seq = register_dot(register)
+            if ledger.is_local(number):
+                continue
+            group = ledger.groups[number]
+            hlcs[group] = max(hlcs.get(group, 0), register_hlc(register))
+            seqs = covered.setdefault(group, {})
+            if seq <= ledger.covered(number):
+                seqs[number] = max(seq, seqs.get(number, 0))
+        for group, seqs in covered.items():
+            self.raise_horizon(group, seqs, hlcs[group])
 
-    def raise_horizon(self, dots: list[tuple[int, int, int]], hlc: int = 0) -> None:
-        """Take note in the tick that (origin number, seq, hlc) were purged, here or elsewhere, and clocks to `hlc`."""
-        if not dots and hlc <= self.horizon.hlc:
+    def raise_horizon(self, group: int, seqs: dict[int, int], hlc: int) -> None:
+        """Take note in the tick of what was purged of a group, here or elsewhere: up to a seq by origin number, and a clock value."""
+        if not seqs and hlc <= self.horizon.hlc_of(group):
             return
         if self._horizon_before is None:
             self._horizon_before = self.horizon.copy()
         horizon = self.horizon
-        for dot in dots:
-            horizon.raise_to(*dot)
-        horizon.hlc = max(horizon.hlc, hlc)
+        horizon.hlcs[group] = max(horizon.hlc_of(group), hlc)
         puts = self._state.txn.puts
-        puts.append((Family.META, META_PURGED_HLC, dumps(horizon.hlc)))
-        for number in dict.fromkeys(dot[0] for dot in dots):
+        puts.append((Family.META, purged_hlc_key(group), dumps(horizon.hlcs[group])))
+        for number, seq in seqs.items():
+            horizon.seqs[number] = max(horizon.seqs.get(number, 0), seq)
             puts.append((Family.META, purged_key(number), dumps(horizon.seqs[number])))
 
     def want(self, row_key: bytes, record: Record) -> None:

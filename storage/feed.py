@@ -1,8 +1,8 @@
 """The change feed over a snapshot of the engine: change log first, then the rows that it names.
 
 The log and the rows come from the same moment, so a dot that no row carries any more was
-superseded before that moment, and what superseded it is in the feed itself. What the local lane wrote is
-not shown.
+superseded before that moment, and what superseded it is in the feed itself. What the local lane wrote, or what is
+another group's, is not shown.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from storage.cells import (
     runs_of,
 )
 from storage.changelog import Chunk, decode_chunk
-from storage.changes import END_OF_PLACES, Change, Run, VersionVector
+from storage.changes import END_OF_PLACES, Change, Run, VersionVector, place_ranges
 from storage.engine import Family, Reader, Snapshot
 from storage.errors import RecordError
 from storage.incoming import Place
@@ -57,8 +57,9 @@ def size_of(change: Change) -> int:
 
 @attrs.frozen
 class Moment:
-    """What a snapshot's moment covers and has purged."""
+    """What a snapshot's moment covers of a group, and has purged."""
 
+    group: int
     vector: VersionVector
     floors: VersionVector
     horizon: int
@@ -97,7 +98,7 @@ class SnapshotFeed:
 
     def runs_after(self, vector: Mapping[bytes, int]) -> Iterator[Run]:
         for number in range(1, self._count):
-            if not self._ledger.is_local(number):
+            if self._ledger.belongs(number, self._moment.group):
                 origin = self._origins[number]
                 yield from self._runs_of(number, vector.get(origin, 0))
 
@@ -218,7 +219,7 @@ class SnapshotFeed:
         while start != END_OF_PLACES:
             rows: list[tuple[bytes, bytes]] = []
             size, following = 0, END_OF_PLACES
-            for key, value in self._snapshot.iterate(Family.RECORDS, start):
+            for key, value in self._rows_from(start):
                 if len(rows) >= _SLICE_ROWS or size > RUN_BYTES_MAX:
                     following = key
                     break
@@ -231,13 +232,20 @@ class SnapshotFeed:
             yield limit, changes + members
             start = limit
 
+    def _rows_from(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the rows of the group's places from `start` on."""
+        for first, end in place_ranges(self._moment.group):
+            if start < end:
+                stop = None if end == END_OF_PLACES else end
+                yield from self._snapshot.iterate(Family.RECORDS, max(start, first), stop)
+
     def _changes_in(self, place: bytes, row: bytes) -> list[Numbered]:
         try:
             record = decode(row, self._origins)
         except RecordError:
             return []
-        is_local = self._ledger.is_local
-        return [found for found in changes_of(place, record, self._origins) if not is_local(found[0])]
+        belongs, group = self._ledger.belongs, self._moment.group
+        return [found for found in changes_of(place, record, self._origins) if belongs(found[0], group)]
 
     def _members_between(self, start: bytes, end: bytes) -> tuple[bytes, list[Numbered]]:
         """Return the members of start <= place < end and `end`; if they are many, of fewer places and the first left out."""
@@ -252,8 +260,10 @@ class SnapshotFeed:
                 continue
             if place != last and (len(found) >= _SLICE_ROWS or size > RUN_BYTES_MAX):
                 return place, found
-            last = place
             numbered = member_change(place, kind, sub, member, self._origins)
+            if not self._ledger.belongs(numbered[0], self._moment.group):
+                continue
+            last = place
             found.append(numbered)
             size += size_of(numbered[1])
         return end, found
@@ -261,7 +271,7 @@ class SnapshotFeed:
     def _namespace_floors(self) -> list[Numbered]:
         rows = self._snapshot.iterate(Family.META, FLOOR_PREFIX, after_prefix(FLOOR_PREFIX))
         floors = [floor_change(key[len(FLOOR_PREFIX) :], register, self._origins) for key, register in rows]
-        return [found for found in floors if not self._ledger.is_local(found[0])]
+        return [found for found in floors if self._ledger.belongs(found[0], self._moment.group)]
 
     # By name.
 

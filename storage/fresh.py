@@ -42,23 +42,33 @@ class Fresh:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._ticks: list[_Tick] = []
+        self._ticks: dict[int, list[_Tick]] = {}  # by group
 
-    @property
-    def has_any(self) -> bool:
-        """Whether `take` would return something."""
-        return bool(self._ticks)
+    def attach(self, group: int) -> None:
+        """Collect what is committed in a group, too."""
+        self._ticks.setdefault(group, [])
+
+    def has_any(self, group: int) -> bool:
+        """Tell whether `take` would return something."""
+        return bool(self._ticks[group])
 
     def committed(self, txn: Transaction) -> None:
         """Keep what the transaction has committed. Called before it is cleared."""
         if txn.places:
-            self._ticks.append(_Tick(txn, txn))
-        if txn.bulk.places:
-            self._ticks.append(_Tick(txn, txn.bulk))
+            self._keep(txn, txn)
+        if txn.others:
+            for lane in txn.lanes[1:]:
+                if lane.places and lane is not txn.local:
+                    self._keep(txn, lane)
 
-    def take(self) -> list[Run]:
-        """Return the runs of what was committed since the last call, of each lane in order."""
-        ticks, self._ticks = self._ticks, []
+    def _keep(self, txn: Transaction, lane: LaneLog) -> None:
+        ticks = self._ticks.get(lane.group)
+        if ticks is not None:
+            ticks.append(_Tick(txn, lane))
+
+    def take(self, group: int) -> list[Run]:
+        """Return the runs of what was committed in a group since the last call, of each lane in order."""
+        ticks, self._ticks[group] = self._ticks[group], []
         runs: list[Run] = []
         open_runs: dict[int, _Open] = {}
         for tick in ticks:

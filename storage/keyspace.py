@@ -16,7 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from storage.cache import Hot, cost, weight
-from storage.changes import INLINE_BYTES_MAX
+from storage.changes import INLINE_BYTES_MAX, group_of
 from storage.engine import Family
 from storage.errors import KeyspaceGone, KeyTooLong, MetadataTooLong, RecordError, ValueTooLong
 from storage.layout import EXPIRY_KIND, PURGE_KIND, after_prefix, deadline_prefix
@@ -67,6 +67,7 @@ class Keyspace:
         "floor",
         "floors",
         "gone",
+        "group",
         "headers",
         "hits",
         "id",
@@ -94,7 +95,7 @@ class Keyspace:
         self.notifying = False  # whether handlers should call `notify`
         self.hits = 0  # look-ups of commands that read, counted by them
         self.misses = 0
-        self.gone = False  # a named namespace that was deleted
+        self.gone = False  # a named namespace that was deleted, or whose group this node does not carry
         self._committed = (0, 0, 0, 0)
         self._empty = False  # whether it is known that there is no row, not even a dead one
         self._flushed = False  # whether the tick has flushed it, so that all rows of the engine are dead
@@ -102,9 +103,11 @@ class Keyspace:
         self._state = state
         self._txn = state.txn
         self._engine = state.engine
-        self._limits: Limits | NarrowedLimits = state.limits
-        self._lane: LaneLog = state.txn  # of small values, and of everything if this is not replicated
+        self.group = group_of(namespace)  # which replicates it
+        self._limits: Limits | NarrowedLimits
+        self._lane: LaneLog  # of small values, and of everything if this is not replicated
         self._hot: Hot = state.cache.open()
+        self.follow(DEFAULT_POLICY)
 
     def __repr__(self) -> str:
         return f"<Keyspace {self.id.hex()} {self.title or self.index}: {self.count} keys>"
@@ -347,11 +350,12 @@ class Keyspace:
         """Do from now on what `policy` asks for."""
         self.policy = policy
         is_local = policy.replicate == "none"
-        self._lane = self._txn.local if is_local else self._txn
-        if policy.value_bytes_max is None and not is_local:
+        self._lane = self._txn.local if is_local else self._txn.lane_for(self.group)
+        is_plain = self._lane is self._txn
+        if policy.value_bytes_max is None and is_plain:
             self._limits = self._state.limits
         else:
-            self._limits = NarrowedLimits(self._state.limits, policy.value_bytes_max, plain=not is_local)
+            self._limits = NarrowedLimits(self._state.limits, policy.value_bytes_max, plain=is_plain)
 
     def peek(self, key: bytes) -> Record:
         """Return what is stored under `key`, live or not: `MISSING` if nothing. May raise `RecordError`."""
@@ -493,8 +497,8 @@ class Keyspace:
             raise MetadataTooLong(len(metadata), self._limits.metadata_bytes_max)
         txn = self._txn
         lane = self._lane
-        if len(value) > INLINE_BYTES_MAX and lane is txn and txn.hlc_step:
-            lane = txn.bulk
+        if len(value) > INLINE_BYTES_MAX and lane.bulk is not None and txn.hlc_step:
+            lane = lane.bulk
         hlc, seq = self._next_dot(lane)
         lane.places.append(self.id + key)
         if lane is not txn:
@@ -609,6 +613,7 @@ class Keyspace:
 
     def _check_gone(self) -> None:
         if self.gone:
+            self.store.keyspaces.check_carried(self.group)
             raise KeyspaceGone(self.id.hex())
 
     def _merged_rows(

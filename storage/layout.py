@@ -19,11 +19,13 @@ All integers are big-endian, so that byte order is number order.
     "covered:" origin# (4)   the seq up to which everything of that origin is covered; for origins of other
                              nodes, and own ones from the first commit of a later run on
     "purged:" origin# (4)    the greatest seq of that origin that was ever purged
-    "purged_hlc"             the greatest hlc that was ever purged
+    "purged_hlc"             the greatest hlc that was ever purged in group 0
+    "purged_hlc:" group (2)  the same of another group
     "count:" ns (16)         [keys, keys with an expiry, rows with a floor, rows with a stamp and no value]
     "floor:" ns (16)         the register (32 bytes, plain) of the namespace's last flush
     "bodyless:" ns ‖ key     the stamp (20 bytes, plain) of a value that was dropped and is wanted back
-    "local:" name            settings of the data directory that do not replicate, plain
+    "local:" name            settings of the data directory that do not replicate, plain; those of another group
+                             than 0 begin with "group" number ":"
     "log"                    [dots in the change log, live ones after the last compaction], now and then
     "keys"                   [[key id (4) | null, check (16)] ...]: the keys that rows may be encrypted with, null
                              for rows that are not; no row: nothing is encrypted (`engine_sealed`)
@@ -82,6 +84,7 @@ _CHANGE: Final = Struct(">IQ")
 _DEADLINE: Final = Struct(">QB")
 _NUMBER: Final = Struct(">I")
 _KIND: Final = Struct(">H")
+_GROUP: Final = Struct(">H")
 _KEY_END: Final = b"\x00\x01"
 _DUE_MAX: Final = 2**64 - 1
 
@@ -121,6 +124,17 @@ def covered_key(number: int) -> bytes:
 
 def purged_key(number: int) -> bytes:
     return PURGED_PREFIX + _NUMBER.pack(number)
+
+
+def purged_hlc_key(group: int) -> bytes:
+    """Return the key of the row that tells the greatest purged clock value of a group."""
+    return META_PURGED_HLC + (b":" + _GROUP.pack(group) if group else b"")
+
+
+def group_of_purged_hlc(meta_key: bytes) -> int:
+    """Return the group at the end of a key that `purged_hlc_key` gave."""
+    suffix = meta_key[len(META_PURGED_HLC) + 1 :]
+    return int(_GROUP.unpack(suffix)[0]) if suffix else 0
 
 
 def number_of(meta_key: bytes) -> int:

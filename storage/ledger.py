@@ -1,7 +1,7 @@
 """Which origins there are, and how far each is covered: the version vector's books.
 
-An origin is known by its 16 bytes everywhere and by a small number in this data directory, where it was
-met. The number of an own origin has its meta row from the first commit that uses it; one of another
+An origin is known by its 16 bytes everywhere, which also tell its group, and by a small number in this data
+directory, where it was met. Each group of namespaces has a vector of its own. The number of an own origin has its meta row from the first commit that uses it; one of another
 node with the commit that first names it.
 
 What is covered:
@@ -22,13 +22,13 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from storage.changes import Lane, Stamp, VersionVector
+from storage.changes import Lane, Stamp, VersionVector, draw_id, group_of
 from storage.engine import Batch, Family
 from storage.layout import covered_key, origin_key
 from storage.opening import FOREIGN, NOBODY, Found
 from storage.record import dumps
 from storage.transaction import LaneLog, Transaction
-from storage.version import ORIGIN_BYTES, unpack_register
+from storage.version import unpack_register
 
 _LOCAL: Final = int(Lane.LOCAL)
 
@@ -39,6 +39,7 @@ class Ledger:
     def __init__(self, found: Found, txn: Transaction, entropy: Callable[[int], bytes]) -> None:
         self.origins = found.origins
         self.lanes = found.lanes
+        self.groups = [group_of(origin) for origin in self.origins]
         self._numbers = {origin: number for number, origin in enumerate(self.origins) if origin != NOBODY}
         self._txn = txn
         self._entropy = entropy
@@ -47,19 +48,19 @@ class Ledger:
         self._ended = dict(found.ended)  # own origins of earlier runs that have no row yet
         self._unstored: dict[int, int] = {}  # other nodes' origins without a row, with the first clock value
         self._stored = [origin != NOBODY for origin in self.origins]
-        self._vector: VersionVector | None = None
+        self._vectors: dict[int, VersionVector] = {}  # by group, made when they are asked for
         self._commits = 0
         self._lock = threading.Lock()
         self._durable: dict[int, int] = {}
         self._durable_commits = -1  # what `_durable` belongs to
-        self._durable_vector: VersionVector | None = None
+        self._durable_vectors: dict[int, VersionVector] = {}
         self._all_durable = False  # whether everything committed is
 
     # Origins.
 
     def draw(self, lane: LaneLog) -> None:
         """Give the lane a fresh origin."""
-        lane.origin = self._append(self._entropy(ORIGIN_BYTES), int(lane.lane))
+        lane.origin = self._append(draw_id(lane.group, self._entropy), int(lane.lane))
         lane.seq = 0
 
     def rotate(self) -> None:
@@ -70,7 +71,7 @@ class Ledger:
     def retire(self, lane: LaneLog) -> None:
         """Use the lane's origin no more."""
         assert not lane.places
-        if lane.lane is Lane.SMALL:
+        if lane is self._txn:  # the hot path expects one
             self.draw(lane)
         else:
             lane.origin = lane.seq = 0
@@ -97,12 +98,16 @@ class Ledger:
     def is_local(self, number: int) -> bool:
         return self.lanes[number] == _LOCAL
 
-    def own(self) -> dict[bytes, int]:
-        """Return own origins on disk with their lane, oldest first, without those of the local lane."""
+    def belongs(self, number: int, group: int) -> bool:
+        """Tell whether what an origin wrote replicates in a group."""
+        return self.groups[number] == group and self.lanes[number] != _LOCAL
+
+    def own(self, group: int) -> dict[bytes, int]:
+        """Return own origins of a group on disk with their lane, oldest first, without those of the local lane."""
         return {
             origin: lane
-            for origin, lane, stored in zip(self.origins, self.lanes, self._stored, strict=True)
-            if stored and lane not in {FOREIGN, _LOCAL}
+            for number, (origin, lane) in enumerate(zip(self.origins, self.lanes, strict=True))
+            if self._stored[number] and lane != FOREIGN and self.belongs(number, group)
         }
 
     def stamp(self, register: bytes) -> Stamp:
@@ -114,6 +119,7 @@ class Ledger:
         number = len(self.origins)
         self._numbers[origin] = number
         # In this order: a reader that finds the origin finds its lane.
+        self.groups.append(group_of(origin))
         self.lanes.append(lane)
         self._stored.append(False)
         self.origins.append(origin)
@@ -121,11 +127,12 @@ class Ledger:
 
     # What is covered.
 
-    def vector(self) -> VersionVector:
-        """Return what is covered and committed."""
-        if self._vector is None:
-            self._vector = self._named(self._covered)
-        return self._vector
+    def vector(self, group: int) -> VersionVector:
+        """Return what is covered of a group and committed."""
+        vector = self._vectors.get(group)
+        if vector is None:
+            vector = self._vectors[group] = self.named(self._covered, group)
+        return vector
 
     def covered(self, number: int) -> int:
         """Return up to where an origin is covered, as the tick under way sees it."""
@@ -141,23 +148,26 @@ class Ledger:
         """Return the greatest seq that was merged and committed without being covered; 0 if there is none."""
         return self._uncovered.get(number, 0)
 
-    def uncovered_vector(self) -> VersionVector:
-        """Return what `uncovered` tells of every origin."""
-        return self._named(self._uncovered)
+    def uncovered_vector(self, group: int) -> VersionVector:
+        """Return what `uncovered` tells of every origin of a group."""
+        return self.named(self._uncovered, group)
 
-    def is_partial(self) -> bool:
-        """Tell whether there may be merged dots that are not covered."""
+    def is_partial(self, group: int) -> bool:
+        """Tell whether there may be merged dots of a group that are not covered."""
         incoming = self._txn.incoming
         pending = {} if incoming is None else incoming.uncovered
         return any(
-            seq > self.covered(number)
+            self.groups[number] == group and seq > self.covered(number)
             for found in (self._uncovered, pending)
             for number, seq in found.items()
         )
 
-    def _named(self, seqs: Mapping[int, int]) -> VersionVector:
-        origins = self.origins
-        return VersionVector({origins[number]: seq for number, seq in sorted(seqs.items())})
+    def named(self, seqs: Mapping[int, int], group: int) -> VersionVector:
+        """Return the entries of a group's origins, with their ids for their numbers."""
+        origins, groups = self.origins, self.groups
+        return VersionVector(
+            {origins[number]: seq for number, seq in sorted(seqs.items()) if groups[number] == group}
+        )
 
     # What is on disk.
 
@@ -186,7 +196,7 @@ class Ledger:
         txn = self._txn
         if synced is not self._all_durable:
             self._change_durability(synced=synced)
-        self._vector = None
+        self._vectors = {}
         self._commits += 1
         if self._is_plain():
             self._covered[txn.origin] = txn.seq
@@ -224,7 +234,7 @@ class Ledger:
             if not synced:
                 self._durable = self._covered.copy()
                 self._durable_commits = self._commits
-                self._durable_vector = None
+                self._durable_vectors = {}
             self._all_durable = synced
 
     def mark(self) -> tuple[int, dict[int, int]]:
@@ -238,13 +248,14 @@ class Ledger:
             if not self._all_durable and commits > self._durable_commits:
                 self._durable_commits = commits
                 self._durable = covered
-                self._durable_vector = None
+                self._durable_vectors = {}
 
-    def durable(self) -> VersionVector:
-        """Return the part of the vector that a power cut cannot take."""
+    def durable(self, group: int) -> VersionVector:
+        """Return the part of a group's vector that a power cut cannot take."""
         if self._all_durable:
-            return self.vector()
+            return self.vector(group)
         with self._lock:
-            if self._durable_vector is None:
-                self._durable_vector = self._named(self._durable)
-            return self._durable_vector
+            vector = self._durable_vectors.get(group)
+            if vector is None:
+                vector = self._durable_vectors[group] = self.named(self._durable, group)
+            return vector

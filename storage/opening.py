@@ -28,6 +28,7 @@ from storage.layout import (
     PURGED_PREFIX,
     after_prefix,
     change_key,
+    group_of_purged_hlc,
     number_of,
     parse_change_key,
 )
@@ -110,7 +111,7 @@ def read_found(engine: Engine) -> Found:
         for number, end in enumerate(ends)
         if lanes[number] != Lane.LOCAL and end.live_seq > covered.get(number, 0)
     }
-    hlc = max(horizon.hlc, *(end.hlc for end in ends))
+    hlc = max(0, *horizon.hlcs.values(), *(end.hlc for end in ends))
     return Found(node_id, origins, lanes, covered, ended, uncovered, hlc, horizon)
 
 
@@ -164,8 +165,9 @@ def _read_numbers(engine: Engine, prefix: bytes) -> dict[int, int]:
 
 
 def _read_horizon(engine: Engine) -> Horizon:
-    stored = engine.get(Family.META, META_PURGED_HLC)
-    return Horizon(_read_numbers(engine, PURGED_PREFIX), 0 if stored is None else loads(stored))
+    rows = engine.iterate(Family.META, META_PURGED_HLC, after_prefix(META_PURGED_HLC))
+    hlcs = {group_of_purged_hlc(key): loads(stored) for key, stored in rows}
+    return Horizon(_read_numbers(engine, PURGED_PREFIX), hlcs)
 
 
 def _read_end(engine: Engine, number: int) -> _End:

@@ -1,7 +1,7 @@
 """The keyspaces of a store: sixteen that SELECT knows by number, and named namespaces.
 
-A named namespace has a random id of 16 bytes, shown as 32 hex digits, a title and a policy. The registry of
-the named ones is ordinary records in a keyspace of its own (`layout.SYSTEM`: id -> title, with the policy as
+A named namespace has a random id of 16 bytes, which also tells its group, shown as 32 hex digits, a title and a
+policy. The registry of the named ones is ordinary records in a keyspace of its own (`layout.SYSTEM`: id -> title, with the policy as
 metadata), so that it replicates like all records. It is read whole at open; the namespaces' own records
 are not.
 
@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import attrs
 
-from storage.errors import KeyspaceGone, RecordError, TitleTaken, TitleTooLong
+from storage.changes import COMMON_GROUP, draw_id
+from storage.errors import GroupNotCarried, KeyspaceGone, RecordError, TitleTaken, TitleTooLong
 from storage.keyspace import Keyspace
 from storage.layout import CLUSTER, DATABASES, NAMESPACE_BYTES, SYSTEM, database_id
 from storage.policy import DEFAULT_POLICY, Policy
@@ -34,14 +35,20 @@ _ID_HEX_DIGITS = 2 * NAMESPACE_BYTES
 
 
 class Keyspaces:
-    """The registry. `open_keyspace` makes the `Keyspace` object of a namespace."""
+    """The registry. `open_keyspace` makes the `Keyspace` object of a namespace.
+
+    `groups` are the groups that this node carries beside the common one. The namespaces of others are there with
+    their titles only: whoever reads or writes them gets `GroupNotCarried`.
+    """
 
     def __init__(
         self,
         open_keyspace: Callable[[bytes, int | None, str | None], Keyspace],
         limits: Limits,
         entropy: Callable[[int], bytes],
+        groups: frozenset[int] = frozenset(),
     ) -> None:
+        self.groups = groups
         self._open = open_keyspace
         self._limits = limits
         self._entropy = entropy
@@ -112,8 +119,17 @@ class Keyspaces:
         for keyspace, title, policy in before:
             keyspace.title = title
             keyspace.follow(policy)
-            if keyspace.gone:
+            if keyspace.gone and self.carries(keyspace.group):
                 keyspace.reopen()
+
+    def carries(self, group: int) -> bool:
+        """Tell whether this node holds the records of a group."""
+        return group == COMMON_GROUP or group in self.groups
+
+    def check_carried(self, group: int) -> None:
+        """Raise `GroupNotCarried` unless this node holds the records of a group."""
+        if not self.carries(group):
+            raise GroupNotCarried(group)
 
     def by_id(self, namespace: bytes) -> Keyspace | None:
         """Return the keyspace with this id, whichever kind it is; None if it is hidden."""
@@ -167,11 +183,12 @@ class Keyspaces:
         """Return the named namespaces, by title."""
         return sorted(self._named.values(), key=lambda keyspace: (keyspace.title or "", keyspace.id))
 
-    def create(self, title: str, policy: Policy = DEFAULT_POLICY) -> Keyspace:
-        """Make a namespace with a fresh random id. The title must be free."""
+    def create(self, title: str, policy: Policy = DEFAULT_POLICY, *, group: int = COMMON_GROUP) -> Keyspace:
+        """Make a namespace with a fresh random id, in a group that this node carries. The title must be free."""
+        self.check_carried(group)
         self._check_title(title)
         self._remember()
-        namespace = self._entropy(NAMESPACE_BYTES)
+        namespace = draw_id(group, self._entropy)
         self.system.put(namespace, title.encode(), metadata=policy.encode())
         keyspace = self._open(namespace, None, title)
         keyspace.follow(policy)
@@ -216,6 +233,8 @@ class Keyspaces:
         if keyspace is None:
             keyspace = self._hidden.pop(namespace, None) or self._open(namespace, None, None)
             self._named[namespace] = keyspace
+            if not self.carries(keyspace.group):
+                keyspace.close()
         keyspace.title = record[VALUE].decode("utf-8", "replace")
         keyspace.follow(Policy.decode(record[METADATA]))
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from storage.cells import Numbered, changes_of, member_change, runs_of
 from storage.changes import (
+    COMMON_GROUP,
     END_OF_PLACES,
     Change,
     ChangeFeed,
@@ -22,6 +23,7 @@ from storage.changes import (
     Run,
     Stamp,
     VersionVector,
+    group_of,
 )
 from storage.digests import bucket, digest
 from storage.engine import Family
@@ -52,6 +54,7 @@ from storage.record import (
     erase_below,
 )
 from storage.store import Store
+from storage.transaction import LaneLog
 from storage.version import NO_PREV, ORIGIN_BYTES, PREV_BYTES, STAMP_BYTES, dot_bytes, is_newer, pack_register
 
 _BODYLESS_MAX: Final = 256
@@ -61,12 +64,14 @@ _SCAN_ROWS: Final = 1024
 class StoreReplica:
     """See `storage.changes.Replica` for what each method promises."""
 
-    def __init__(self, store: Store) -> None:
-        """Attach replication to the store: from now on its commits are collected for `take_fresh`.
+    def __init__(self, store: Store, group: int = COMMON_GROUP) -> None:
+        """Attach replication to the store: from now on a group's commits are collected for `take_fresh`.
 
-        Syncs the store, so that what it holds may be claimed; a store that cannot be synced claims nothing yet.
+        For the common group it syncs the store, so that what it holds may be claimed; a store that cannot be synced
+        claims nothing yet.
         """
         self._store = store
+        self.group = group
         self._state = store.state
         self._txn = store.state.txn
         self._ledger = store.state.ledger
@@ -74,12 +79,23 @@ class StoreReplica:
         self._applier = store.applier
         self._sweeper = store.sweeper
         self._on_conflict: list[Callable[[Conflict], None]] = []
-        self._fresh = store.fresh = Fresh(self._ledger)
+        if group == COMMON_GROUP:
+            self._attach()
+        assert store.fresh is not None
+        self._fresh = store.fresh
+        self._fresh.attach(group)
+
+    def _attach(self) -> None:
+        store = self._store
+        store.fresh = Fresh(self._ledger)
         store.on_conflicts = self._tell_conflicts
         try:
             store.sync()
         except StorageError as error:
             store.writable = error
+
+    def of_group(self, group: int) -> StoreReplica:
+        return StoreReplica(self._store, group)
 
     # Who this is, and what it covers.
 
@@ -88,27 +104,28 @@ class StoreReplica:
         return self._store.node_id
 
     def origin(self, lane: Lane) -> bytes | None:
-        log = self._txn.lanes[lane]
-        return self._origins[log.origin] if log.seq else None
+        log: LaneLog | None = self._txn.lane_for(self.group)
+        if lane is Lane.BULK:
+            log = log and log.bulk
+        return self._origins[log.origin] if log and log.seq else None
 
     def own_origins(self) -> dict[bytes, int]:
-        return self._ledger.own()
+        return self._ledger.own(self.group)
 
     def vector(self) -> VersionVector:
-        return self._ledger.vector()
+        return self._ledger.vector(self.group)
 
     def covered(self, origin: bytes) -> int:
         return self._ledger.covered(self._ledger.find(origin))
 
     def durable(self) -> VersionVector:
-        return self._ledger.durable()
+        return self._ledger.durable(self.group)
 
     def floors(self) -> VersionVector:
-        horizon = self._sweeper.horizon
-        return VersionVector({self._origins[number]: seq for number, seq in sorted(horizon.seqs.items())})
+        return self._ledger.named(self._sweeper.horizon.seqs, self.group)
 
     def horizon(self) -> int:
-        return self._sweeper.horizon.hlc
+        return self._sweeper.horizon.hlc_of(self.group)
 
     @property
     def hlc(self) -> int:
@@ -118,18 +135,18 @@ class StoreReplica:
         self._txn.hlc = max(self._txn.hlc, hlc)
 
     def is_partial(self) -> bool:
-        return self._ledger.is_partial()
+        return self._ledger.is_partial(self.group)
 
     def uncovered(self) -> VersionVector:
         """Return the greatest sequence of each origin that was merged without being covered yet."""
-        return self._ledger.uncovered_vector()
+        return self._ledger.uncovered_vector(self.group)
 
     @property
     def has_fresh(self) -> bool:
-        return self._fresh.has_any
+        return self._fresh.has_any(self.group)
 
     def take_fresh(self) -> list[Run]:
-        return self._fresh.take()
+        return self._fresh.take(self.group)
 
     # What comes from others.
 
@@ -165,23 +182,23 @@ class StoreReplica:
     def cover(self, vector: Mapping[bytes, int], floors: Mapping[bytes, int], horizon: int) -> None:
         hlc = self._txn.hlc
         for origin, seq in vector.items():
-            if len(origin) != ORIGIN_BYTES or seq <= 0:
+            if not self._is_ours(origin) or seq <= 0:
                 continue
             number = self._ledger.number_of(origin, hlc)
             if self._ledger.lane_of(number) is None and seq > self._ledger.covered(number):
                 self._txn.accept().covered[number] = seq
         known = self._sweeper.horizon.seqs
-        dots = [
-            (number, seq, 0)
-            for number, seq in (
-                (self._ledger.number_of(origin, hlc), seq)
-                for origin, seq in floors.items()
-                if len(origin) == ORIGIN_BYTES
-            )
-            if seq > known.get(number, 0)
-        ]
-        self._sweeper.raise_horizon(dots, horizon)
+        numbered = {
+            self._ledger.number_of(origin, hlc): seq
+            for origin, seq in floors.items()
+            if self._is_ours(origin)
+        }
+        raised = {number: seq for number, seq in numbered.items() if seq > known.get(number, 0)}
+        self._sweeper.raise_horizon(self.group, raised, horizon)
         self.observe(horizon)
+
+    def _is_ours(self, origin: bytes) -> bool:
+        return len(origin) == ORIGIN_BYTES and group_of(origin) == self.group
 
     def needs_body(self, run: Run) -> list[Change]:
         return self._applier.wants_body(run, self._ledger.covered(self._ledger.find(run.origin)))
@@ -203,7 +220,7 @@ class StoreReplica:
     def drop(self, runs: Sequence[Run]) -> int:
         dropped = 0
         for run in runs:
-            number = self._ledger.find(run.origin)
+            number = self._ledger.find(run.origin) if self._is_ours(run.origin) else 0
             for change in run.changes:
                 if number and len(change.place) >= NAMESPACE_BYTES:
                     dropped += self._applier.remove(number, change)
@@ -243,6 +260,8 @@ class StoreReplica:
     def _bodyless(self) -> Iterator[tuple[bytes, Stamp]]:
         wanted, now_ms = self._sweeper.wanted, self._txn.now_ms
         for place, stamp in list(wanted.items()):
+            if group_of(place) != self.group:
+                continue
             record = self._read(place)
             register = record[VALUE_STAMP]
             if register is None or register[:STAMP_BYTES] != stamp:
@@ -258,17 +277,20 @@ class StoreReplica:
         keyspace, key = self._place(place)
         old = keyspace.peek_readable(key)
         txn = self._txn
-        own = self._origins[txn.origin]
+        lane = txn.lane_for(self.group)
+        if not lane.origin:
+            self._ledger.draw(lane)
+        own = self._origins[lane.origin]
         hlc = stamp.hlc if own >= stamp.origin else stamp.hlc + 1
         old_floor = old[FLOOR]
         prev = NO_PREV if old_floor is None else old_floor[:PREV_BYTES]
-        floor = pack_register(hlc, txn.origin, txn.seq + 1, prev)
+        floor = pack_register(hlc, lane.origin, lane.seq + 1, prev)
         for newer in (old_floor, keyspace.floor):
             if newer is not None and is_newer(newer, floor, self._origins):
                 return
-        txn.seq += 1
+        lane.seq += 1
         txn.hlc = max(txn.hlc, hlc)
-        txn.note(txn, place)
+        txn.note(lane, place)
         record = build(old[VALUE], old[METADATA], (old[VALUE_STAMP], old[EXPIRY], floor), self._origins)
         keyspace.install(key, old, erase_below(record, floor, self._origins))
         self._state.members.erase_below(place, floor)
@@ -318,10 +340,13 @@ class StoreReplica:
                 return found
 
     def get_local(self, name: str) -> bytes | None:
-        return self._store.local_value(name)
+        return self._store.local_value(self._local_name(name))
 
     def put_local(self, name: str, value: bytes | None) -> None:
-        self._txn.local_values[LOCAL_PREFIX + name.encode()] = value
+        self._txn.local_values[LOCAL_PREFIX + self._local_name(name).encode()] = value
+
+    def _local_name(self, name: str) -> str:
+        return name if self.group == COMMON_GROUP else f"group{self.group}:{name}"
 
     def rotate(self) -> None:
         self._store.rotate_origin()
@@ -330,12 +355,15 @@ class StoreReplica:
         self._store.renew_node()
 
     def set_purging(self, purging: Purging) -> None:
-        self._sweeper.purging = purging
+        if self.group == COMMON_GROUP:
+            self._sweeper.purging = purging
+        else:
+            self._sweeper.purging_of[self.group] = purging
 
     # What is there.
 
     def feed(self) -> ChangeFeed:
-        return self._store.feed()
+        return self._store.feed(self.group)
 
     def body(self, origin: bytes, seq: int, place: bytes) -> bytes | None:
         if len(place) < NAMESPACE_BYTES:
@@ -347,7 +375,7 @@ class StoreReplica:
     def changes_at(self, places: Sequence[bytes]) -> list[Run]:
         found: list[Numbered] = []
         for place in dict.fromkeys(places):
-            if len(place) >= NAMESPACE_BYTES:
+            if len(place) >= NAMESPACE_BYTES and group_of(place) == self.group:
                 found.extend(self._changes_of(place, self._read(place)))
                 found.extend(
                     member_change(*parse_place(row_key), member, self._origins)
@@ -383,6 +411,8 @@ class StoreReplica:
 
     def _number_for(self, run: Run, *, mends: bool = False) -> int:
         """Return the number of the run's origin. An origin in use here takes nothing new from elsewhere."""
+        if not self._is_ours(run.origin):
+            raise ValueError("a run of another group")
         first_hlc = run.changes[0].hlc if run.changes else self._txn.hlc
         number = self._ledger.number_of(run.origin, first_hlc)
         lane = self._ledger.lane_of(number)
@@ -415,7 +445,7 @@ class StoreReplica:
 
     def _changes_of(self, place: bytes, record: Record) -> Iterator[Numbered]:
         for found in changes_of(place, record, self._origins):
-            if not self._ledger.is_local(found[0]):
+            if self._ledger.belongs(found[0], self.group):
                 yield found
 
     def _changes_between(self, start: bytes, end: bytes) -> Iterator[Numbered]:
@@ -428,9 +458,11 @@ class StoreReplica:
         members_stop = None if stop is None else members_start(stop)
         for row_key, member in self._state.members.rows(members_start(start), members_stop):
             try:
-                yield member_change(*parse_place(row_key), member, self._origins)
+                found = member_change(*parse_place(row_key), member, self._origins)
             except RecordError:
                 continue
+            if self._ledger.belongs(found[0], self.group):
+                yield found
 
 
 _NOTHING: Final[Record] = (None, 0, None, None, None, None)

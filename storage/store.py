@@ -29,7 +29,7 @@ import attrs
 from storage.applying import Applier
 from storage.cache import Cache
 from storage.changelog import encode_chunk
-from storage.changes import Conflict, Kind, VersionVector
+from storage.changes import COMMON_GROUP, Conflict, Kind
 from storage.compaction import Compaction
 from storage.engine import Batch, Engine, Family
 from storage.engine_rocksdb import RocksEngine
@@ -68,6 +68,7 @@ class StoreOptions:
     gc_min_age_ms: int = 3_600_000
     limits: Limits = attrs.field(factory=Limits)
     keyring: Keyring | None = None  # to encrypt values with
+    groups: frozenset[int] = frozenset()  # of namespaces, that this node carries beside the common one
 
 
 def _wall_ms() -> int:
@@ -122,7 +123,7 @@ class Store:
         )
         self._txn.hlc = found.hlc
         self._ledger.rotate()
-        self.keyspaces = Keyspaces(self._open_keyspace, self.limits, entropy)
+        self.keyspaces = Keyspaces(self._open_keyspace, self.limits, entropy, options.groups)
         self.sweeper = Sweeper(self.state, self.keyspaces, found.horizon, read_bodyless(engine))
         self.applier = Applier(self.state, self.keyspaces, self.sweeper)
         self.begin(_wall_ms() if now_ms is None else now_ms)
@@ -246,7 +247,7 @@ class Store:
         incoming = txn.incoming
         mends = False
         if txn.others:
-            written += len(txn.bulk.places) + len(txn.local.places)
+            written += sum(len(lane.places) for lane in txn.lanes[1:])
         if incoming is not None:
             written += incoming.dot_count
             mends = overlaps(incoming, self._ledger)
@@ -301,9 +302,9 @@ class Store:
         return self.keyspaces.databases[index]
 
     def flush_all(self) -> None:
-        """Flush every keyspace, named ones too; the named namespaces themselves stay, and the cluster's records."""
+        """Flush every keyspace that this node carries, named ones too; the named namespaces themselves stay, and the cluster's records."""
         for keyspace in self.keyspaces:
-            if keyspace not in {self.keyspaces.system, self.keyspaces.cluster}:
+            if keyspace not in {self.keyspaces.system, self.keyspaces.cluster} and not keyspace.gone:
                 keyspace.flush()
 
     @property
@@ -399,14 +400,14 @@ class Store:
         pending = self.state.txn.local_values
         return pending[key] if key in pending else self.state.engine.get(Family.META, key)
 
-    def feed(self) -> SnapshotFeed:
-        """Return the changes of this moment, as replication sees them. Close it after use."""
-        origins, horizon = self.state.origins, self.sweeper.horizon
-        floors = {origins[number]: seq for number, seq in sorted(horizon.seqs.items())}
-        moment = Moment(self._ledger.vector(), VersionVector(floors), horizon.hlc)
+    def feed(self, group: int = COMMON_GROUP) -> SnapshotFeed:
+        """Return a group's changes of this moment, as replication sees them. Close it after use."""
+        ledger, horizon = self._ledger, self.sweeper.horizon
+        floors = ledger.named(horizon.seqs, group)
+        moment = Moment(group, ledger.vector(group), floors, horizon.hlc_of(group))
         commits = self.commits
         return SnapshotFeed(
-            self.engine.snapshot(), self.engine, lambda: self.commits == commits, self._ledger, moment
+            self.engine.snapshot(), self.engine, lambda: self.commits == commits, ledger, moment
         )
 
     def revive(self, number: int, seqs: Iterable[int]) -> None:
@@ -486,11 +487,8 @@ class Store:
         batch.put_all(Family.RECORDS, [(key, encode(record)) for key, record in rows.items()])
         if txn.members:
             self._add_members(batch)
-        if txn.places:
-            self._add_chunk(batch, txn)
-        if txn.others:
-            self._add_chunk(batch, txn.bulk)
-            self._add_chunk(batch, txn.local)
+        for lane in txn.lanes if txn.others else (txn,):
+            self._add_chunk(batch, lane)
         if txn.incoming is not None:
             add_chunks(batch, self.engine, txn.incoming, self._ledger, txn.hlc)
         self._ledger.add_rows(batch)

@@ -7,7 +7,8 @@ each write has its own dot; the change log names the keys in the order of their 
 Writes take their dots in *lanes*, each with an origin of its own, because replication hands on the dots
 of an origin in order: what is slow must not delay the rest. The transaction itself is the lane of nearly all
 writes. Values that do not travel in their change go into the bulk lane, what is not replicated at all
-into the local one. All lanes share one clock.
+into the local one. Each further group of namespaces has a small and a bulk lane, from its first namespace on. All
+lanes share one clock.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
 
-from storage.changes import Lane
+from storage.changes import COMMON_GROUP, Lane
 from storage.engine import Family
 from storage.incoming import Incoming, Place
 from storage.record import Record
@@ -32,13 +33,16 @@ class LaneLog:
     """The dots of one lane: its origin (0: not drawn yet), the last `seq` given, and what the tick has written.
 
     `places` has one place for each dot, the last belonging to `seq`. `groups` are pairs (index of the first
-    place, count) of dots to be seen together.
+    place, count) of dots to be seen together. `group` is the replication group that takes its dots, `bulk` the lane
+    of its values that do not travel in their change; None: they stay in this one.
     """
 
-    __slots__ = ("groups", "lane", "origin", "places", "seq")
+    __slots__ = ("bulk", "group", "groups", "lane", "origin", "places", "seq")
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: Lane, group: int = COMMON_GROUP) -> None:
         self.lane = lane
+        self.group = group
+        self.bulk = LaneLog(Lane.BULK, group) if lane is Lane.SMALL else None
         self.origin = 0
         self.seq = 0
         self.places: list[Place] = []
@@ -60,9 +64,9 @@ class Transaction(LaneLog):
 
     __slots__ = (
         "after",
-        "bulk",
         "deadlines",
         "flushed",
+        "grouped",
         "hlc",
         "hlc_step",
         "incoming",
@@ -86,9 +90,10 @@ class Transaction(LaneLog):
         self.now_ms = 0
         self.hlc = 0
         self.hlc_step = 1
-        self.bulk = LaneLog(Lane.BULK)
+        assert self.bulk is not None
         self.local = LaneLog(Lane.LOCAL)
-        self.lanes: tuple[LaneLog, ...] = (self, self.bulk, self.local)
+        self.lanes: tuple[LaneLog, ...] = (self, self.bulk, self.local)  # this one first
+        self.grouped: tuple[LaneLog, ...] = ()  # the small lanes of the other groups
         self.purges_rows = False  # whether `rows` has a removal
         # What is not in `places`, with how many were there before it. A tuple stands for several row keys.
         self.others: list[tuple[int, Place | tuple[bytes, ...]]] = []
@@ -113,8 +118,8 @@ class Transaction(LaneLog):
         self.recounted: list[Keyspace] = []  # whose counts have changed
         if self.others:
             self.others = []
-            self.bulk.forget()
-            self.local.forget()
+            for lane in self.lanes[1:]:
+                lane.forget()
         if self.flushed:
             self.flushed = []
         if self.ranges:
@@ -136,6 +141,19 @@ class Transaction(LaneLog):
         """Start a tick: raise the clock to `now_ms`. A wall clock that went back does not lower it."""
         self.now_ms = now_ms
         self.hlc = max(self.hlc, hlc_at(now_ms) - 1)  # the first write adds one
+
+    def lane_for(self, group: int) -> LaneLog:
+        """Return the small lane of a group, a new one if it has none yet."""
+        if group == COMMON_GROUP:
+            return self
+        for lane in self.grouped:
+            if lane.group == group:
+                return lane
+        made = LaneLog(Lane.SMALL, group)
+        assert made.bulk is not None
+        self.grouped += (made,)
+        self.lanes += (made, made.bulk)
+        return made
 
     def is_empty(self) -> bool:
         return not (
@@ -174,21 +192,21 @@ class Transaction(LaneLog):
 
 
 class Atomic:
-    """The context of `Store.atomic`: the writes inside share one clock value and are one group."""
+    """The context of `Store.atomic`: the writes inside share one clock value, and those of a lane are to be seen together."""
 
-    __slots__ = ("_depth", "_first", "_txn")
+    __slots__ = ("_depth", "_firsts", "_txn")
 
     def __init__(self, txn: Transaction) -> None:
         self._txn = txn
         self._depth = 0
-        self._first = 0
+        self._firsts: list[int] = []
 
     def __enter__(self) -> None:
         if self._depth == 0:
             txn = self._txn
             txn.hlc += 1
             txn.hlc_step = 0
-            self._first = len(txn.places)
+            self._firsts = [len(lane.places) for lane in (txn, *txn.grouped)]
         self._depth += 1
 
     def __exit__(
@@ -199,9 +217,12 @@ class Atomic:
             return
         txn = self._txn
         txn.hlc_step = 1
-        count = len(txn.places) - self._first
-        if count > 1:
-            txn.groups.append((self._first, count))
+        firsts = self._firsts
+        for index, lane in enumerate((txn, *txn.grouped)):
+            first = firsts[index] if index < len(firsts) else 0  # a lane may be new
+            count = len(lane.places) - first
+            if count > 1:
+                lane.groups.append((first, count))
 
 
 ExpiredCallback: TypeAlias = "Callable[[Keyspace, bytes], None]"

@@ -36,6 +36,7 @@ MESSAGES: dict[StorageError, tuple[str, str]] = {
     errors.MetadataTooLong(5, 4): ("metadata of 5 bytes", "limit of 4 bytes (storage.metadata_bytes_max)"),
     errors.TitleTooLong(0, 4): ("title of 0 bytes", "between 1 and 4 bytes"),
     errors.KeyspaceGone("ab"): ("the namespace ab does not exist", "use one of those"),
+    errors.GroupNotCarried(3): ("does not carry group 3", "or add the group to peers.groups"),
     errors.TitleTaken("t"): ("title 't' exists already", "choose another title"),
 }
 
