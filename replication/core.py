@@ -1,13 +1,14 @@
 """What the machines of one node share: who the node is, its links, its store, time and chance.
 
 Nothing here waits or sends. A machine puts messages into the queues of a `Link`; the driver (`node`)
-takes them out in the order that `Link.take` gives: control before data before bulk.
+takes them out in the order that `Outbox.take` gives: control before data before bulk.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from copy import copy
 from random import Random
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ import attrs
 import structlog
 
 from replication.errors import LocalProtocolError
-from replication.messages import Hello, Message
+from replication.messages import Grouped, Hello, Message
 from replication.options import Options
 from storage.changes import Replica
 
@@ -37,21 +38,13 @@ def _nothing() -> None:
 CONTROL_BYTES_MAX: Final = 16 * 1024 * 1024
 
 
-class Link:
-    """One authenticated connection with a peer, as the machines see it. Dies with its connection."""
+class Outbox:
+    """What waits to be sent on one connection, in the order of importance: control, data, bulk."""
 
-    def __init__(
-        self, peer: Hello, *, outgoing: bool, number: int, encode: Callable[[Message], bytes]
-    ) -> None:
-        self.peer = peer
-        self.node = peer.node
-        self.boot = peer.boot
-        self.outgoing = outgoing
-        self.number = number  # grows with each link of this node
+    def __init__(self) -> None:
         self.wake: Callable[[], None] = _nothing
         self.closing: str | None = None  # why it is to be closed once the queues are empty
         self.dropped: str | None = None  # why it is to be closed at once
-        self.encode = encode
         self._control: deque[bytes] = deque()
         self._data: deque[bytes] = deque()
         self._bulk: deque[bytes] = deque()
@@ -60,64 +53,34 @@ class Link:
         self.data_sent = 0  # bytes of data taken to be sent so far
         self.bulk_bytes = 0
         self.sent_bytes = 0
-        self.received_bytes = 0
 
-    def __repr__(self) -> str:
-        return f"<Link {self.number} {'to' if self.outgoing else 'from'} {self.node.hex()[:8]}>"
-
-    @property
-    def is_open(self) -> bool:
-        return self.closing is None and self.dropped is None
-
-    def send(self, message: Message) -> None:
-        """Queue a control message."""
-        frame = self._framed(message)
+    def put_control(self, frame: bytes) -> None:
         self._control.append(frame)
         self.control_bytes += len(frame)
         if self.control_bytes > CONTROL_BYTES_MAX:
             self.drop("it does not read")
         self.wake()
 
-    def send_data(self, message: Message) -> int:
-        """Queue a data message; return its bytes. Whoever calls it bounds what waits (`data_bytes`)."""
-        frame = self._framed(message)
-        self.send_frame(frame)
-        return len(frame)
-
-    def send_frame(self, frame: bytes) -> None:
-        """Queue a frame of data that was encoded already, for several links at once."""
+    def put_data(self, frame: bytes) -> None:
         self._data.append(frame)
         self.data_bytes += len(frame)
         self.wake()
 
-    def send_bulk(self, message: Message) -> None:
-        """Queue a piece of a body."""
-        frame = self._framed(message)
+    def put_bulk(self, frame: bytes) -> None:
         self._bulk.append(frame)
         self.bulk_bytes += len(frame)
         self.wake()
 
-    def _framed(self, message: Message) -> bytes:
-        """Encode a message. One that no frame can hold ends the link and nothing else."""
-        try:
-            return self.encode(message)
-        except LocalProtocolError as error:
-            self.drop(str(error))
-            return b""
-
     def clear_data(self) -> None:
-        """Forget the data that waits."""
         self._data.clear()
         self.data_bytes = 0
 
     def close(self, reason: str) -> None:
-        """Close the connection once everything queued is sent."""
         if self.closing is None:
             self.closing = reason
             self.wake()
 
     def drop(self, reason: str) -> None:
-        """Close the connection now."""
         if self.dropped is None:
             self.dropped = reason
             self._control.clear()
@@ -153,6 +116,116 @@ class Link:
             self.bulk_bytes -= len(frame)
             return frame
         return None
+
+
+class Link:
+    """One authenticated connection with a peer, as the machines see it. Dies with its connection.
+
+    The machines of a further group have a `Link` of their own over the same connection (`of_group`): what they send
+    says that it is about that group.
+    """
+
+    def __init__(
+        self,
+        peer: Hello,
+        *,
+        outgoing: bool,
+        number: int,
+        encode: Callable[[Message], bytes],
+        outbox: Outbox | None = None,
+    ) -> None:
+        self.peer = peer
+        self.node = peer.node
+        self.boot = peer.boot
+        self.outgoing = outgoing
+        self.number = number  # grows with each link of this node
+        self.encode = encode
+        self.outbox = Outbox() if outbox is None else outbox
+        self.received_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<Link {self.number} {'to' if self.outgoing else 'from'} {self.node.hex()[:8]}>"
+
+    def of_group(self, group: int) -> Link:
+        """Return this connection for the machines of a group that not all nodes carry."""
+        return Link(
+            self.peer,
+            outgoing=self.outgoing,
+            number=self.number,
+            encode=lambda message: self.encode(Grouped(group, message)),
+            outbox=self.outbox,
+        )
+
+    @property
+    def is_open(self) -> bool:
+        return self.outbox.closing is None and self.outbox.dropped is None
+
+    @property
+    def closing(self) -> str | None:
+        """Why the connection is to be closed once everything queued is sent."""
+        return self.outbox.closing
+
+    @property
+    def dropped(self) -> str | None:
+        """Why the connection is to be closed at once."""
+        return self.outbox.dropped
+
+    @property
+    def data_bytes(self) -> int:
+        """The bytes of data that wait, of all groups."""
+        return self.outbox.data_bytes
+
+    @property
+    def data_sent(self) -> int:
+        return self.outbox.data_sent
+
+    @property
+    def bulk_bytes(self) -> int:
+        return self.outbox.bulk_bytes
+
+    @property
+    def queued_bytes(self) -> int:
+        """All bytes that wait."""
+        outbox = self.outbox
+        return outbox.control_bytes + outbox.data_bytes + outbox.bulk_bytes
+
+    def send(self, message: Message) -> None:
+        """Queue a control message."""
+        self.outbox.put_control(self._framed(message))
+
+    def send_data(self, message: Message) -> int:
+        """Queue a data message; return its bytes. Whoever calls it bounds what waits (`data_bytes`)."""
+        frame = self._framed(message)
+        self.outbox.put_data(frame)
+        return len(frame)
+
+    def send_frame(self, frame: bytes) -> None:
+        """Queue a frame of data that was encoded already, for several links at once."""
+        self.outbox.put_data(frame)
+
+    def send_bulk(self, message: Message) -> None:
+        """Queue a piece of a body."""
+        self.outbox.put_bulk(self._framed(message))
+
+    def _framed(self, message: Message) -> bytes:
+        """Encode a message. One that no frame can hold ends the link and nothing else."""
+        try:
+            return self.encode(message)
+        except LocalProtocolError as error:
+            self.drop(str(error))
+            return b""
+
+    def clear_data(self) -> None:
+        """Forget the data that waits, of all groups."""
+        self.outbox.clear_data()
+
+    def close(self, reason: str) -> None:
+        """Close the connection once everything queued is sent."""
+        self.outbox.close(reason)
+
+    def drop(self, reason: str) -> None:
+        """Close the connection now."""
+        self.outbox.drop(reason)
 
 
 class Histogram:
@@ -201,9 +274,20 @@ class Core:
         self.make_durable: Callable[[Callable[[], None]], None] = _no_driver  # then call back, in a tick
         self.rotate_soon: Callable[[str], None] = _no_driver  # why: fresh origins after this tick
         self.claim_soon: Callable[[], None] = _no_driver  # make durable and tell all peers
-        self.on_data_cleared: Callable[[Link], None] = _no_driver  # its syncs have lost frames
+        self.on_data_cleared: Callable[[Link], None] = _no_driver  # frames of all its groups are lost
         self.hurry: Callable[[], None] = _nothing  # an input has made something due before the next tick
         self.now = 0.0  # of the input that is being handled
+
+    def of_group(self, group: int) -> Core:
+        """Return what the machines of a further group share: the same node, with links and records of their own.
+
+        To be called when the driver has set its callbacks.
+        """
+        other = copy(self)
+        other.replica = self.replica.of_group(group)
+        other.links = {}
+        other.log = self.log.bind(group=group)
+        return other
 
     def count(self, name: str, amount: float = 1) -> None:
         """Add to a counter of the metrics."""

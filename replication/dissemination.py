@@ -232,6 +232,12 @@ class Dissemination:
         self._core.log.warning("peer falls behind", peer=flow.link.node.hex()[:8], why=why)
         self._core.on_data_cleared(flow.link)
 
+    def fallen_behind(self, link: Link) -> None:
+        """Take note that data for a peer was dropped; it may have been another group that filled the queue."""
+        flow = self.flows.get(link.node)
+        if flow is not None:
+            flow.behind = True
+
     # --- what comes in
 
     def on_push(self, link: Link, push: Push) -> None:

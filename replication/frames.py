@@ -31,6 +31,7 @@ from replication.messages import (
     Auth,
     Bye,
     DigestRequest,
+    Grouped,
     Hello,
     Message,
     Reject,
@@ -64,10 +65,14 @@ def encode(message: Message) -> bytes:
     body = encode_body(message)
     if len(body) <= FRAME_BYTES_MAX:
         return _HEAD.pack(len(body), _checksum(body)) + body
-    bytes_max = MESSAGE_BYTES_MAX if isinstance(message, LONG) else FRAME_BYTES_MAX
+    bytes_max = MESSAGE_BYTES_MAX if _may_be_long(message) else FRAME_BYTES_MAX
     if len(body) > bytes_max:
         raise LocalProtocolError(f"a {type(message).__name__} of {len(body)} bytes exceeds {bytes_max}")
     return b"".join(_cut(body))
+
+
+def _may_be_long(message: Message) -> bool:
+    return isinstance(message.message if isinstance(message, Grouped) else message, LONG)
 
 
 def _cut(body: bytes) -> Iterator[bytes]:
@@ -113,7 +118,7 @@ class FrameReader:
                 message = decode_body(body)
             except RemoteProtocolError as error:
                 self._fail(str(error))
-            if is_long and message is not None and not isinstance(message, LONG):
+            if is_long and message is not None and not _may_be_long(message):
                 self._fail(f"a {type(message).__name__} of {len(body)} bytes exceeds {FRAME_BYTES_MAX}")
             if message is None:
                 self.unknown_count += 1

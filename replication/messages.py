@@ -49,7 +49,7 @@ from replication.shapes import (
     several,
     text,
 )
-from storage.changes import Run
+from storage.changes import GROUP_MAX, Run
 
 PROTOCOL_VERSION: Final = 1
 OLDEST_VERSION: Final = 1  # the oldest that this node still speaks
@@ -126,6 +126,7 @@ class Hello:
     software: str = ""
     joining: bool = False  # holds nothing yet and wants a full sync
     kinds: tuple[int, ...] = ()  # of changes that this node understands
+    groups: tuple[int, ...] = ()  # of namespaces that this node carries, beside the common one
 
 
 @attrs.frozen
@@ -397,6 +398,22 @@ class Publish:
     sharded: bool = False
 
 
+@attrs.frozen
+class GroupOpen:
+    """The sender speaks of this group on this link from now on; it does once both sides have said so."""
+
+    TYPE: ClassVar[int] = 61
+
+
+@attrs.frozen
+class Grouped:
+    """A message about a group that not all nodes carry; all others are about the common one, or the nodes."""
+
+    TYPE: ClassVar[int] = 62
+    group: int
+    message: Message | None  # None: of a type that is unknown
+
+
 Message: TypeAlias = (
     Hello
     | Auth
@@ -429,6 +446,8 @@ Message: TypeAlias = (
     | CellsRequest
     | Cells
     | Publish
+    | GroupOpen
+    | Grouped
 )
 
 Runs: TypeAlias = Sequence[Run]
@@ -464,6 +483,7 @@ ADDRESS_CHARS_MAX: Final = 300  # a DNS name has up to 253
 NAME_CHARS_MAX: Final = 64  # a zone, a version of the software
 TEXT_CHARS_MAX: Final = 500
 KINDS_MAX: Final = 256
+GROUPS_MAX: Final = 64  # that one node carries
 MEMBERS_MAX: Final = 4096
 PIECE_BYTES_MAX: Final = 256 * 1024  # of a body
 BODY_BYTES_MAX: Final = 2**40
@@ -550,6 +570,35 @@ _MEMBER: Final = _structure(
 )
 _MEMBERS: Final = several(_MEMBER, MEMBERS_MAX)
 
+
+def _written(message: Message) -> tuple[int, dict[int, Any]]:
+    cls = type(message)
+    return cls.TYPE, _write_fields(_FIELDS[cls], message)
+
+
+def _split(items: Any) -> tuple[int, Any]:
+    if type(items) is not tuple or len(items) != 2 or type(items[0]) is not int or items[0] < 0:
+        raise RemoteProtocolError("the body is not a message")
+    return items
+
+
+def _read_message(kind: int, fields: Any) -> Message | None:
+    cls = _CLASSES.get(kind)
+    if cls is None:
+        if kind >= MUST_UNDERSTAND_FROM:
+            raise RemoteProtocolError(f"a message of type {kind} must be understood, and is not")
+        return None
+    try:
+        message: Message = _read_fields(cls, _FIELDS[cls], fields)
+    except RemoteProtocolError as error:
+        raise RemoteProtocolError(f"{cls.__name__}: {error}") from None
+    check = _CHECKS.get(cls)
+    wrong = check(message) if check is not None else None
+    if wrong is not None:
+        raise RemoteProtocolError(f"{cls.__name__}: {wrong}")
+    return message
+
+
 _TABLES: Final[Mapping[_Class, _Table]] = {
     Hello: {
         1: ("version", number(0, 65535)),
@@ -566,6 +615,7 @@ _TABLES: Final[Mapping[_Class, _Table]] = {
         12: ("software", _NAME),
         13: ("joining", FLAG),
         14: ("kinds", several(number(0, 65535), KINDS_MAX)),
+        15: ("groups", several(number(1, GROUP_MAX), GROUPS_MAX)),
     },
     Auth: {1: ("proof", octets(PROOF_BYTES, PROOF_BYTES))},
     Welcome: {1: ("your_address", text(ADDRESS_CHARS_MAX)), 2: ("members", _MEMBERS)},
@@ -662,6 +712,11 @@ _TABLES: Final[Mapping[_Class, _Table]] = {
         5: ("payload", octets(0, PUBLISH_BYTES_MAX)),
         6: ("sharded", FLAG),
     },
+    GroupOpen: {},
+    Grouped: {
+        1: ("group", number(1, GROUP_MAX)),
+        2: ("message", Shape(lambda value: _read_message(*_split(value)), _written)),
+    },
 }
 
 _FIELDS: Final = {cls: _fields(cls, table) for cls, table in _TABLES.items()}
@@ -699,8 +754,7 @@ _CHECKS: Final[Mapping[_Class, Callable[[Any], str | None]]] = {
 
 def encode_body(message: Message) -> bytes:
     """Return the body of the frame that carries `message`; its size is for `frames` to check."""
-    cls = type(message)
-    return cbor2.dumps((cls.TYPE, _write_fields(_FIELDS[cls], message)))
+    return cbor2.dumps(_written(message))
 
 
 def decode_body(body: bytes) -> Message | None:
@@ -708,27 +762,7 @@ def decode_body(body: bytes) -> Message | None:
 
     Raise `RemoteProtocolError` on anything else. The time is linear in the size, the memory too.
     """
-    kind, fields = _split(_load(body, immutable=True))
-    cls = _CLASSES.get(kind)
-    if cls is None:
-        if kind >= MUST_UNDERSTAND_FROM:
-            raise RemoteProtocolError(f"a message of type {kind} must be understood, and is not")
-        return None
-    try:
-        message: Message = _read_fields(cls, _FIELDS[cls], fields)
-    except RemoteProtocolError as error:
-        raise RemoteProtocolError(f"{cls.__name__}: {error}") from None
-    check = _CHECKS.get(cls)
-    wrong = check(message) if check is not None else None
-    if wrong is not None:
-        raise RemoteProtocolError(f"{cls.__name__}: {wrong}")
-    return message
-
-
-def _split(items: Any) -> tuple[int, Any]:
-    if type(items) is not tuple or len(items) != 2 or type(items[0]) is not int or items[0] < 0:
-        raise RemoteProtocolError("the body is not a message")
-    return items
+    return _read_message(*_split(_load(body, immutable=True)))
 
 
 class _MapCounter:

@@ -155,8 +155,7 @@ class PeerNode:
                 await trio.sleep_forever()
             finally:
                 self._nursery = None
-                self.replicator.syncs.close()
-                self.replicator.verification.close()
+                self.replicator.close()
 
     async def leave(self) -> bool:
         """Leave the cluster for good; True if another member has all that was written here.
@@ -166,10 +165,10 @@ class PeerNode:
         self._in_tick(self.replicator.roster.leave)
         self._in_tick(lambda: self.replicator.rejoin.enter(Standing.LEAVING))
         with trio.move_on_after(_LEAVE_SECONDS):
-            while not self.replicator.covering(self.host.replica.vector()):
+            while not self.replicator.is_handed_over():
                 self._claim_soon()
                 await trio.sleep(self._options.vector_interval)
-        covered = bool(self.replicator.covering(self.host.replica.vector()))
+        covered = self.replicator.is_handed_over()
         for link in list(self.replicator.core.links.values()):
             link.send(m.Bye("leaving"))
             link.close("leaving")
@@ -177,7 +176,7 @@ class PeerNode:
 
     async def stop(self) -> None:
         """Send what is fresh and say goodbye; `run` is to be cancelled afterwards."""
-        self.replicator.dissemination.flush()
+        self.replicator.flush()
         for link in list(self.replicator.core.links.values()):
             link.send(m.Bye("stopping"))
             link.close("this node stops")
@@ -210,9 +209,7 @@ class PeerNode:
 
     def committed(self) -> None:
         """Take note that a tick of clients has been committed. Called by the host after every such tick."""
-        replicator = self.replicator
-        if replicator.dissemination.flush_at is None:
-            replicator.committed(trio.current_time())
+        if self.replicator.committed(trio.current_time()):
             self._timer.set()
 
     def ask_for_claims(self) -> None:
@@ -251,7 +248,7 @@ class PeerNode:
             self._sync_runs = False
 
     def _claim_soon(self) -> None:
-        self._make_durable(self.replicator.vectors.tell_all)
+        self._make_durable(self.replicator.tell_all)
 
     def _try_in_tick(self, work: Callable[[], None]) -> None:
         """Run `work` as a tick; a failed commit is logged, and whoever lost by it tries again."""
@@ -281,7 +278,7 @@ class PeerNode:
             self.host.rotate()
         if self._claims_wanted:
             self._claims_wanted = False
-            self.replicator.dissemination.ask_for_claims()
+            self.replicator.ask_for_claims()
         try:
             due = self.replicator.tick(now)
             if self.replicator.needs_tick_of_store(now):
@@ -430,10 +427,10 @@ class PeerNode:
             if link.dropped is not None:
                 scope.cancel()
 
-        link.wake = wake
+        link.outbox.wake = wake
         with suppress(*_LOST):  # the reader finds out as well
             while link.dropped is None:
-                data = link.take(_SEND_BYTES)
+                data = link.outbox.take(_SEND_BYTES)
                 if data:
                     await stream.send_all(data)
                     continue

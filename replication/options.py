@@ -32,6 +32,7 @@ class Options:
     addresses: tuple[str, ...] = ()  # how others reach this node, "host:port"
     dialable: bool = True
     join: tuple[str, ...] = ()  # addresses to begin with
+    groups: tuple[int, ...] = ()  # of namespaces that this node carries, beside the common one
     # Topology (`topology`).
     full_mesh_max: int = 32
     degree: int = 8

@@ -11,6 +11,10 @@ is below nobody's floors takes what it has for the whole.
 A node that is not ready neither pushes nor serves, and takes no writes of clients. The state is kept in the data
 directory, so a restart in the middle goes on.
 
+A node has a standing in each group that it carries. It is new in one that it has begun to carry, whatever it is in the
+common group; of members that do so at once, one begins, as of those that rejoin. What it wrote there before it had peers
+is in namespaces of its own, which nobody else has ever seen.
+
 *Stale writes* are dots of this node's earlier origins that no member covers, found on the way back: they were
 made beside a history that has gone on without them, and marks of deletion that should have met them may be
 purged. `stale_writes` decides: written to a file and undone (the default), written anew as they stand, or undone.
@@ -28,10 +32,17 @@ from replication.core import Core, Link
 from replication.stability import former_origins
 from replication.sync import is_below
 from replication.vectors import Known, Vectors
-from storage.changes import CLUSTER_NAMESPACE, Change, Kind, Stamp, VersionVector
+from storage.changes import (
+    CLUSTER_NAMESPACE,
+    COMMON_GROUP,
+    Change,
+    Kind,
+    Stamp,
+    VersionVector,
+)
 
 if TYPE_CHECKING:
-    from replication.roster import Roster
+    from replication.carriers import Participants
     from replication.sync import Syncs
 
 _STATE: Final = "member_state"
@@ -52,9 +63,9 @@ class Standing(enum.StrEnum):
 class Rejoin:
     """The standing of this node, and the way to `READY`."""
 
-    def __init__(self, core: Core, roster: Roster, vectors: Vectors, syncs: Syncs) -> None:
+    def __init__(self, core: Core, participants: Participants, vectors: Vectors, syncs: Syncs) -> None:
         self._core = core
-        self._roster = roster
+        self._participants = participants
         self._vectors = vectors
         self._syncs = syncs
         self.standing = Standing.READY
@@ -75,12 +86,13 @@ class Rejoin:
         if stored is not None:
             self.standing = Standing(stored.decode())
             return
-        if not founds and len(replica.vector()):
+        is_common = replica.group == COMMON_GROUP
+        if is_common and not founds and len(replica.vector()):
             raise HasOwnData
         self._set(Standing.READY if founds else Standing.JOINING)
         replica.put_local(CLUSTER_SETTING, self._core.identity.cluster)
         if founds:
-            self._roster.admit(self._core.identity.node, self._core.now)
+            self._participants.admit(self._core.identity.node, self._core.now)
 
     def _set(self, standing: Standing) -> None:
         if self._before is None:
@@ -134,14 +146,18 @@ class Rejoin:
     def on_peer_horizon(self, known: Known) -> None:
         """Settle own unsent writes that are beneath a horizon just learned, before anything is pushed (9.4 c)."""
         heard = all(
-            node in self._vectors.known for node in self._roster.members() if node != self._core.identity.node
+            node in self._vectors.known
+            for node in self._participants.members()
+            if node != self._core.identity.node
         )
         if self.standing == Standing.READY and heard and known.horizon > self._core.replica.horizon():
             self._settle(self._stale(known.horizon))
 
     def tick(self, now: float) -> None:
         """Be whole without a sync if all others wait as well, and this node is the one to end that. In a tick."""
-        may_end = {Standing.JOINING: self._may_found, Standing.REJOINING: self._may_stay}.get(self.standing)
+        is_common = self._core.replica.group == COMMON_GROUP
+        may_found = self._may_found if is_common else self._may_stay
+        may_end = {Standing.JOINING: may_found, Standing.REJOINING: self._may_stay}.get(self.standing)
         if may_end is None or not may_end():
             self._alone_since = None
             return
@@ -150,13 +166,13 @@ class Rejoin:
         elif now - self._alone_since > 2 * self._core.options.start_gate:
             self._core.log.warning("all wait for each other: this node begins", standing=str(self.standing))
             self._syncs.walk = None
-            self._roster.admit(self._core.identity.node, now)
+            self._participants.admit(self._core.identity.node, now)
             self.enter(Standing.READY)
 
     def _may_stay(self) -> bool:
         """Tell whether every other member is linked and waits, and this node is the least of those that may go first."""
         own = self._core.identity.node
-        others = [node for node in self._roster.remaining() if node != own]
+        others = [node for node in self._participants.remaining() if node != own]
         known = [self._vectors.known.get(node) for node in others if node in self._core.links]
         waiting = [one for one in known if one is not None and one.is_complete and not one.ready]
         if len(waiting) < len(others):

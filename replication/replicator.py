@@ -1,10 +1,8 @@
 """One node's whole peer logic, without a socket and without a clock of its own.
 
     frames in ──▶ on_messages ──▶ membership, clock     liveness and time
-                                  dissemination         fresh writes
-                                  sync, bodies          catching up
-                                  vectors, stability    who covers what, what may be purged
-                                  rejoin, verification
+                                  roster, topology      who belongs to the cluster, who is linked
+                                  exchange              the records, of each group
     messages out ◀── the queues of each `Link`
 
 The driver (`node`) calls `on_messages` inside a tick of the store and `after_commit` once that tick is on disk, or
@@ -21,21 +19,22 @@ from typing import Any, Final
 
 from replication import messages as m
 from replication.bodies import Bodies
+from replication.carriers import CarriedGroups, Carriers
 from replication.clock import ClockGate
 from replication.core import Core, Identity, Link
 from replication.dissemination import Dissemination
-from replication.dropped import DroppedValues
+from replication.exchange import Exchange
 from replication.membership import Membership
 from replication.options import Options
 from replication.rejoin import Rejoin, Standing
 from replication.roster import GONE, MEMBER, Roster
 from replication.stability import Stability
-from replication.sync import Syncs, is_below
+from replication.sync import Syncs
 from replication.topology import Network, Topology
-from replication.vectors import Known, Vectors
+from replication.vectors import Vectors
 from replication.verification import Verification
 from replication.writers import Writers
-from storage.changes import Kind, Lane, Replica, VersionVector
+from storage.changes import COMMON_GROUP, Kind, Replica, group_of
 
 # Kinds of changes that this version understands; others are carried.
 KINDS: Final = (Kind.VALUE, Kind.EXPIRY, Kind.FLOOR, Kind.NAMESPACE_FLOOR)
@@ -46,7 +45,7 @@ REMOVED_TEXT: Final = "this node was removed from the cluster; to come back it n
 
 
 class Replicator:
-    """The machines of one node, put together."""
+    """The machines of one node, put together: those about nodes here, those about records in an `Exchange` a group."""
 
     def __init__(
         self,
@@ -66,32 +65,28 @@ class Replicator:
         self._staged: list[Callable[[], None]] = []
         self.deferred: list[Callable[[], None]] = []  # to be done in the next tick of the store
         self.roster = Roster(core)
+        self.carried = CarriedGroups(core)
         self.clock = ClockGate(core, self.roster)
         self.membership = Membership(core, self.roster, self.clock)
         self.topology = Topology(core, self.roster, self.membership, allowed=allowed)
-        self.bodies = Bodies(core)
-        self.dissemination = Dissemination(
-            core, self.clock, self.bodies, want_sync=self._want_sync, after_commit=self._staged.append
-        )
-        self.syncs = Syncs(core, self.clock, self.bodies, after_commit=self._staged.append)
-        self.vectors = Vectors(core, self.dissemination)
-        self.stability = Stability(core, self.roster, self.vectors)
-        self.rejoin = Rejoin(core, self.roster, self.vectors, self.syncs)
-        self.verification = Verification(core, self.clock, self.bodies, after_commit=self._staged.append)
-        self.dropped = DroppedValues(core, self.bodies)
         self.writers = Writers(core)
+        self.common = Exchange(core, self.roster, self.clock, staged=self._staged, deferred=self.deferred)
+        self.exchanges: dict[int, Exchange] = {COMMON_GROUP: self.common}
+        self._fresh_exchanges: list[int] = []  # opened in the tick under way
         self._link_numbers = 0
         self._fresh_link: Link | None = None  # came up in the tick under way
+        self._offered: dict[tuple[int, int], None] = {}  # (link number, group): this node has sent GroupOpen
+        self._opened: dict[tuple[int, int], None] = {}  # the peer has
         self._system_version = 0
-        self._roster_versions = (0, 0)
+        self._roster_versions = (0, 0, 0)
         self._roster_due = 0.0
         self._members_kept_at = -math.inf
         self._kept_version = 0  # of the addresses, as they are kept
-        self._settle_at = 0.0
         self.on_publish: Callable[[m.Publish], None] = _ignore_publish
         self._published = 0
         self._heard: dict[tuple[bytes, bytes], int] = {}  # (node, boot) -> last message number
         self._handlers: dict[type, Callable[[Link, Any], None]] = {
+            **self.common.handlers,
             m.Members: self._with_time(self.membership.on_members),
             m.Ping: self._with_time(self.membership.on_ping),
             m.Pong: self._with_time(self.membership.on_pong),
@@ -99,26 +94,7 @@ class Replicator:
             m.PingResult: self._with_time(self.membership.on_ping_result),
             m.Bye: self._on_bye,
             m.Reject: self._on_reject,
-            m.Vector: self.vectors.on_vector,
-            m.Sealed: self.vectors.on_sealed,
-            m.Push: self.dissemination.on_push,
-            m.Pull: self.dissemination.on_pull,
-            m.LinkMode: self.dissemination.on_link_mode,
-            m.SyncRequest: self.syncs.on_request,
-            m.SyncStart: self.syncs.on_start,
-            m.SyncBatch: self.syncs.on_batch,
-            m.SyncEnd: self.syncs.on_end,
-            m.SyncFail: self.syncs.on_fail,
-            m.Credit: self.syncs.on_credit,
-            m.BodyGet: self.bodies.on_get,
-            m.BodyData: self.bodies.on_data,
-            m.BodyMiss: self.bodies.on_miss,
-            m.DigestRequest: self.verification.on_digest_request,
-            m.Digest: self.verification.on_digest,
-            m.BucketRequest: self.verification.on_bucket_request,
-            m.Bucket: self.verification.on_bucket,
-            m.CellsRequest: self.verification.on_cells_request,
-            m.Cells: self._on_cells,
+            m.Grouped: self._on_grouped,
             m.Publish: self._on_publish,
         }
         self._wire()
@@ -127,37 +103,61 @@ class Replicator:
         return lambda link, message: handler(link, message, self.core.now)
 
     def _wire(self) -> None:
-        core = self.core
-        core.on_data_cleared = self.syncs.drop_serving
-        self.syncs.is_usable = self._is_usable
-        self.syncs.on_served = self.dissemination.caught_up
-        self.syncs.on_covered = self._on_covered
-        self.syncs.on_need_full = self._on_need_full
-        self.vectors.on_known = self._on_known
-        self.vectors.on_rollback = self._on_rollback
-        self.vectors.is_current = self._is_current
+        self.core.on_data_cleared = self._on_data_cleared
+        self.common.is_partial_view = lambda: self.topology.is_partial
+        self.common.boot_of = self._boot_of
+        self.common.on_standing = self._on_standing
+        self.common.rejoin.is_own_address = self.topology.is_own_address
         self.roster.liveness = self.membership
         self.clock.on_jump = self._on_jump
         self.membership.on_duplicate = self._on_duplicate
-        self.rejoin.on_change = self._on_standing
-        self.rejoin.is_own_address = self.topology.is_own_address
+        self.topology.carriers = self._other_carriers
+
+    # The machines of the common group.
+
+    @property
+    def dissemination(self) -> Dissemination:
+        return self.common.dissemination
+
+    @property
+    def syncs(self) -> Syncs:
+        return self.common.syncs
+
+    @property
+    def vectors(self) -> Vectors:
+        return self.common.vectors
+
+    @property
+    def stability(self) -> Stability:
+        return self.common.stability
+
+    @property
+    def rejoin(self) -> Rejoin:
+        return self.common.rejoin
+
+    @property
+    def verification(self) -> Verification:
+        return self.common.verification
+
+    @property
+    def bodies(self) -> Bodies:
+        return self.common.bodies
 
     # --- the start
 
     def open(self, now: float, *, founds: bool) -> None:
         """Find out what this node is in its cluster. Inside a tick, before the first link.
 
-        Raise `WrongCluster` or `HasOwnData` if the data directory does not fit.
+        Raise `WrongCluster`, `HasOwnData` or `GroupGivenUp` if the data directory does not fit.
         """
         self.core.now = now
-        self.core.replica.set_purging(self.stability)
-        self.vectors.recall()
-        self.rejoin.open(founds=founds)
+        self.carried.check(self.core.options.groups)
+        self.common.open(founds=founds)
         self.membership.restore(self.core.replica.get_local(_MEMBERS) or b"")
         self.roster.changed()
-        if self.rejoin.standing == Standing.READY:
-            self.stability.close_origins()
-        self.rejoin.begin()
+        self.common.begin()
+        if self._may_open_groups():
+            self._open_groups()
 
     def hello(self, nonce: bytes) -> m.Hello:
         """Return what this node says first on a new connection."""
@@ -177,7 +177,94 @@ class Replicator:
             software=core.software,
             joining=self.rejoin.standing == Standing.JOINING,
             kinds=KINDS,
+            groups=options.groups,
         )
+
+    # --- groups
+
+    def _may_open_groups(self) -> bool:
+        """Tell whether there are groups that this node carries and does not exchange yet: it has to be a member first."""
+        return len(self.exchanges) <= len(self.core.options.groups) and self.rejoin.standing == Standing.READY
+
+    def _open_groups(self) -> None:
+        """Begin to exchange the other groups that this node carries. Inside a tick."""
+        groups = [group for group in self.core.options.groups if group not in self.exchanges]
+        carried_elsewhere = {group: len(self._carriers(group).remaining()) > 1 for group in groups}
+        self.carried.record(groups)
+        for group in groups:
+            self._open_group(group, founds=not carried_elsewhere[group])
+        self._staged.append(self._offer_groups)
+
+    def _open_group(self, group: int, *, founds: bool) -> None:
+        exchange = Exchange(
+            self.core.of_group(group),
+            self._carriers(group),
+            self.clock,
+            staged=self._staged,
+            deferred=self.deferred,
+        )
+        exchange.is_partial_view = lambda: (
+            self.topology.is_partial
+            and len(exchange.participants.remaining()) > self.core.options.full_mesh_max
+        )
+        exchange.boot_of = self._boot_of
+        exchange.rejoin.dead_letter = self.rejoin.dead_letter
+        exchange.stability.stable_records = self.stability.stable
+        self.exchanges[group] = exchange
+        self._fresh_exchanges.append(group)
+        exchange.open(founds=founds)
+        exchange.begin()
+
+    def _carriers(self, group: int) -> Carriers:
+        return Carriers(group, self.core.identity.node, self.roster, self.carried)
+
+    def _other_carriers(self) -> list[list[bytes]]:
+        """Return the others that carry each of this node's groups, beside the common one."""
+        own = self.core.identity.node
+        groups = [exchange.participants.remaining() for exchange in self._others()]
+        return [[node for node in nodes if node != own] for nodes in groups]
+
+    def _others(self) -> list[Exchange]:
+        return [exchange for group, exchange in self.exchanges.items() if group != COMMON_GROUP]
+
+    def _offer_groups(self) -> None:
+        """Say on each link of which groups this node speaks there: those that the peer carries, too."""
+        for link in self.core.links.values():
+            for exchange in self._others():
+                key = (link.number, exchange.group)
+                if key not in self._offered and self._may_speak(link, exchange.group):
+                    self._offered[key] = None
+                    link.send(m.Grouped(exchange.group, m.GroupOpen()))
+                    self._open_link(link, exchange)
+
+    def _may_speak(self, link: Link, group: int) -> bool:
+        """Tell whether a peer carries a group, and is waited for in it from now on."""
+        return group in link.peer.groups and group in self.carried.of(link.node)
+
+    def _open_link(self, link: Link, exchange: Exchange) -> None:
+        """Speak about a group, if both sides have offered it."""
+        key = (link.number, exchange.group)
+        if key in self._offered and key in self._opened and link.node not in exchange.core.links:
+            exchange.link_up(link.of_group(exchange.group), self.core.now)
+
+    def _on_grouped(self, link: Link, grouped: m.Grouped) -> None:
+        """Handle a message about a group that not all nodes carry."""
+        message, exchange = grouped.message, self.exchanges.get(grouped.group)
+        if message is None:
+            return
+        if isinstance(message, m.GroupOpen):
+            if grouped.group in self.core.options.groups:
+                self._opened[link.number, grouped.group] = None
+            if exchange is not None:
+                self._open_link(link, exchange)
+            return
+        handler = None if exchange is None else exchange.handlers.get(type(message))
+        own = None if exchange is None else exchange.core.links.get(link.node)
+        if exchange is None or handler is None or own is None:
+            link.drop(f"a message about group {grouped.group} out of place: {type(message).__name__}")
+            return
+        exchange.core.now = self.core.now
+        handler(own, message)
 
     # --- links
 
@@ -217,11 +304,11 @@ class Replicator:
             self.link_down(existing, now)
         core.links[peer.node] = self._fresh_link = link
         self._admit_linked()
-        self.dissemination.on_link_up(link, eager=self.topology.is_partial)
+        self.common.link_up(link, now)
         self.membership.on_link_up(link, now)
         self.topology.on_link_up(link, now)
         self.clock.on_link_up(link, now)
-        self._staged.append(lambda: self.vectors.on_link_up(link))
+        self._staged.append(self._offer_groups)
         return link
 
     def link_down(self, link: Link, now: float) -> None:
@@ -230,12 +317,13 @@ class Replicator:
         core.now = now
         if core.links.get(link.node) is not link:
             return
-        del core.links[link.node]
-        self.dissemination.on_link_down(link)
-        self.bodies.on_link_down(link)
-        self.syncs.on_link_down(link)
-        self.verification.on_link_down(link)
-        self.vectors.on_link_down(link)
+        for exchange in self.exchanges.values():
+            own = exchange.core.links.get(link.node)
+            if own is not None:
+                exchange.link_down(own, now)
+        for group in core.options.groups:
+            self._offered.pop((link.number, group), None)
+            self._opened.pop((link.number, group), None)
         self.membership.on_link_down(link, now)
         self.topology.on_link_down(link, now)
         self.clock.on_link_down(link, now)
@@ -248,67 +336,13 @@ class Replicator:
             if not self.roster.is_member(link.node) and self.roster.admit(link.node, self.core.now):
                 self.stability.reset()
 
-    def _is_usable(self, link: Link) -> bool:
-        """Tell whether a peer may serve this node: it is whole, and not from a past that was purged here."""
-        known = self.vectors.known.get(link.node)
-        return (
-            known is not None
-            and known.boot == link.boot
-            and known.ready
-            and not is_below(known.vector, self.core.replica.floors())
-        )
+    def _on_data_cleared(self, link: Link) -> None:
+        for exchange in self.exchanges.values():
+            exchange.data_cleared(link.node)
 
-    def _on_known(self, link: Link, known: Known) -> None:
-        """A peer has told its vector: see whether the two may push to each other, and who lacks what."""
-        if not known.is_complete:
-            return
-        if self._is_absurd(known):
-            self.dissemination.set_ready(link, ready=False)
-            return
-        replica = self.core.replica
-        self.rejoin.on_peer_horizon(known)
-        standing = self.rejoin.standing
-        whole = standing in {Standing.READY, Standing.LEAVING} and known.ready
-        ready = whole and self._is_usable(link) and not is_below(replica.vector(), known.floors)
-        flow = self.dissemination.flows.get(link.node)
-        was_ready = flow is not None and flow.ready
-        self.dissemination.set_ready(link, ready=ready)
-        if standing == Standing.READY and known.ready and is_below(replica.vector(), known.floors):
-            self.rejoin.on_need_full(link)
-        elif ready and not was_ready:
-            self.syncs.want(link)  # on connect
-        self._check_clone(known)
-
-    def _on_need_full(self, link: Link) -> None:
-        """A peer says that this node lacks what was purged: believe it if that still holds.
-
-        The request may have been old when it came: this node has covered more since, others know that and have
-        purged. Then the next request will do.
-        """
-        known = self.vectors.known.get(link.node)
-        if known is not None and is_below(self.core.replica.vector(), known.floors):
-            self.rejoin.on_need_full(link)
-
-    def _is_absurd(self, known: Known) -> bool:
-        """Tell whether a peer claims to have purged what it does not cover, or what is still to be written.
-
-        Following such a claim would take this node out of service, or move its clock for good.
-        """
-        ahead = self.clock.held_seconds(known.horizon, self.core.wall_ms())
-        return ahead > 0 or is_below(known.vector, known.floors)
-
-    def _check_clone(self, known: Known) -> None:
-        """Rotate if a peer has more of this node's own writes than this node has made (R1.3 a)."""
-        replica = self.core.replica
-        for lane in (Lane.SMALL, Lane.BULK):
-            origin = replica.origin(lane)
-            if origin is not None and known.vector[origin] > replica.covered(origin):
-                self.core.rotate_soon("a peer has more of this node's own writes than this node")
-
-    def _is_current(self, node: bytes, boot: bytes) -> bool:
-        """Tell whether a vector that is passed on is worth to be kept: a member's, and of its latest boot if known."""
+    def _boot_of(self, node: bytes) -> bytes | None:
         record = self.membership.get(node)
-        return self.roster.is_member(node) and (record is None or record.boot == boot)
+        return None if record is None else record.boot
 
     def _on_jump(self, seconds: float) -> None:
         self.core.rotate_soon(f"the clock has jumped by {seconds:.1f} s")
@@ -316,42 +350,11 @@ class Replicator:
     def _on_duplicate(self, other: m.MemberRecord) -> None:
         self.core.rotate_soon("this node runs twice")
 
-    def _on_rollback(self, node: bytes) -> None:
-        self.stability.reset()
-
-    def _want_sync(self, link: Link) -> None:
-        self.syncs.want(link)
-
-    def _on_covered(self, raised: list[bytes], granted: VersionVector | None) -> None:
-        """A sync session is about to grant what it has brought; a full one `granted`. Inside its tick."""
-        if granted is not None:
-            self.rejoin.on_covered(granted)
-        self.dissemination.unpark_all()
-        self._staged.append(lambda: self._after_covered(raised))
-
-    def _after_covered(self, raised: list[bytes]) -> None:
-        for origin in raised:
-            self.dissemination.advanced(origin)
-        self.vectors.tell_all()
-        self.deferred.append(self._reconsider)
-
-    def _reconsider(self) -> None:
-        """Look again at what each peer may do: this node's own vector or standing has changed. Inside a tick."""
-        for link in list(self.core.links.values()):
-            known = self.vectors.known.get(link.node)
-            if known is not None and known.boot == link.boot:
-                self._on_known(link, known)
-
     def _on_standing(self, standing: Standing) -> None:
-        whole = standing in {Standing.READY, Standing.LEAVING}
-        self.stability.may_purge = whole
-        self.verification.enabled = whole
         if standing == Standing.REMOVED:
             for link in list(self.core.links.values()):
                 link.close("this node was removed from the cluster")
         self.deferred.append(self._admit_linked)
-        self.deferred.append(self._reconsider)
-        self._staged.append(self.vectors.tell_all)
 
     # --- messages
 
@@ -370,11 +373,12 @@ class Replicator:
     def after_commit(self) -> None:
         """Do what had to wait for the tick's commit."""
         self._fresh_link = None
-        self.rejoin.committed()
+        self._fresh_exchanges.clear()
+        for exchange in self.exchanges.values():
+            exchange.rejoin.committed()
         if self.core.replica.system_version != self._system_version:
             self._cluster_changed()
-        if self.core.replica.has_fresh:
-            self.dissemination.committed(self.core.now)
+        self.committed(self.core.now)
         while self._staged:
             staged, self._staged[:] = list(self._staged), []
             for action in staged:
@@ -384,7 +388,11 @@ class Replicator:
         """The tick's commit has failed: nothing of it happened, so nothing of it leaves."""
         self._staged.clear()
         self.roster.changed()
-        self.rejoin.reverted()
+        for group in self._fresh_exchanges:
+            del self.exchanges[group]
+        self._fresh_exchanges.clear()
+        for exchange in self.exchanges.values():
+            exchange.rejoin.reverted()
         self._kept_version = -1
         for link in list(self.core.links.values()):
             link.drop("the store takes no writes")
@@ -401,18 +409,31 @@ class Replicator:
         self.on_rejected(message, self.core.now)
         link.close(f"the peer refuses: {message.text}")
 
-    def _on_cells(self, link: Link, cells: m.Cells) -> None:
-        """Take values in that were asked for: by a verification, or by number 0 for those that lost their body."""
-        if cells.number:
-            self.verification.on_cells(link, cells)
-        else:
-            self.dropped.on_cells(link, cells)
-
     # --- local writes, and time
 
-    def committed(self, now: float) -> None:
-        """Take note that a tick of clients has been committed."""
-        self.dissemination.committed(now)
+    def committed(self, now: float) -> bool:
+        """Take note that a tick has been committed; tell whether that makes something due."""
+        is_due = False
+        for exchange in self.exchanges.values():
+            if exchange.core.replica.has_fresh and exchange.dissemination.flush_at is None:
+                exchange.dissemination.committed(now)
+                is_due = True
+        return is_due
+
+    def flush(self) -> None:
+        """Push what is fresh now."""
+        for exchange in self.exchanges.values():
+            exchange.dissemination.flush()
+
+    def ask_for_claims(self) -> None:
+        """Have all peers make durable what they have, and tell: somebody waits for it."""
+        for exchange in self.exchanges.values():
+            exchange.dissemination.ask_for_claims()
+
+    def tell_all(self) -> None:
+        """Tell every peer now what this node covers."""
+        for exchange in self.exchanges.values():
+            exchange.vectors.tell_all()
 
     def _cluster_changed(self) -> None:
         """Take note that records of the cluster have changed, here or by a peer.
@@ -421,11 +442,16 @@ class Replicator:
         """
         replica = self.core.replica
         self._system_version = replica.system_version
-        versions = (replica.system_version_of(MEMBER), replica.system_version_of(GONE))
+        versions = (
+            replica.system_version_of(MEMBER),
+            replica.system_version_of(GONE),
+            self.carried.version,
+        )
         if versions == self._roster_versions:
             return
         self._roster_versions = versions
         self.roster.changed()
+        self._staged.append(self._offer_groups)
         for link in list(self.core.links.values()):
             if self.roster.is_removed(link.node):  # who leaves hands over what it has, and goes by itself
                 link.send(m.Reject(m.Refusal.REMOVED, REMOVED_TEXT))
@@ -435,31 +461,20 @@ class Replicator:
         """Do what is due in all machines, outside a tick of the store; return when to be called again."""
         core = self.core
         core.now = now
-        dues = (
-            self.clock.tick(now),
-            self.membership.tick(now),
-            self.topology.tick(now),
-            self.dissemination.tick(now),
-            self.syncs.tick(now),
-            self.vectors.tick(now),
-            self.stability.tick(now),
-            self.verification.tick(now),
-            self.bodies.tick(now),
-            self.dropped.tick(now),
-        )
-        return min(dues)
+        due = min(self.clock.tick(now), self.membership.tick(now), self.topology.tick(now))
+        for exchange in self.exchanges.values():
+            due = min(due, exchange.tick(now))
+        return due
 
     def needs_tick_of_store(self, now: float) -> bool:
         """Tell whether `tick_in_store` has something to do: most of the time it has not."""
         return bool(
             self.deferred
-            or self.dissemination.held
-            or self.bodies.stalled(now)
-            or self.rejoin.standing in {Standing.JOINING, Standing.REJOINING}
+            or any(exchange.needs_tick_of_store(now) for exchange in self.exchanges.values())
             or now >= self._roster_due
             or (self.rejoin.standing == Standing.READY and self.writers.is_due())
+            or self._may_open_groups()
             or self._may_keep_members(now)
-            or self._may_settle(now)
         )
 
     def tick_in_store(self, now: float) -> None:
@@ -469,32 +484,14 @@ class Replicator:
             self._keep_members(now)
         if self.rejoin.standing == Standing.READY:
             self.writers.record()
-        deferred, self.deferred = self.deferred, []
+        if self._may_open_groups():
+            self._open_groups()
+        deferred, self.deferred[:] = list(self.deferred), []
         for action in deferred:
             action()
-        self.dissemination.release_held()
-        if self._may_settle(now):
-            self._settle(now)
-        self.bodies.tick_in_store(now)
-        self.rejoin.tick(now)
+        for exchange in self.exchanges.values():
+            exchange.tick_in_store(now)
         self._roster_due = self.roster.tick(now)
-
-    def _may_settle(self, now: float) -> bool:
-        """Tell whether it is time to settle the clock value, and somebody hears of it; not with a clock that is wrong."""
-        return (
-            now >= self._settle_at
-            and bool(self.core.links)
-            and self.rejoin.standing in {Standing.READY, Standing.LEAVING}
-            and self.clock.refusal(now, self.core.wall_ms()) is None
-        )
-
-    def _settle(self, now: float) -> None:
-        """Promise to write nothing more up to the present clock value. It also syncs the disk now and then."""
-        self._settle_at = now + self.core.options.settle_interval
-        self.core.replica.observe(self.core.wall_ms() << 16)
-        hlc = self.vectors.settle()
-        self._staged.append(lambda: self.vectors.settling(hlc))
-        self._staged.append(lambda: self.core.make_durable(self.vectors.settled))
 
     def _may_keep_members(self, now: float) -> bool:
         """Tell whether addresses of members have changed, and the last write of them is not too recent."""
@@ -518,6 +515,11 @@ class Replicator:
         self.core.now = now
         self.topology.on_dial_failed(address, node, now)
         self.membership.on_dial_failed(node, now)
+
+    def close(self) -> None:
+        """Give back all snapshots."""
+        for exchange in self.exchanges.values():
+            exchange.close()
 
     # --- publishing
 
@@ -556,14 +558,31 @@ class Replicator:
     # --- questions
 
     def covering(self, vector: Mapping[bytes, int]) -> int:
-        """Return how many other members claim to cover `vector`."""
-        members = self.roster.members()
-        return sum(node in members for node in self.vectors.covering(vector))
+        """Return how many other members claim to cover `vector`, which may be of several groups."""
+        parts = {COMMON_GROUP: {}, **_by_group(vector)}
+        others = [node for node in self.roster.members() if node != self.core.identity.node]
+        return sum(all(self._claims(node, group, part) for group, part in parts.items()) for node in others)
 
-    def is_covered_by_all(self, vector: Mapping[bytes, int]) -> bool:
-        """Tell whether every other member claims to cover `vector`."""
-        covering = self.vectors.covering(vector)
-        return all(node in covering for node in self.roster.members() if node != self.core.identity.node)
+    def covering_theirs(self, vector: Mapping[bytes, int]) -> int:
+        """Return how many other members claim to cover that part of `vector` that is of groups which they carry."""
+        parts = {COMMON_GROUP: {}, **_by_group(vector)}
+        others = [node for node in self.roster.members() if node != self.core.identity.node]
+        return sum(
+            all(
+                self._claims(node, group, part)
+                for group, part in parts.items()
+                if group == COMMON_GROUP or group in self.carried.of(node)
+            )
+            for node in others
+        )
+
+    def _claims(self, node: bytes, group: int, vector: Mapping[bytes, int]) -> bool:
+        exchange = self.exchanges.get(group)
+        return exchange is not None and exchange.claims(node, vector)
+
+    def is_handed_over(self) -> bool:
+        """Tell whether each group's records are all at another member that carries it."""
+        return all(exchange.is_handed_over() for exchange in self.exchanges.values())
 
     def refusal(self, now: float) -> str | None:
         """Return why clients may not write now, as an error text; None if they may."""
@@ -575,6 +594,21 @@ class Replicator:
         if standing == Standing.LEAVING:
             return "READONLY this node leaves the cluster"
         return self.membership.refusal() or self.clock.refusal(now, self.core.wall_ms())
+
+    def refusal_in(self, group: int) -> str | None:
+        """Return why clients may neither read nor write a further group, as an error text; None if they may."""
+        exchange = self.exchanges.get(group)
+        if exchange is None or exchange.is_catching_up:
+            return f"LOADING this node has begun to carry group {group} and catches up"
+        return None
+
+
+def _by_group(vector: Mapping[bytes, int]) -> dict[int, dict[bytes, int]]:
+    """Return the entries of each group's origins."""
+    parts: dict[int, dict[bytes, int]] = {}
+    for origin, seq in vector.items():
+        parts.setdefault(group_of(origin), {})[origin] = seq
+    return parts
 
 
 def _ignore_publish(message: m.Publish) -> None:

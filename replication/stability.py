@@ -18,7 +18,7 @@ alone never excludes anybody. `blocked_by` names those for whom everything waits
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -28,7 +28,7 @@ from replication.vectors import CLOSED, Vectors
 from storage.changes import Lane, VersionVector
 
 if TYPE_CHECKING:
-    from replication.roster import Roster
+    from replication.carriers import Participants
 
 
 _SETTLES_MISSED: Final = 4  # in a row, from which on a member holds up what expires
@@ -47,9 +47,9 @@ class _Frozen:
 class Stability:
     """Implements `storage.changes.Purging` for a node that has peers."""
 
-    def __init__(self, core: Core, roster: Roster, vectors: Vectors) -> None:
+    def __init__(self, core: Core, participants: Participants, vectors: Vectors) -> None:
         self._core = core
-        self._roster = roster
+        self._participants = participants
         self._vectors = vectors
         self._frozen: _Frozen | None = None
         self._purgeable = VersionVector()
@@ -59,11 +59,13 @@ class Stability:
         self._due = VersionVector()  # what everybody should cover by now
         self.may_purge = False  # not before this node is a whole member
         self.blocked_by: list[bytes] = []
+        # What all members have of the cluster's own records: that is this, in the common group.
+        self.stable_records: Callable[[], VersionVector] = self.stable
 
     @property
     def alone(self) -> bool:
         """Tell whether there is no other member, and nobody is about to become one."""
-        return self.may_purge and self._roster.members() == [self._core.identity.node]
+        return self.may_purge and self._participants.members() == [self._core.identity.node]
 
     def covers(self, origin: bytes, seq: int) -> bool:
         return self.alone or (self.may_purge and seq <= self._purgeable[origin])
@@ -90,7 +92,7 @@ class Stability:
 
     def _claims_by_node(self) -> dict[bytes, VersionVector | None]:
         claims: dict[bytes, VersionVector | None] = {self._core.identity.node: self._core.replica.durable()}
-        for node in self._roster.members():
+        for node in self._participants.members():
             known = self._vectors.known.get(node)
             if known is not None and known.is_complete and known.ready:
                 claims[node] = known.vector
@@ -119,9 +121,9 @@ class Stability:
         if not self.may_purge:
             return self._next
         self._find_blockers()
-        self._roster.settle({node: known.vector for node, known in self._vectors.known.items()})
-        members = tuple(self._roster.members())
-        for node in self._roster.departed():
+        self._participants.settle({node: known.vector for node, known in self._vectors.known.items()})
+        members = tuple(self._participants.members())
+        for node in self._participants.departed():
             if node not in members and node not in self._core.links:
                 self._vectors.forget(node)
         if members != self._purgeable_for:
@@ -159,7 +161,7 @@ class Stability:
             self.settled_hlc = max(self.settled_hlc, frozen.settled_hlc)
             self._frozen = None
             self._core.counters["gc_epoch_seconds"] = now - frozen.at
-            self._seal(frozen.least)
+            self._seal()
 
     # --- sealing
 
@@ -175,11 +177,12 @@ class Stability:
         found = [self._core.replica.origin(lane) for lane in (Lane.SMALL, Lane.BULK)]
         return [origin for origin in found if origin is not None]
 
-    def _seal(self, stable: VersionVector) -> None:
+    def _seal(self) -> None:
         """Seal the closed origins whose closing is stable and whose end every member has."""
         claims = self._claims()
         if claims is None:
             return
+        stable = self.stable_records()
         for name, _, stamp in self._core.replica.list_system(CLOSED):
             origin = name[len(CLOSED) :]
             seq = claims[0][origin]

@@ -2,7 +2,9 @@
 
 *Full mesh* up to `full_mesh_max` members: a link with everybody. Above, a *partial view*: about `degree` links,
 half of them near (by round trip, else by zone) so that most traffic is cheap, half of them random so that the
-whole stays connected and its diameter small. Below `degree_low` links are added, above `degree_high` taken
+whole stays connected and its diameter small. Whatever the view, those that carry a group of namespaces are linked among
+themselves alike, for nobody else passes on what is in it: up to `full_mesh_max` of them each with each, above in a
+ring with shortcuts. These links come on top. Below `degree_low` links are added, above `degree_high` taken
 away. The table of members is the passive list to choose from. If there are other zones, one link leads to one.
 
 A member that cannot be dialled keeps `nat_links` links that it opened itself, wherever there are enough others.
@@ -31,7 +33,7 @@ Backoff And Jitter" (AWS Architecture Blog 2015).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
 
@@ -100,6 +102,10 @@ class Topology:
         self._seen_version = (-1, -1)
         self._has_other_zones = False  # with members that could be dialled
         self.is_partial = False
+        self.carriers: Callable[[], list[list[bytes]]] = (
+            list  # the others that carry each of this node's groups
+        )
+        self._kin: dict[bytes, None] = {}  # to be linked for the sake of a group, and not counted
         membership.wants = self.wants
         membership.missing = self.missing
         membership.dial_member = self.dial_member
@@ -247,7 +253,26 @@ class Topology:
         for node in list(self._redials):
             if self._membership.get(node) is None and node not in self._membership.hints():
                 del self._redials[node]
+        self._kin = dict.fromkeys(self._find_kin()) if self.is_partial else {}
         self._close_removed()
+
+    def _find_kin(self) -> Iterator[bytes]:
+        """Yield the members to be linked because they carry a group that this node carries, too.
+
+        Of a large group those that follow this node in a ring of all of them, at distances of 1, 2, 4, ...: so each
+        has as many that it precedes, and the whole is connected, with a small diameter.
+        """
+        own = self._core.identity.node
+        for others in self.carriers():
+            if len(others) < self._core.options.full_mesh_max:
+                yield from others
+                continue
+            ring = sorted([own, *others])
+            place = ring.index(own)
+            steps = [2**exponent for exponent in range(len(ring).bit_length())]
+            for step in steps:
+                yield ring[(place + step) % len(ring)]
+                yield ring[(place - step) % len(ring)]
 
     def _wanted(self, now: float) -> list[bytes]:
         """Return the members to be dialled, those first that matter most."""
@@ -256,10 +281,16 @@ class Topology:
             return self._pick(missing, now)
         if not self.is_partial:
             return self._candidates(State.UNREACHABLE)
-        links = len(self._core.links)
+        wanted = [
+            node
+            for node in self._candidates(State.SUSPECT)
+            if node in self._kin and self._may_pick(node, now)
+        ]
+        links = sum(node not in self._kin for node in self._core.links)
         if links >= self._core.options.degree_low and not self._lacks_other_zone():
-            return []
-        return self._pick(max(1, self._core.options.degree - links), now)
+            return wanted
+        picked = self._pick(max(1, self._core.options.degree - links), now)
+        return wanted + [node for node in picked if node not in wanted]
 
     def _candidates(self, worst: State) -> list[bytes]:
         """Return the members without a link that have an address, in the order in which they were met."""
@@ -480,7 +511,7 @@ class Topology:
 
     def _let_go(self, now: float) -> None:
         """Close one link if there are too many."""
-        links = [link for link in self._core.links.values() if link.is_open]
+        links = [link for link in self._core.links.values() if link.is_open and link.node not in self._kin]
         options = self._core.options
         if len(links) <= options.degree_high:
             return

@@ -3,7 +3,8 @@
 A vector is a claim: it only ever states what a power cut cannot take any more (R5.3). Beside it goes `have`,
 what is applied but perhaps not yet safe; it claims nothing and lets a peer see what it lacks a second earlier.
 A link begins with everything, then carries what has changed, every 200 ms at most and only if something
-has. In a partial view the vectors of members that are not linked are passed on now and then.
+has. In a partial view the vectors of members that are not linked are passed on now and then, a few at a time,
+except to whom they have come from.
 
 With the vector goes `settled_hlc`: the node will never write anything more with a clock value up to that. For what
 it wrote is in the vector, and its clock value is kept on disk, so not even a restart with a wrong wall clock takes
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from replication.dissemination import Dissemination
 
 _SETTLED: Final = "settled_hlc"
+# Vectors passed on in one interval: the largest take a third of a millisecond each to encode, for each peer.
+_RELAYED_AT_ONCE: Final = 4
 CLOSED: Final = b"closed:"  # + origin: the name of the record that says that it writes no more
 
 
@@ -50,6 +53,11 @@ class Known:
     settled_hlc: int = 0
     news: int = 0  # the number of the message that has changed more than the times last
     former: VersionVector | None = None  # what its boot before had claimed, until it is compared
+
+    @property
+    def version(self) -> tuple[bytes, int, int]:
+        """Return what tells this claim from others of the member: (boot, number of the last news, number)."""
+        return self.boot, self.news, self.number
 
 
 @attrs.frozen
@@ -94,7 +102,8 @@ class Vectors:
             None  # one that is not yet, and the vector of its time
         )
         self._next = 0.0
-        self._next_relay = 0.0
+        self._next_relay: float | None = None  # when the next round of passing on begins
+        self._relaying: list[bytes] = []  # members whose vectors are still to be passed on in this round
         self._peer_sealed: dict[bytes, Mapping[bytes, int]] = {}
         self.sealed: dict[bytes, int] = {}
         self.ready = False  # whether this node may push and serve
@@ -237,37 +246,55 @@ class Vectors:
         if now >= self._next:
             self._next = now + interval
             self.tell_all()
-        if self.relays_vectors and now >= self._next_relay:
-            self._next_relay = now + max(self._core.options.relay_vectors_interval, len(self.known) * 0.5)
-            self._relay()
+        if self.relays_vectors:
+            self._relay(now)
         return self._next
 
-    def _relay(self) -> None:
-        """Pass on the vectors of members, as far as their news have not been passed on."""
+    def _relay(self, now: float) -> None:
+        """Go on with the round in which the vectors of all members are passed on, or begin the next."""
+        interval = max(self._core.options.relay_vectors_interval, len(self.known) * 0.5)
+        if self._next_relay is None:
+            self._next_relay = now + interval * self._core.rng.random()
+        if now >= self._next_relay:
+            self._next_relay = now + interval
+            self._relaying = list(self.known)
+        passed_on, self._relaying = self._relaying[:_RELAYED_AT_ONCE], self._relaying[_RELAYED_AT_ONCE:]
+        for node in passed_on:
+            known = self.known.get(node)
+            if known is not None and known.is_complete:
+                self._pass_on(known)
+
+    def _pass_on(self, known: Known) -> None:
+        """Send a member's vector to all peers that have not got it, or the times in it if nothing else is new."""
+        version = known.version
         for sent in self._sent.values():
-            for known in self.known.values():
-                version = (known.boot, known.news, known.number)
-                before = sent.relayed.get(known.node)
-                if known.node == sent.link.node or before == version:
-                    continue
-                sent.relayed[known.node] = version
-                is_full = before is None or before[:2] != version[:2]  # else only time has passed
-                sent.link.send(
-                    Vector(
-                        node=known.node,
-                        boot=known.boot,
-                        number=known.number,
-                        is_full=is_full,
-                        vector=dict(known.vector) if is_full else {},
-                        have={},
-                        floors=dict(known.floors) if is_full else {},
-                        horizon=known.horizon,
-                        head_hlc=known.head_hlc,
-                        ready=known.ready,
-                        settled_hlc=known.settled_hlc,
-                        base=0 if is_full else known.news,
-                    )
+            before = sent.relayed.get(known.node)
+            if known.node == sent.link.node or before == version:
+                continue
+            sent.relayed[known.node] = version
+            is_full = before is None or before[:2] != version[:2]  # else only time has passed
+            sent.link.send(
+                Vector(
+                    node=known.node,
+                    boot=known.boot,
+                    number=known.number,
+                    is_full=is_full,
+                    vector=dict(known.vector) if is_full else {},
+                    have={},
+                    floors=dict(known.floors) if is_full else {},
+                    horizon=known.horizon,
+                    head_hlc=known.head_hlc,
+                    ready=known.ready,
+                    settled_hlc=known.settled_hlc,
+                    base=0 if is_full else known.news,
                 )
+            )
+
+    def _note_told(self, link: Link, known: Known) -> None:
+        """Take note that a peer has passed on just what is known here."""
+        sent = self._sent.get(link.node)
+        if sent is not None and sent.link is link and link.node != known.node:
+            sent.relayed[known.node] = known.version
 
     # --- hearing
 
@@ -277,6 +304,8 @@ class Vectors:
             return
         known = self.known.get(message.node)
         if known is not None and known.boot == message.boot and message.number <= known.number:
+            if message.number == known.number:
+                self._note_told(link, known)
             return
         is_own = message.node == link.node
         if not is_own and (
@@ -287,6 +316,7 @@ class Vectors:
             return
         known = self._taken(known, message)
         self.known[message.node] = known
+        self._note_told(link, known)
         if is_own and message.is_full and message.sealed_count:
             self._fill_sealed(link, known, message)
         self._check_rollback(known)

@@ -84,10 +84,10 @@ def waitall(session: Session, request: Request) -> Reply:
     needed = peers.written()
 
     def reply() -> Reply:
-        return [peers.covering(needed), peers.others()]
+        return [peers.covering_theirs(needed), peers.others()]
 
     def is_met() -> bool:
-        return peers.replicator.is_covered_by_all(needed)
+        return peers.covering_theirs(needed) == peers.others()
 
     if is_met() or not session.may_suspend:
         return reply()

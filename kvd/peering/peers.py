@@ -255,6 +255,10 @@ class Peers:
         """Return how many other members durably have what `vector` covers."""
         return self.replicator.covering(vector)
 
+    def covering_theirs(self, vector: Mapping[bytes, int]) -> int:
+        """Return how many other members durably have all of `vector` that is of groups which they carry."""
+        return self.replicator.covering_theirs(vector)
+
     def offset(self) -> int:
         """Return a number that grows with every write, here or elsewhere, that this node has."""
         return sum(self._replica.vector().values())

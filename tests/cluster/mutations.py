@@ -374,7 +374,7 @@ def _relay_uncommitted() -> list[Patch]:
         covered = {} if incoming is None else dict(incoming.covered)
         original(self)
         self._ledger._covered.update(covered)
-        self._ledger._vector = None
+        self._ledger._vectors = {}
 
     return [(Store, "_revert", revert)]
 

@@ -842,6 +842,24 @@ def test_f25_many_restart_at_once(seeds: Sequence[int]) -> None:
     play("F25", story, seeds)
 
 
+@seeds(quick=1)
+def test_deletions_are_purged_in_a_partial_view_too(seeds: Sequence[int]) -> None:
+    """What members claim reaches also those that are not linked with them."""
+
+    async def story(world: World) -> None:
+        world.options = attrs.evolve(world.options, full_mesh_max=5, degree=3, degree_low=2, degree_high=4)
+        hosts = world.found(8)
+        assert await world.wait_until(lambda: all(host.is_whole for host in hosts), 120, step=1.0)
+        assert await world.wait_until(lambda: all(len(links(host)) < 7 for host in hosts), 120, step=1.0)
+        await write_for(world, hosts, 3, 20, deletes=0.5)
+        for key in range(8):
+            delete(hosts[key], f"k{key}")
+        await wait_for_rest(world, 60)
+        assert await world.wait_until(lambda: not tombstones(hosts), 120, step=1.0), "nothing is purged"
+
+    play("partial view", story, seeds)
+
+
 @pytest.mark.soak
 def test_f25_hundred_restart_at_once() -> None:
     async def story(world: World) -> None:

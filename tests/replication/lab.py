@@ -183,7 +183,7 @@ class Lab:
         (sender, outgoing), (receiver, incoming) = wire.ends[index], wire.ends[1 - index]
         if wire.is_cut:
             return False
-        data = outgoing.take(1 << 20)
+        data = outgoing.outbox.take(1 << 20)
         if outgoing.dropped or (outgoing.closing and not data):
             self.cut(wire)
             return True

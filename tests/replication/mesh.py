@@ -113,12 +113,12 @@ class MeshLink(Link):
 
     def close(self, reason: str) -> None:
         if self.is_open:
-            self.closing = reason
+            self.outbox.closing = reason
             self.mesh.end(self, after=self.arrives_at)
 
     def drop(self, reason: str) -> None:
         if self.dropped is None:
-            self.dropped = reason
+            self.outbox.dropped = reason
             self.mesh.end(self, after=self.mesh.now)
 
 
@@ -282,7 +282,7 @@ class MeshNode:
         if self.core.links.get(link.node) is link:
             del self.core.links[link.node]
         if link.dropped is None and link.closing is None:
-            link.dropped = "it broke"
+            link.outbox.dropped = "it broke"
         for machine in (self.clock, self.membership, self.topology):
             machine.on_link_down(link, self.mesh.now)
 
@@ -440,7 +440,7 @@ class Mesh:
         """End a process; `silent`: with its machine, so that nobody is told that connections are gone."""
         node.is_running = False
         for link in node.links:
-            link.dropped = "killed"
+            link.outbox.dropped = "killed"
             if link.other is not None and not silent:
                 other = link.other
                 self.at(self.now + self.delay(), lambda other=other: self._break(other))  # type: ignore[misc]
@@ -544,7 +544,7 @@ def link_to(node: MeshNode, number: int, *, outgoing: bool = True, **changes: An
 
 def unlink(node: MeshNode, link: LoneLink, *, reason: str = "it broke") -> None:
     """Let a link break."""
-    link.dropped = reason
+    link.outbox.dropped = reason
     del node.core.links[link.node]
     for machine in (node.clock, node.membership, node.topology):
         machine.on_link_down(link, node.mesh.now)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 
 from storage.changes import (
+    COMMON_GROUP,
     END_OF_PLACES,
     INLINE_BYTES_MAX,
     Change,
@@ -92,6 +93,8 @@ def _body(cells: Cells, origin: bytes, seq: int, place: bytes) -> bytes | None:
 class ModelReplica:
     """See the module's text."""
 
+    group = COMMON_GROUP
+
     def __init__(self, node_id: bytes, now_ms: Callable[[], int] = lambda: 1_000) -> None:
         self.node_id = node_id
         self.cells: Cells = {}
@@ -158,6 +161,9 @@ class ModelReplica:
         return held[1].content if held and isinstance(held[1].content, bytes) else None
 
     # --- Replica
+
+    def of_group(self, group: int) -> ModelReplica:
+        raise AssertionError("it knows one group")
 
     def origin(self, lane: Lane) -> bytes | None:
         return self._origin if lane == Lane.SMALL and self._seq else None

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from replication import messages as m
 from replication.shapes import HLC_MAX, SEQ_MAX
-from storage.changes import Change, Run, VersionVector
+from storage.changes import GROUP_MAX, Change, Run, VersionVector
 
 ids: Final = st.binary(min_size=16, max_size=16)
 counts: Final = st.integers(0, SEQ_MAX)
@@ -140,5 +140,7 @@ BY_TYPE: Final[dict[type[Any], st.SearchStrategy[Any]]] = {
     m.CellsRequest: st.builds(m.CellsRequest, counts, st.lists(places, max_size=4).map(tuple)),
     m.Cells: st.builds(m.Cells, counts, any_runs),
     m.Publish: st.builds(m.Publish, ids, ids, counts, st.binary(max_size=40), st.binary(max_size=300), flags),
+    m.GroupOpen: st.builds(m.GroupOpen),
 }
+BY_TYPE[m.Grouped] = st.builds(m.Grouped, st.integers(1, GROUP_MAX), st.one_of(list(BY_TYPE.values())))
 any_message: Final = st.one_of(list(BY_TYPE.values()))

@@ -155,17 +155,17 @@ def test_a_large_value_that_comes_slowly_does_not_end_its_sync() -> None:
     lab["a"].put("large", value)
     wire = lab.link("a", "b")
     sending, sent_at = end(wire, lab["a"]), [0.0]
-    original = sending.take
+    original = sending.outbox.take
 
     def take(bytes_max: int) -> bytes:
         """Let one piece of the body through every fifth of a second: eight seconds for all."""
-        if not sending._control and not sending._data and sending._bulk:
+        if not sending.outbox._control and not sending.outbox._data and sending.outbox._bulk:
             if lab.now < sent_at[0] + 0.2:
                 return b""
             sent_at[0] = lab.now
         return original(1)
 
-    sending.take = take  # type: ignore[method-assign]
+    sending.outbox.take = take  # type: ignore[method-assign]
     lab.run(20.0, 0.05)
     assert lab["b"].get("large") == value
     assert is_equal([lab["a"], lab["b"]])
@@ -239,12 +239,12 @@ def test_a_sync_that_keeps_its_link_busy_is_not_taken_for_a_stall() -> None:
     link = end(lab.wire("a", "b"), a)
     flow = a.replicator.dissemination.flows[lab["b"].id]
     lab.wires.clear()
-    link.take(1 << 20)
+    link.outbox.take(1 << 20)
     link.send_frame(b"x" * 100)
     for _ in range(40):  # something waits at any time, nothing for long
         link.send_frame(b"x" * 100)
         lab.run(0.1)
-        link.take(100)
+        link.outbox.take(100)
         assert link.data_bytes
     assert not flow.behind
     lab.run(3.0)
