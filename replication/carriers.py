@@ -19,6 +19,7 @@ from typing import Final, Protocol
 from replication.core import Core
 from replication.messages import decode_record, encode_record
 from replication.roster import NODE_BYTES, Roster
+from storage.changes import Stamp
 
 CARRIES: Final = b"carries:"
 
@@ -60,6 +61,11 @@ class CarriedGroups:
             self._version = self.version
             self._groups = self._read()
         return self._groups.get(node, ())
+
+    def recorded_at(self, node: bytes) -> Stamp | None:
+        """Return the stamp of a node's record; None if it has none."""
+        found = self._core.replica.get_system(CARRIES + node)
+        return None if found is None else found[1]
 
     def check(self, groups: Sequence[int]) -> None:
         """Raise `GroupGivenUp` if this node carried others than `groups` until now."""

@@ -116,7 +116,7 @@ class Exchange:
     def open(self, *, founds: bool) -> None:
         """Find out what this node is in the group. Inside a tick, before the first link.
 
-        `founds`: nobody else carries it, or, for the common group, there is nobody to join.
+        `founds`: there is nobody to join.
         """
         self.core.replica.set_purging(self.stability)
         self.vectors.recall()

@@ -12,8 +12,9 @@ A node that is not ready neither pushes nor serves, and takes no writes of clien
 directory, so a restart in the middle goes on.
 
 A node has a standing in each group that it carries. It is new in one that it has begun to carry, whatever it is in the
-common group; of members that do so at once, one begins, as of those that rejoin. What it wrote there before it had peers
-is in namespaces of its own, which nobody else has ever seen.
+common group. The first that carries a group has nobody to sync from; that it is the first is what `is_first` finds out. Of
+members that begin at once, and know of each other, one is whole first, as of those that rejoin. What a node wrote there
+before it had peers is in namespaces of its own, which nobody else has ever seen.
 
 *Stale writes* are dots of this node's earlier origins that no member covers, found on the way back: they were
 made beside a history that has gone on without them, and marks of deletion that should have met them may be
@@ -71,6 +72,7 @@ class Rejoin:
         self.standing = Standing.READY
         self._before: Standing | None = None  # what it was when the tick under way began, if it has changed
         self.is_own_address: Callable[[str], bool] = _is_none  # set by the replicator
+        self.is_first: Callable[[], bool] = _is_not  # whether nobody else can ever have held anything
         self.on_change: Callable[[Standing], None] = _ignore
         # Keeps writes that are about to be undone: (stamp, change) each, oldest first.
         self.dead_letter: Callable[[list[tuple[Stamp, Change]]], None] = _no_dead_letters
@@ -155,9 +157,10 @@ class Rejoin:
 
     def tick(self, now: float) -> None:
         """Be whole without a sync if all others wait as well, and this node is the one to end that. In a tick."""
-        is_common = self._core.replica.group == COMMON_GROUP
-        may_found = self._may_found if is_common else self._may_stay
-        may_end = {Standing.JOINING: may_found, Standing.REJOINING: self._may_stay}.get(self.standing)
+        if self.standing == Standing.JOINING and self.is_first():
+            self._be_whole(now)
+            return
+        may_end = {Standing.JOINING: self._may_found, Standing.REJOINING: self._may_stay}.get(self.standing)
         if may_end is None or not may_end():
             self._alone_since = None
             return
@@ -165,9 +168,13 @@ class Rejoin:
             self._alone_since = now
         elif now - self._alone_since > 2 * self._core.options.start_gate:
             self._core.log.warning("all wait for each other: this node begins", standing=str(self.standing))
-            self._syncs.walk = None
-            self._participants.admit(self._core.identity.node, now)
-            self.enter(Standing.READY)
+            self._be_whole(now)
+
+    def _be_whole(self, now: float) -> None:
+        """Take what is here for all that there is."""
+        self._syncs.walk = None
+        self._participants.admit(self._core.identity.node, now)
+        self.enter(Standing.READY)
 
     def _may_stay(self) -> bool:
         """Tell whether every other member is linked and waits, and this node is the least of those that may go first."""
@@ -183,7 +190,12 @@ class Rejoin:
         return bool(whole) and min(whole) == own
 
     def _may_found(self) -> bool:
-        """Tell whether every address to join was reached, none of them is ready, and this node is the least."""
+        """Tell whether every address to join was reached, none of them is ready, and this node is the least.
+
+        A group of namespaces has no addresses to join: there it is as with those that rejoin.
+        """
+        if self._core.replica.group != COMMON_GROUP:
+            return self._may_stay()
         links = list(self._core.links.values())
         others = [address for address in self._core.options.join if not self.is_own_address(address)]
         if len(self._core.replica.vector()) or len(links) < len(others) or not links:
@@ -282,6 +294,10 @@ class HasOwnData(Exception):
 
 
 def _is_none(address: str) -> bool:
+    return False
+
+
+def _is_not() -> bool:
     return False
 
 

@@ -189,13 +189,12 @@ class Replicator:
     def _open_groups(self) -> None:
         """Begin to exchange the other groups that this node carries. Inside a tick."""
         groups = [group for group in self.core.options.groups if group not in self.exchanges]
-        carried_elsewhere = {group: len(self._carriers(group).remaining()) > 1 for group in groups}
         self.carried.record(groups)
         for group in groups:
-            self._open_group(group, founds=not carried_elsewhere[group])
+            self._open_group(group)
         self._staged.append(self._offer_groups)
 
-    def _open_group(self, group: int, *, founds: bool) -> None:
+    def _open_group(self, group: int) -> None:
         exchange = Exchange(
             self.core.of_group(group),
             self._carriers(group),
@@ -209,11 +208,31 @@ class Replicator:
         )
         exchange.boot_of = self._boot_of
         exchange.rejoin.dead_letter = self.rejoin.dead_letter
+        exchange.rejoin.is_first = lambda: self._is_first(exchange)
         exchange.stability.stable_records = self.stability.stable
         self.exchanges[group] = exchange
         self._fresh_exchanges.append(group)
-        exchange.open(founds=founds)
+        exchange.open(founds=False)
         exchange.begin()
+
+    def _is_first(self, exchange: Exchange) -> bool:
+        """Tell whether no other member carries a group, nor ever did.
+
+        A majority of the members has on disk that this node does, and this node has all that they had then. Of two nodes
+        that find this out, there is a member in both majorities, so that one of the two hears of the other.
+        """
+        own = self.core.identity.node
+        stamp = self.carried.recorded_at(own)
+        members = self.roster.remaining()
+        if stamp is None or exchange.participants.remaining() != [own]:
+            return False
+        known = self.vectors.known
+        claims = [known[node].vector for node in members if node in known and known[node].is_complete]
+        having = [
+            claim for claim in (self.core.replica.durable(), *claims) if claim[stamp.origin] >= stamp.seq
+        ]
+        vector = self.core.replica.vector()
+        return 2 * len(having) > len(members) and all(vector.covers(claim) for claim in having)
 
     def _carriers(self, group: int) -> Carriers:
         return Carriers(group, self.core.identity.node, self.roster, self.carried)

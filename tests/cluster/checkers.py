@@ -24,7 +24,7 @@ from collections.abc import Mapping
 import attrs
 import trio
 
-from storage.changes import Kind, VersionVector
+from storage.changes import Kind, VersionVector, group_of
 from storage.layout import NAMESPACE_BYTES
 from storage.verify import Verifier
 from tests.cluster.history import Expected, Stamp, Violation
@@ -61,22 +61,34 @@ class Watch:
             check_coverage(self.world, host, states[host.name])
             check_bounds(host)
             self._check_stable(host, states[host.name])
-        for index, host in enumerate(up):
-            for other in up[index + 1 :]:
-                if host.vector == other.vector:
-                    check_equal(self.world, host, other, states[host.name], states[other.name])
-                    break  # equal ones beyond it are compared with `other`
-        self._note_stable()
+        for group in self.world.groups():
+            self._compare(group, states)
+            self._note_stable(group)
 
-    def _note_stable(self) -> None:
-        """Remember which deletions every disk of the cluster has."""
-        hosts = [host for host in self.world.hosts.values() if host.name not in self.world.gone]
-        if not all(host.is_up for host in hosts) or not hosts:
+    def _compare(self, group: int, states: Mapping[str, Mapping[bytes, Registers]]) -> None:
+        """I1, for those that cover the same of a group."""
+        hosts = self.world.carriers(group)
+        for index, host in enumerate(hosts):
+            for other in hosts[index + 1 :]:
+                if host.replicas[group].vector() == other.replicas[group].vector():
+                    check_equal(self.world, group, (host, other), (states[host.name], states[other.name]))
+                    break  # equal ones beyond it are compared with `other`
+
+    def _note_stable(self, group: int) -> None:
+        """Remember which deletions every disk of the cluster has that carries their group."""
+        hosts = [
+            host
+            for host in self.world.hosts.values()
+            if host.name not in self.world.gone and group in host.groups
+        ]
+        if not hosts or not all(host.is_up and group in host.replicas for host in hosts):
             return
-        common = hosts[0].replica.durable()
+        common = hosts[0].replicas[group].durable()
         for host in hosts[1:]:
-            common = common.common(host.replica.durable())
+            common = common.common(host.replicas[group].durable())
         for place, kinds in self.world.history.places.items():
+            if group_of(place) != group:
+                continue
             for write in reversed(kinds.get(Kind.FLOOR, ())):
                 if common[write.stamp[1]] >= write.stamp[2]:
                     self.stable_floors[place] = max(write.stamp, self.stable_floors.get(place, write.stamp))
@@ -144,18 +156,23 @@ def _may_be_gone(world: World, expected: Expected, now_ms: int, held: Stamp | No
 
 
 def check_equal(
-    world: World, one: Host, other: Host, left: Mapping[bytes, Registers], right: Mapping[bytes, Registers]
+    world: World, group: int, hosts: tuple[Host, Host], states: tuple[Mapping[bytes, Registers], ...]
 ) -> None:
-    """I1: equal vectors mean equal registers."""
-    is_partial = one.replica.is_partial() or other.replica.is_partial()
+    """I1: equal vectors of a group mean equal registers."""
+    one, other = hosts
+    left, right = states
+    is_partial = one.replicas[group].is_partial() or other.replicas[group].is_partial()
     if is_partial and not world.counts.get("partial at rest"):
         return
     now_ms = world.latest_ms()
     for place in dict.fromkeys([*left, *right]):
+        if group_of(place) != group:
+            continue
         mine, theirs = left.get(place, NOTHING), right.get(place, NOTHING)
         if mine == theirs or _differ_by_purge(mine, theirs, now_ms):
             continue
-        if not (_has_purged(one, mine, theirs) or _has_purged(other, theirs, mine)):
+        horizon = max(one.replicas[group].horizon(), other.replicas[group].horizon())
+        if not (_has_purged(horizon, mine, theirs) or _has_purged(horizon, theirs, mine)):
             raise Violation(
                 f"I1: {one.name} and {other.name} cover the same and differ in {place!r}: {mine} and {theirs}"
             )
@@ -172,7 +189,7 @@ def _differ_by_purge(mine: Registers, theirs: Registers, now_ms: int) -> bool:
     return live and same and (mine.floor == theirs.floor or None in {mine.floor, theirs.floor})
 
 
-def _has_purged(host: Host, held: Registers, full: Registers) -> bool:
+def _has_purged(horizon: int, held: Registers, full: Registers) -> bool:
     """Tell whether a host holds all that is in `full`, but for a floor beneath the value that it has purged.
 
     The undoing of a stale write has put an older floor in its place since then.
@@ -184,7 +201,7 @@ def _has_purged(host: Host, held: Registers, full: Registers) -> bool:
         or attrs.evolve(held, floor=full.floor) != full
     ):
         return False
-    return held.floor < full.floor < full.value and full.floor[0] <= host.replica.horizon()
+    return held.floor < full.floor < full.value and full.floor[0] <= horizon
 
 
 def _expiry_of(held: Registers) -> tuple[Stamp, int | None] | None:
@@ -214,12 +231,12 @@ def check_bounds(host: Host) -> None:
         bound = max(options.queue_bytes_max, 4 * options.sync_credit_bytes) + slack
         if link.data_bytes > bound:
             raise Violation(f"I11: {host.name} queues {link.data_bytes} bytes for a peer")
-    dissemination = replicator.dissemination
-    for parked in dissemination._parked.values():
-        if parked.changes > options.parked_changes_max + 2048:
-            raise Violation(f"I11: {host.name} has parked {parked.changes} changes")
-    if len(replicator.syncs.asking) > options.sync_asking_max + 1:
-        raise Violation(f"I11: {host.name} asks for {len(replicator.syncs.asking)} syncs")
+    for exchange in replicator.exchanges.values():
+        for parked in exchange.dissemination._parked.values():
+            if parked.changes > options.parked_changes_max + 2048:
+                raise Violation(f"I11: {host.name} has parked {parked.changes} changes")
+        if len(exchange.syncs.asking) > options.sync_asking_max + 1:
+            raise Violation(f"I11: {host.name} asks for {len(exchange.syncs.asking)} syncs")
 
 
 # --- around crashes
@@ -228,7 +245,7 @@ def check_bounds(host: Host) -> None:
 async def cut_power(world: World, host: Host) -> None:
     """Cut a host's power and look at what its disk has kept."""
     host.note_claims()
-    claimed = host.replica.durable()
+    claimed = host.durable
     boot = host.node.replicator.core.identity.boot
     node = host.node.replicator.core.identity.node
     await host.stop(silently=world.rng.random() < 0.5)
@@ -249,9 +266,10 @@ def _check_claims(world: World, host: Host, node: bytes, boot: bytes, claimed: V
     """I8: what others know of the host, and what it thought safe, has survived."""
     world.kept[host.name] = claimed
     for other in world.up():
-        known = other.node.replicator.vectors.known.get(node)
-        if known is not None and known.boot == boot and not claimed.covers(known.vector):
-            raise Violation(f"I8: {other.name} knows {known.vector} of {host.name}, safe was {claimed}")
+        for exchange in other.node.replicator.exchanges.values():
+            known = exchange.vectors.known.get(node)
+            if known is not None and known.boot == boot and not claimed.covers(known.vector):
+                raise Violation(f"I8: {other.name} knows {known.vector} of {host.name}, safe was {claimed}")
 
 
 def check_survived(world: World, host: Host) -> None:
@@ -283,30 +301,31 @@ def _describe(host: Host) -> str:
         return f"  {host.name} is down"
     replicator = host.node.replicator
     return (
-        f"  {host.name} {replicator.rejoin.standing} partial={host.replica.is_partial()} "
-        f"links={len(replicator.core.links)} {host.vector} durable={host.replica.durable()}"
+        f"  {host.name} {[str(one.rejoin.standing) for one in replicator.exchanges.values()]} "
+        f"partial={host.is_partial} links={len(replicator.core.links)} {host.vector} durable={host.durable}"
     )
 
 
 def check_rest(world: World) -> None:
     """I2 and the rest, once all vectors are equal."""
     up = world.up()
-    vector = up[0].vector
     states = {host.name: host.registers() for host in up}
     for host in up:
-        if host.replica.is_partial():
+        if host.is_partial:
             check_coverage(world, host, states[host.name])
         else:
-            check_winners(world, host, vector, states[host.name])
-        check_own_writes_survive(world, host, vector)
+            check_winners(world, host, host.vector, states[host.name])
+        check_own_writes_survive(world, host, host.vector)
         findings = list(Verifier(host.disk, now_ms=host.wall_ms() + 3_600_000).run())
         if findings:
             raise Violation(f"{host.name}: {'; '.join(str(finding) for finding in findings)}")
         if host.node.replicator.core.counters.get("divergence_total"):
             raise Violation(f"I1: {host.name} has found a divergence")
-    for other in up[1:]:
-        check_equal(world, up[0], other, states[up[0].name], states[other.name])
-    check_digests(up)
+    for group in world.groups():
+        carriers = world.carriers(group)
+        for other in carriers[1:]:
+            check_equal(world, group, (carriers[0], other), (states[carriers[0].name], states[other.name]))
+        check_digests(group, carriers)
 
 
 def check_winners(world: World, host: Host, vector: VersionVector, state: Mapping[bytes, Registers]) -> None:
@@ -342,12 +361,13 @@ def check_own_writes_survive(world: World, host: Host, vector: VersionVector) ->
         raise Violation(f"I2: {host.name} once kept {host.claimed}; at rest all cover {vector}")
 
 
-def check_digests(up: list[Host]) -> None:
-    """The store's own digests agree."""
+def check_digests(group: int, carriers: list[Host]) -> None:
+    """The store's own digests of a group agree."""
     found = []
-    for host in up:
-        feed = host.replica.feed()
-        slices = list(host.replica.digest(feed))
+    for host in carriers:
+        replica = host.replicas[group]
+        feed = replica.feed()
+        slices = list(replica.digest(feed))
         feed.close()
         found.append((host.name, dict(slices[-1] or {})))
     for name, digest in found[1:]:

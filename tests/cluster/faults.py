@@ -10,7 +10,7 @@ from replication.node import StoreFailed
 from tests.cluster.checkers import check_survived, cut_power, kill
 from tests.cluster.disk import Disk
 from tests.cluster.plan import Event, kind
-from tests.cluster.world import Host, World
+from tests.cluster.world import GROUP, Host, World
 
 
 def start(world: World, host: Host) -> None:
@@ -194,6 +194,20 @@ def join(world: World, name: str) -> None:
         known = tuple(host.address for host in world.hosts.values() if host.name not in world.gone)[:2]
         world.add(name, join=known)
         world.hosts[name].start()
+
+
+@kind("carry")
+async def carry(world: World, name: str) -> None:
+    """Let a host carry the group from now on: it is started anew with another setting."""
+    host = world.hosts.get(name)
+    if host is None or host.name in world.gone or GROUP in host.options.groups:
+        return
+    was_up = host.is_up
+    if was_up:
+        await kill(world, host)
+    host.options = attrs.evolve(host.options, groups=(GROUP,))
+    if was_up:
+        start(world, host)
 
 
 @kind("leave")

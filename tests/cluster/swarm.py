@@ -34,6 +34,7 @@ REST_SECONDS: Final = 60.0
 PURGE_SECONDS: Final = 4.0
 LOOK_EVERY: Final = 4.0
 PURGING_EVERY: Final = 5
+GROUPED_FROM: Final = 1_000_000  # from this seed on, some hosts carry a group that others do not
 PURGING_FAULTS: Final = (
     "partition",
     "link",
@@ -71,6 +72,7 @@ class Plan:
     options: Options
     events: tuple[Event, ...]
     kinds: tuple[str, ...]
+    carriers: tuple[str, ...] = ()  # hosts that carry the group from the beginning
 
     def without(self, left_out: Sequence[Event]) -> Plan:
         gone = set(map(id, left_out))
@@ -78,9 +80,26 @@ class Plan:
 
 
 def draw(seed: int) -> Plan:
-    """Draw the plan of a seed. Every fifth is about nothing but purging."""
+    """Draw the plan of a seed. Every fifth is about nothing but purging, those from `GROUPED_FROM` on about groups as well."""
     is_about_purging = seed % PURGING_EVERY == PURGING_EVERY - 1
-    return draw_purging(seed) if is_about_purging else draw_mixed(seed)
+    plan = draw_purging(seed) if is_about_purging else draw_mixed(seed)
+    return with_carriers(plan) if seed >= GROUPED_FROM else plan
+
+
+def with_carriers(plan: Plan) -> Plan:
+    """Let most hosts of a plan carry a group, which most of what clients do there is about; some only later."""
+    rng = Random(f"carriers {plan.seed}")
+    names = [f"n{index}" for index in range(plan.hosts)]
+    joining = [str(event.arguments[0]) for event in plan.events if event.kind == "join"]
+    carrying = rng.sample(names, rng.randrange(2, plan.hosts + 1))
+    late = [name for name in [*carrying[1:], *joining] if rng.random() < 0.3]
+    end = max((event.at for event in plan.events), default=1.0)
+    events = [Event(rng.uniform(0, end), "carry", (name,)) for name in late]
+    return attrs.evolve(
+        plan,
+        carriers=tuple(name for name in carrying if name not in late),
+        events=tuple(sorted([*plan.events, *events], key=lambda event: event.at)),
+    )
 
 
 def draw_purging(seed: int) -> Plan:
@@ -184,7 +203,7 @@ def run(plan: Plan, *, prepare: Callable[[World], None] | None = None) -> World:
         world.default_path = shape
         if prepare is not None:
             prepare(world)
-        for host in world.resume(template(plan.hosts), plan.durability):
+        for host in world.resume(template(plan.hosts), plan.durability, plan.carriers):
             host.clock.offset_ms = plan.skews_ms[int(host.name[1:])]
         watch = Watch(world)
         watch.begin()
@@ -327,7 +346,10 @@ def replay(seed: int, *, shrinks: bool) -> bool:
         world.log = log
 
     failure = attempt(plan, prepare)
-    print(f"seed {seed}: {plan.hosts} hosts, {plan.durability}, faults: {', '.join(plan.kinds) or 'none'}")
+    carriers = f", group: {', '.join(plan.carriers)}" if plan.carriers else ""
+    print(
+        f"seed {seed}: {plan.hosts} hosts, {plan.durability}, faults: {', '.join(plan.kinds) or 'none'}{carriers}"
+    )
     print("\n".join(log))
     print(failure or "all well")
     return failure is None

@@ -196,7 +196,7 @@ def test_f08_killed_while_taking_in_a_sync(seeds: Sequence[int]) -> None:
         for _ in range(6):
             faults.start(world, victim)
             for _ in range(2000):
-                if victim.replica.is_partial():
+                if victim.is_partial:
                     half_way += 1
                     break
                 await trio.sleep(0.001)

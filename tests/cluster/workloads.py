@@ -29,7 +29,6 @@ from tests.cluster.world import Host, World
 DATABASE: Final = 0
 FLUSHED_DATABASE: Final = 1
 TXN_KEYS: Final = (b"x1", b"x2", b"x3")
-_TXN_PLACES: Final = tuple(bytes(16) + key for key in TXN_KEYS)
 
 
 @kind("set")
@@ -103,12 +102,13 @@ def read_transaction(world: World, name: str) -> None:
 
 def look_at_transactions(host: Host, rows: Mapping[bytes, object]) -> None:
     """I9, after every tick that has touched one of the keys."""
-    if _TXN_PLACES[0] in rows or _TXN_PLACES[1] in rows or _TXN_PLACES[2] in rows:
+    place = host.place
+    if place + TXN_KEYS[0] in rows or place + TXN_KEYS[1] in rows or place + TXN_KEYS[2] in rows:
         check_transaction(host)
 
 
 def check_transaction(host: Host) -> None:
-    if not host.is_whole or host.replica.is_partial():
+    if not host.is_whole or host.is_partial:
         return
     found = host.read(*TXN_KEYS)
     host.world.count("read")
@@ -132,10 +132,14 @@ def put_to_be_flushed(world: World, name: str, key: str, value: str) -> None:
 
 @kind("session")
 def session(world: World, name: str, client: str, key: str, value: str) -> None:
-    """Read, then write a greater number, on whichever node covers the client's token."""
+    """Read, then write a greater number, on whichever node covers the client's token.
+
+    A client stays in one namespace: on hosts that mean another by the same name it is another client.
+    """
     host = world.hosts[name]
     if not host.is_whole or host.is_stalled:
         return
+    client = f"{client} {host.place.hex()}"
     token, seen = world.sessions.get(client, (VersionVector(), 0))
     if not host.vector.covers(token):
         world.count("token not covered")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from math import inf
@@ -33,8 +33,9 @@ from replication.messages import decode_record
 from replication.node import PeerNode, StoreFailed
 from replication.options import Options
 from replication.rejoin import Standing
+from replication.sync import Syncs
 from storage import state as storage_state
-from storage.changes import Change, VersionVector
+from storage.changes import COMMON_GROUP, Change, Replica, VersionVector, draw_id, group_of
 from storage.engine import Family
 from storage.engine_memory import Image
 from storage.errors import StorageError
@@ -52,6 +53,9 @@ from tests.cluster.network import Path, SimNetwork
 Result = TypeVar("Result")
 
 CLUSTER: Final = bytes(range(16))
+# The group that some hosts carry, and its one namespace.
+GROUP: Final = 7
+GROUPED_NAMESPACE: Final = draw_id(GROUP, bytes)
 BASE_MS: Final = 1_800_000_000_000
 TEMPLATE_AGE_MS: Final = 10_000.0  # longer than it takes to form one
 
@@ -157,7 +161,7 @@ class Host:
         )
         self.was_synced = False  # a sync has granted something in the tick under way, or since the last look
         self.seen_vector = VersionVector()
-        self.claimed = VersionVector()  # everything that its disk was ever known to keep
+        self.claimed = VersionVector()  # everything that its disk was ever known to keep, of all groups
         self._scope: trio.CancelScope | None = None
         self._ended = trio.Event()
         self._decoded: dict[bytes, Registers] = {}
@@ -170,6 +174,11 @@ class Host:
     @property
     def replica(self) -> StoreReplica:
         return self._replica
+
+    @property
+    def replicas(self) -> dict[int, Replica]:
+        """The store as each of the groups sees it that the node exchanges by now."""
+        return {group: exchange.core.replica for group, exchange in self.node.replicator.exchanges.items()}
 
     def transact(self, work: Callable[[], Result]) -> Result:
         if not self.is_up:
@@ -235,7 +244,10 @@ class Host:
         self._decoded = {}
         self.seen_vector = VersionVector()
         options = StoreOptions(
-            durability=self.durability, cache_bytes=1 << 20, gc_min_age_ms=int(self.world.gc_min_age * 1000)
+            durability=self.durability,
+            cache_bytes=1 << 20,
+            gc_min_age_ms=int(self.world.gc_min_age * 1000),
+            groups=frozenset(self.options.groups),
         )
         try:
             self._open(options, founds=founds)
@@ -263,7 +275,18 @@ class Host:
         )
         for patch in self.world.patches:
             patch(self)
-        syncs = self.node.replicator.syncs
+        replicator = self.node.replicator
+        open_group = replicator._open_group
+
+        def open_watched(group: int) -> None:
+            open_group(group)
+            self._watch_syncs(replicator.exchanges[group].syncs)
+
+        replicator._open_group = open_watched  # type: ignore[method-assign]
+        self._watch_syncs(replicator.syncs)
+        self.node.open(founds=founds)
+
+    def _watch_syncs(self, syncs: Syncs) -> None:
         covered = syncs.on_covered
 
         def on_covered(raised: list[bytes], *rest: Any) -> None:
@@ -271,7 +294,6 @@ class Host:
             covered(raised, *rest)
 
         syncs.on_covered = on_covered
-        self.node.open(founds=founds)
 
     async def _run(self) -> None:
         ended = self._ended
@@ -333,13 +355,29 @@ class Host:
             return False
         return True
 
+    @property
+    def place(self) -> bytes:
+        """The namespace that clients mean by database 0: of the group that the host carries, if it carries one."""
+        return GROUPED_NAMESPACE if GROUP in self.options.groups else bytes(16)
+
+    def keyspace(self, database: int) -> Keyspace:
+        """Return the keyspace that clients mean by a database."""
+        return self.store.keyspace(database) if database else self.store.keyspaces.obtain(self.place)
+
+    def may_write_to(self, database: int) -> bool:
+        """Tell whether a client may write, to this database."""
+        if not self.may_write():
+            return False
+        group = group_of(self.place)
+        return bool(database) or not group or self.node.replicator.refusal_in(group) is None
+
     def write(self, *operations: Callable[[Keyspace], object], database: int = 0) -> bool:
         """Run a tick of clients; False if it was refused or failed."""
-        if not self.may_write():
+        if not self.may_write_to(database):
             return False
         store = self.store
         store.begin(self.wall_ms())
-        keyspace = store.keyspace(database)
+        keyspace = self.keyspace(database)
         for operation in operations:
             operation(keyspace)
         try:
@@ -353,7 +391,7 @@ class Host:
         """Return what a client would read of these keys, in one tick."""
         store = self.store
         store.begin(self.wall_ms())
-        keyspace = store.keyspace(database)
+        keyspace = self.keyspace(database)
         found: list[bytes | None] = []
         for key in keys:
             record = keyspace.get(key)
@@ -420,13 +458,28 @@ class Host:
 
     def note_claims(self) -> None:
         """Remember what the disk is known to keep."""
-        durable = self._replica.durable()
+        durable = self.durable
         if not self.claimed.covers(durable):
             self.claimed = self.claimed.merged(durable)
 
     @property
     def vector(self) -> VersionVector:
-        return self._replica.vector()
+        """What the host covers, of all groups."""
+        return _all_of(map(self.store._ledger.vector, self.groups))
+
+    @property
+    def durable(self) -> VersionVector:
+        return _all_of(map(self.store._ledger.durable, self.groups))
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """The groups that it is to carry, whether it exchanges them by now or not."""
+        return COMMON_GROUP, *self.options.groups
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it holds merged changes that are not covered."""
+        return any(map(self.store._ledger.is_partial, self.groups))
 
     def keeps_addresses(self, count: int) -> bool:
         """Tell whether the data directory holds the addresses of so many other members."""
@@ -436,7 +489,12 @@ class Host:
 
     @property
     def is_whole(self) -> bool:
-        return self.is_up and self.node.replicator.rejoin.standing in {Standing.READY, Standing.LEAVING}
+        if not self.is_up:
+            return False
+        exchanges = self.node.replicator.exchanges
+        return len(exchanges) == len(self.groups) and all(
+            exchange.rejoin.standing in {Standing.READY, Standing.LEAVING} for exchange in exchanges.values()
+        )
 
 
 @attrs.frozen
@@ -452,6 +510,14 @@ class Registers:
     @property
     def stamps(self) -> tuple[Stamp | None, Stamp | None, Stamp | None]:
         return self.value, self.expiry, self.floor
+
+
+def _all_of(vectors: Iterable[VersionVector]) -> VersionVector:
+    """Return the entries of several groups' vectors, which have no origin in common."""
+    first, *others = vectors
+    return (
+        VersionVector({**first, **{o: s for other in others for o, s in other.items()}}) if others else first
+    )
 
 
 def _trust(host: Host) -> Authenticator:
@@ -528,12 +594,22 @@ class World:
             host.start(founds=host.name == "n0")
         return hosts
 
-    def resume(self, template: Template, durability: Sequence[str] = (), **changes: Any) -> list[Host]:
-        """Add the hosts of a template and start them: a cluster that was shut down as a whole."""
+    def resume(
+        self,
+        template: Template,
+        durability: Sequence[str] = (),
+        carriers: Sequence[str] = (),
+        **changes: Any,
+    ) -> list[Host]:
+        """Add the hosts of a template and start them: a cluster that was shut down as a whole.
+
+        `carriers` carry the group from now on.
+        """
         self.history = template.history.copy()
         names = [f"n{index}" for index in range(len(template.images))]
         for index, (name, image) in enumerate(zip(names, template.images, strict=True)):
-            host = self.add(name, join=("n0:1", "n1:1"), **changes)
+            groups = (GROUP,) if name in carriers else ()
+            host = self.add(name, join=("n0:1", "n1:1"), groups=groups, **changes)
             host.durability = durability[index] if durability else "everysec"
             host.disk.put_back(image)
             host.start()
@@ -586,19 +662,34 @@ class World:
     def is_converged(self) -> bool:
         """Tell whether all that are up are whole and cover the same, durably."""
         up = self.up()
-        first = up[0].vector if up else None
-        return all(host.is_whole and host.vector == first and host.replica.durable() == first for host in up)
+        return all(host.is_whole for host in up) and all(
+            self._is_converged_in(group) for group in self.groups()
+        )
+
+    def _is_converged_in(self, group: int) -> bool:
+        replicas = [host.replicas[group] for host in self.carriers(group)]
+        return not replicas or all(
+            replica.vector() == replicas[0].vector() == replica.durable() for replica in replicas
+        )
+
+    def groups(self) -> list[int]:
+        """Return the groups that any host is to carry."""
+        return sorted({group for host in self.hosts.values() for group in host.groups})
+
+    def carriers(self, group: int) -> list[Host]:
+        """Return the hosts that are up and exchange a group."""
+        return [host for host in self.up() if group in host.replicas]
 
     def is_partial(self) -> bool:
         """Tell whether any host holds merged changes that are not covered."""
-        return any(host.replica.is_partial() for host in self.up())
+        return any(host.is_partial for host in self.up())
 
     def is_at_rest(self) -> bool:
         """Tell whether all cover the same and hold nothing more, and nobody asks for a value that it has dropped."""
         return (
             self.is_converged()
             and not self.is_partial()
-            and not any(host.replica.bodyless() for host in self.up())
+            and not any(replica.bodyless() for host in self.up() for replica in host.replicas.values())
         )
 
     # --- history
@@ -610,7 +701,7 @@ class World:
         write = Write(stamp, kind, place, content, host.name, trio.current_time())
         if self.history.note(write) is None:
             return
-        own = host.replica.own_origins()
+        own = {origin for group in host.groups for origin in host.store._ledger.own(group)}
         current = {host.store._txn.origin, *(lane.origin for lane in host.store._txn.lanes)}
         if stamp[1] not in own and unpack_register(register)[1] not in current:
             raise Violation(f"{host.name} holds what nobody wrote: {write}")
