@@ -216,6 +216,7 @@ class Vector:
     ready: bool = True  # False: joining or rejoining; neither pushes nor serves
     settled_hlc: int = 0  # a claim: all that the node ever writes up to this clock value is in `vector`
     base: int = 0  # of one that is passed on and not full: it adds to what had this number, or a later one
+    carriers: tuple[bytes, ...] = ()  # of the group, as far as the node knew then; not of the common one
 
 
 @attrs.frozen
@@ -647,6 +648,7 @@ _TABLES: Final[Mapping[_Class, _Table]] = {
         12: ("ready", FLAG),
         13: ("settled_hlc", HLC),
         14: ("base", COUNT),
+        15: ("carriers", several(ID, MEMBERS_MAX)),
     },
     Push: {1: ("run", RUN), 2: ("more", FLAG), 3: ("wants_ack", FLAG)},
     Pull: {1: ("origin", ID), 2: ("after", SEQ), 3: ("upto", DOT_SEQ)},

@@ -22,6 +22,7 @@ import trio
 from replication import messages as m
 from replication.core import Identity, Link
 from replication.errors import RemoteProtocolError, ReplicationError
+from replication.exchange import Exchange
 from replication.frames import FrameReader, encode
 from replication.handshake import Authenticator, Handshake
 from replication.options import Options
@@ -160,19 +161,26 @@ class PeerNode:
     async def leave(self) -> bool:
         """Leave the cluster for good; True if another member has all that was written here.
 
-        The record is replicated first. What nobody took within ten seconds is still on this node's disk.
+        The groups that not all carry are handed over first: the record of the departure may take another way than they
+        do, and who has it does not wait for this node any more. What nobody took within ten seconds is still on this
+        node's disk.
         """
-        self._in_tick(self.replicator.roster.leave)
         self._in_tick(lambda: self.replicator.rejoin.enter(Standing.LEAVING))
-        with trio.move_on_after(_LEAVE_SECONDS):
-            while not self.replicator.is_handed_over():
-                self._claim_soon()
-                await trio.sleep(self._options.vector_interval)
+        await self._hand_over(self.replicator.others())
+        self._in_tick(self.replicator.roster.leave)
+        await self._hand_over([self.replicator.common])
         covered = self.replicator.is_handed_over()
         for link in list(self.replicator.core.links.values()):
             link.send(m.Bye("leaving"))
             link.close("leaving")
         return covered
+
+    async def _hand_over(self, exchanges: Sequence[Exchange]) -> None:
+        """Wait until other members have all of these groups, or time is over."""
+        with trio.move_on_after(_LEAVE_SECONDS):
+            while not all(exchange.is_handed_over() for exchange in exchanges):
+                self._claim_soon()
+                await trio.sleep(self._options.vector_interval)
 
     async def stop(self) -> None:
         """Send what is fresh and say goodbye; `run` is to be cancelled afterwards."""

@@ -210,6 +210,8 @@ class Replicator:
         exchange.rejoin.dead_letter = self.rejoin.dead_letter
         exchange.rejoin.is_first = lambda: self._is_first(exchange)
         exchange.stability.stable_records = self.stability.stable
+        exchange.stability.knows_members = lambda: self.stability.has_caught_up or self.stability.alone
+        exchange.vectors.carriers = lambda: tuple(exchange.participants.members())
         self.exchanges[group] = exchange
         self._fresh_exchanges.append(group)
         exchange.open(founds=False)
@@ -240,16 +242,17 @@ class Replicator:
     def _other_carriers(self) -> list[list[bytes]]:
         """Return the others that carry each of this node's groups, beside the common one."""
         own = self.core.identity.node
-        groups = [exchange.participants.remaining() for exchange in self._others()]
+        groups = [exchange.participants.remaining() for exchange in self.others()]
         return [[node for node in nodes if node != own] for nodes in groups]
 
-    def _others(self) -> list[Exchange]:
+    def others(self) -> list[Exchange]:
+        """Return the exchanges of the groups that not all nodes carry."""
         return [exchange for group, exchange in self.exchanges.items() if group != COMMON_GROUP]
 
     def _offer_groups(self) -> None:
         """Say on each link of which groups this node speaks there: those that the peer carries, too."""
         for link in self.core.links.values():
-            for exchange in self._others():
+            for exchange in self.others():
                 key = (link.number, exchange.group)
                 if key not in self._offered and self._may_speak(link, exchange.group):
                     self._offered[key] = None

@@ -12,6 +12,10 @@ write of the same key that all others have replaced, and would let it in once th
 The last line is for what expires. Its marks become useless by time, not by a write that all could have seen: a
 member that was cut off may have extended the expiry. See `storage.expiry`.
 
+In a group that not all nodes carry, all of that is about its carriers, and who these are this node knows from records
+of the common group. So it waits until it knows all that any of them knew when it made its claim, and purges nothing before
+it has been up to date with the common group once since its start: its records may be those of an old backup.
+
 A member counts until its removal is known to all that remain (9.5), whether it is reachable or not: time
 alone never excludes anybody. `blocked_by` names those for whom everything waits.
 """
@@ -61,11 +65,16 @@ class Stability:
         self.blocked_by: list[bytes] = []
         # What all members have of the cluster's own records: that is this, in the common group.
         self.stable_records: Callable[[], VersionVector] = self.stable
+        self.knows_members: Callable[[], bool] = (
+            _always  # whether this node's records of them are not from the past
+        )
+        self.has_caught_up = False  # whether an epoch has ended since the start
 
     @property
     def alone(self) -> bool:
         """Tell whether there is no other member, and nobody is about to become one."""
-        return self.may_purge and self._participants.members() == [self._core.identity.node]
+        is_only = self._participants.members() == [self._core.identity.node]
+        return self.may_purge and is_only and self.knows_members()
 
     def covers(self, origin: bytes, seq: int) -> bool:
         return self.alone or (self.may_purge and seq <= self._purgeable[origin])
@@ -118,7 +127,7 @@ class Stability:
         if now < self._next:
             return self._next
         self._next = now + self._core.options.purge_interval
-        if not self.may_purge:
+        if not self.may_purge or not self.knows_members():
             return self._next
         self._find_blockers()
         self._participants.settle({node: known.vector for node, known in self._vectors.known.items()})
@@ -139,12 +148,23 @@ class Stability:
     def _begin_epoch(self, now: float) -> None:
         by_node = self._claims_by_node()
         claims = _whole(by_node)
-        if claims is None:
+        if claims is None or not self._knows_carriers():
             return
         least = greatest = claims[0]
         for claim in claims[1:]:
             least, greatest = least.common(claim), greatest.merged(claim)
         self._frozen = _Frozen(least, greatest, min(map(self._settled, by_node)), now)
+
+    def _knows_carriers(self) -> bool:
+        """Tell whether this node waits for all that any member knew to carry the group when it made its claim."""
+        members = self._participants.members()
+        expected = {*members, *self._participants.departed()}
+        return all(
+            node in expected
+            for member in members
+            if (known := self._vectors.known.get(member)) is not None
+            for node in known.carriers
+        )
 
     def _settled(self, node: bytes) -> int:
         """Return the clock value up to which a member says that it has written all that it will."""
@@ -160,6 +180,7 @@ class Stability:
             self._purgeable = self._purgeable.merged(frozen.least)
             self.settled_hlc = max(self.settled_hlc, frozen.settled_hlc)
             self._frozen = None
+            self.has_caught_up = True
             self._core.counters["gc_epoch_seconds"] = now - frozen.at
             self._seal()
 
@@ -188,6 +209,10 @@ class Stability:
             seq = claims[0][origin]
             if seq and stamp.seq <= stable[stamp.origin] and all(claim[origin] == seq for claim in claims):
                 self._vectors.sealed[origin] = seq
+
+
+def _always() -> bool:
+    return True
 
 
 def _whole(claims: Mapping[bytes, VersionVector | None]) -> list[VersionVector] | None:

@@ -10,6 +10,10 @@ With the vector goes `settled_hlc`: the node will never write anything more with
 it wrote is in the vector, and its clock value is kept on disk, so not even a restart with a wrong wall clock takes
 it back. That moves on with time, also while nobody writes.
 
+In a group that not all nodes carry, the vector also names the carriers that the node knows: whoever counts on it for
+garbage collection must know these as well. In the common group the vector itself shows that, for it covers the records
+of the members.
+
 Origins that will never write again and that every member covers to the same end are *sealed* (R1.5): a full
 vector gives their number and the XOR of their hashes instead of listing them.
 """
@@ -53,6 +57,7 @@ class Known:
     settled_hlc: int = 0
     news: int = 0  # the number of the message that has changed more than the times last
     former: VersionVector | None = None  # what its boot before had claimed, until it is compared
+    carriers: tuple[bytes, ...] = ()  # that it knew
 
     @property
     def version(self) -> tuple[bytes, int, int]:
@@ -80,6 +85,7 @@ class _Sent:
     horizon: int = 0
     ready: bool = False
     settled_hlc: int = 0
+    carriers: tuple[bytes, ...] = ()
     relayed: dict[bytes, tuple[bytes, int, int]] = attrs.field(factory=dict)  # node -> (boot, news, number)
 
 
@@ -108,6 +114,7 @@ class Vectors:
         self.sealed: dict[bytes, int] = {}
         self.ready = False  # whether this node may push and serve
         self.relays_vectors = False  # in a partial view
+        self.carriers: Callable[[], tuple[bytes, ...]] = tuple  # those that this node knows
         self.on_known: Callable[[Link, Known], None] = _ignore  # a peer's own vector has come
         self.is_current: Callable[[bytes, bytes], bool] = _is_any  # whether a member's boot is its latest
         self.on_rollback: Callable[[bytes], None] = _ignore_rollback
@@ -145,6 +152,9 @@ class Vectors:
         changed = {origin: seq for origin, seq in floors.items() if full or sent.floors[origin] != seq}
         sent.floors, sent.horizon, sent.ready = floors, self._purge.horizon, self.ready
         sent.settled_hlc = self.settled_hlc
+        carriers = self.carriers()
+        news = carriers if full or carriers != sent.carriers else ()
+        sent.carriers = carriers
         self._number += 1
         count, xor = seal_digest(self.sealed)
         sent.link.send(
@@ -162,6 +172,7 @@ class Vectors:
                 head_hlc=replica.hlc,
                 ready=self.ready,
                 settled_hlc=self.settled_hlc,
+                carriers=news,
             )
         )
 
@@ -287,6 +298,7 @@ class Vectors:
                     ready=known.ready,
                     settled_hlc=known.settled_hlc,
                     base=0 if is_full else known.news,
+                    carriers=known.carriers if is_full else (),
                 )
             )
 
@@ -337,7 +349,8 @@ class Vectors:
         complete = (
             known.is_complete if known is not None and not message.is_full else not message.sealed_count
         )
-        content = (message.boot, vector, floors, message.horizon, message.ready, complete)
+        carriers = message.carriers or (() if known is None else known.carriers)
+        content = (message.boot, vector, floors, message.horizon, message.ready, complete, carriers)
         is_same = known is not None and content == (
             known.boot,
             known.vector,
@@ -345,6 +358,7 @@ class Vectors:
             known.horizon,
             known.ready,
             known.is_complete,
+            known.carriers,
         )
         return Known(
             message.node,
@@ -360,6 +374,7 @@ class Vectors:
             message.settled_hlc,
             known.news if known is not None and is_same else message.number,
             former,
+            carriers,
         )
 
     def _check_rollback(self, known: Known) -> None:
