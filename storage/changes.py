@@ -69,7 +69,7 @@ def place_ranges(group: int) -> list[tuple[bytes, bytes]]:
     """Return where the places of a group lie: (first, end) each, in order, the end excluded."""
     if group:
         return [(_mark_of(group), _after(_mark_of(group)))]
-    return [(b"", _GROUP_MARK), (_after(_GROUP_MARK), END_OF_PLACES)]
+    return [(b"", _mark_of(1)), (_after(_GROUP_MARK), END_OF_PLACES)]
 
 
 def _mark_of(group: int) -> bytes:

@@ -171,9 +171,16 @@ class Nodes:
         self.directory = directory
         self.rigs: dict[bytes, EngineRig] = {}
 
-    def __call__(self, name: bytes = b"a", *, now_ms: int = NOW_MS, durability: str = "everysec") -> Node:
+    def __call__(
+        self,
+        name: bytes = b"a",
+        *,
+        now_ms: int = NOW_MS,
+        durability: str = "everysec",
+        options: StoreOptions | None = None,
+    ) -> Node:
         rig = self.rigs[name] = make_rig(self.kind, self.directory / name.decode())
-        return Node(name, rig.open(), now_ms=now_ms, options=StoreOptions(durability=durability))
+        return Node(name, rig.open(), now_ms=now_ms, options=options or StoreOptions(durability=durability))
 
     def reopen(self, node: Node, name: bytes = b"a", now_ms: int = NOW_MS) -> None:
         node.store.close()
