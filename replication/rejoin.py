@@ -192,10 +192,10 @@ class Rejoin:
     def _may_found(self) -> bool:
         """Tell whether every address to join was reached, none of them is ready, and this node is the least.
 
-        A group of namespaces has no addresses to join: there it is as with those that rejoin.
+        A group of namespaces has no addresses to join: there it is as with those that rejoin, if there are others.
         """
         if self._core.replica.group != COMMON_GROUP:
-            return self._may_stay()
+            return len(self._participants.remaining()) > 1 and self._may_stay()
         links = list(self._core.links.values())
         others = [address for address in self._core.options.join if not self.is_own_address(address)]
         if len(self._core.replica.vector()) or len(links) < len(others) or not links:

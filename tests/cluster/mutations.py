@@ -23,7 +23,10 @@ from typing import Any, Final, NamedTuple
 import attrs
 
 from replication.dissemination import Dissemination
+from replication.exchange import Exchange
+from replication.node import PeerNode
 from replication.rejoin import Rejoin
+from replication.replicator import Replicator
 from replication.roster import Roster
 from replication.stability import Stability
 from replication.sync import Syncs
@@ -54,6 +57,7 @@ class Mutation(NamedTuple):
     patches: Callable[[], list[Patch]]
     purges: bool = False  # about purging: hunted with those seeds that are about nothing else
     events: str | None = None  # hunted with those seeds that have events of this kind
+    grouped: bool = False  # about groups: hunted with those seeds in which some hosts carry one
 
 
 def _judge_by_stamp() -> list[Patch]:
@@ -379,6 +383,42 @@ def _relay_uncommitted() -> list[Patch]:
     return [(Store, "_revert", revert)]
 
 
+def _be_first_at_once() -> list[Patch]:
+    """A node that knows of no other carrier begins a group without asking anybody."""
+
+    def is_first(self: Replicator, exchange: Exchange) -> bool:
+        return exchange.participants.remaining() == [self.core.identity.node]
+
+    return [(Replicator, "_is_first", is_first)]
+
+
+def _purge_from_the_past() -> list[Patch]:
+    """A group is purged by the records of its carriers as they were on disk."""
+    original = Replicator._open_group
+
+    def open_group(self: Replicator, group: int) -> None:
+        original(self, group)
+        self.exchanges[group].stability.knows_members = lambda: True
+
+    return [(Replicator, "_open_group", open_group), (Stability, "_knows_carriers", lambda self: True)]
+
+
+def _depart_at_once() -> list[Patch]:
+    """A departure is told before what other groups hold is handed over."""
+    original = PeerNode._hand_over
+
+    async def hand_over(self: PeerNode, exchanges: Sequence[Exchange]) -> None:
+        if self.replicator.common in exchanges:
+            await original(self, exchanges)
+
+    return [(PeerNode, "_hand_over", hand_over)]
+
+
+def _walk_all_groups() -> list[Patch]:
+    """A full sync of a group drops what other groups hold."""
+    return [(Ledger, "belongs", lambda self, number, group: not self.is_local(number))]
+
+
 MUTATIONS: Final = (
     Mutation("judge-by-stamp", "covered dots are judged by their stamp", _judge_by_stamp, purges=True),
     Mutation("reuse-origin", "an origin is used on after a restart", _reuse_origin),
@@ -408,6 +448,12 @@ MUTATIONS: Final = (
         "ignore-deletion", "a late deletion beneath a newer value is forgotten", _ignore_deletion, purges=True
     ),
     Mutation("observe-nothing", "the clock ignores what comes in", _observe_nothing),
+    Mutation("first-at-once", "a group's first carrier asks nobody", _be_first_at_once, True, grouped=True),
+    Mutation(
+        "purge-from-past", "a group's carriers are those on disk", _purge_from_the_past, True, grouped=True
+    ),
+    Mutation("depart-at-once", "who leaves tells before it hands over", _depart_at_once, True, grouped=True),
+    Mutation("mix-groups", "walks show all groups", _walk_all_groups, grouped=True),
 )
 
 
@@ -435,7 +481,8 @@ def hunt(name: str, seeds_max: int = SEEDS_MAX) -> tuple[str, int | None, str, f
 def _plans(mutation: Mutation) -> Iterator[swarm.Plan]:
     """Yield the plans of those seeds that have to do with a mutation."""
     step = swarm.PURGING_EVERY if mutation.purges else 1
-    for seed in count(step - 1, step):
+    first = swarm.GROUPED_FROM if mutation.grouped else 0
+    for seed in count(first + step - 1, step):
         plan = swarm.draw(seed)
         if mutation.events is None or any(event.kind == mutation.events for event in plan.events):
             yield plan
