@@ -147,6 +147,10 @@ class ClockGate:
         """Tell whether the start gate is open."""
         return self._start_refusal(now, wall_ms) is None
 
+    def may_promise(self, now: float, wall_ms: int) -> bool:
+        """Tell whether what this node stamps now counts for the others: neither its clock nor its clock value is wrong."""
+        return self.refusal(now, wall_ms) is None and not self.held_seconds(self._core.replica.hlc, wall_ms)
+
     def refusal(self, now: float, wall_ms: int) -> str | None:
         """Return the error for a client that wants to write, or None if it may."""
         text = self._start_refusal(now, wall_ms)

@@ -128,6 +128,7 @@ class Dissemination:
         self.advances = 0
         self.ack_wanted = False  # somebody waits for a claim of what was pushed
         self.flush_at: float | None = None
+        self.limit: Callable[[bytes], int | None] = _is_nowhere  # beyond which an origin was voided
         self.on_advance: Callable[[bytes, int], None] = _ignore_advance
 
     # --- links
@@ -292,6 +293,9 @@ class Dissemination:
             # Only a copy of this data directory can have written that.
             self._core.rotate_soon("a peer has more of this node's own writes than this node")
             return
+        limit = self.limit(run.origin)
+        if limit is not None and run.upto > limit:
+            return
         if self._must_hold(run):
             return
         if run.after > covered or run.origin in self._fetching:
@@ -355,7 +359,7 @@ class Dissemination:
         """Let those origins go on whose time has come; a sync brings what they wrote."""
         wall_ms = self._core.wall_ms()
         for origin, hlc in list(self.held.items()):
-            if self._clock.held_seconds(hlc, wall_ms) <= 0:
+            if self._clock.held_seconds(hlc, wall_ms) <= 0 or self.limit(origin) is not None:
                 del self.held[origin]
                 self._core.log.info("origin goes on", origin=origin.hex()[:8])
                 self._sync_with_any()
@@ -590,6 +594,10 @@ def _sized(run: Run) -> Run:
 
 def _are_joined(runs: list[Run]) -> bool:
     return all(left.upto == right.after for left, right in pairwise(runs))
+
+
+def _is_nowhere(origin: bytes) -> int | None:
+    return None
 
 
 def _ignore_advance(origin: bytes, upto: int) -> None:

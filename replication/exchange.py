@@ -23,6 +23,7 @@ from replication.bodies import Bodies
 from replication.carriers import Participants
 from replication.clock import ClockGate
 from replication.core import Core, Link
+from replication.cuts import Cuts
 from replication.dissemination import Dissemination
 from replication.dropped import DroppedValues
 from replication.rejoin import Rejoin, Standing
@@ -30,8 +31,13 @@ from replication.stability import Stability
 from replication.sync import Syncs, is_below
 from replication.vectors import Known, Vectors
 from replication.verification import Verification
-from storage.changes import Lane, Run, VersionVector, group_of
+from replication.writers import RUN
+from storage.changes import CLUSTER_NAMESPACE, Lane, Run, VersionVector, Voided, group_of
 
+_VOIDED: Final = "voided"  # the local setting of a node that catches up after a cut
+_OWN_RUNS: Final = (
+    CLUSTER_NAMESPACE + RUN
+)  # records that are written by themselves when something has changed
 _WHOLE: Final = frozenset({Standing.READY, Standing.LEAVING})
 _CATCHING_UP: Final = frozenset({Standing.JOINING, Standing.REJOINING})
 
@@ -44,6 +50,7 @@ class Exchange:
         core: Core,
         participants: Participants,
         clock: ClockGate,
+        cuts: Cuts,
         *,
         staged: list[Callable[[], None]],
         deferred: list[Callable[[], None]],
@@ -52,6 +59,8 @@ class Exchange:
         self.core = core
         self.participants = participants
         self.clock = clock
+        self._cuts = cuts
+        self._to_write_anew: list[Voided] = []
         self._staged = staged
         self._deferred = deferred
         self.bodies = Bodies(core)
@@ -97,6 +106,9 @@ class Exchange:
         self.syncs.on_served = self.dissemination.caught_up
         self.syncs.on_covered = self._on_covered
         self.syncs.on_need_full = self._on_need_full
+        self.syncs.trimmed = self._cuts.trimmed
+        self.syncs.clamped = self._cuts.clamped
+        self.dissemination.limit = self._cuts.limit
         self.vectors.on_known = self._on_known
         self.vectors.on_rollback = self._on_rollback
         self.vectors.is_current = self._is_current
@@ -224,6 +236,7 @@ class Exchange:
     def _on_covered(self, raised: list[bytes], granted: VersionVector | None) -> None:
         """A sync session is about to grant what it has brought; a full one `granted`. Inside its tick."""
         if granted is not None:
+            self._cover_own()
             self.rejoin.on_covered(granted)
         self.dissemination.unpark_all()
         self._staged.append(lambda: self._after_covered(raised))
@@ -246,6 +259,8 @@ class Exchange:
         self.stability.may_purge = whole
         self.verification.enabled = whole
         self.on_standing(standing)
+        if standing == Standing.READY and self._to_write_anew:
+            self._deferred.append(self._write_anew)
         self._deferred.append(self._reconsider)
         self._staged.append(self.vectors.tell_all)
 
@@ -299,6 +314,7 @@ class Exchange:
             or self.bodies.stalled(now)
             or self.is_catching_up
             or self._may_settle(now)
+            or (self._find_void() and self._may_cut(now))
         )
 
     def tick_in_store(self, now: float) -> None:
@@ -309,6 +325,75 @@ class Exchange:
             self._settle(now)
         self.bodies.tick_in_store(now)
         self.rejoin.tick(now)
+        if self._may_cut(now):
+            self._cut(self._find_void())
+
+    # --- what was written with a clock that was wrong
+
+    def _find_void(self) -> dict[bytes, int]:
+        """Return the origins of which this node holds what has been voided, and up to where they count."""
+        covered = self.core.replica.covered
+        return {
+            origin: upto
+            for origin, upto in self._cuts.all().items()
+            if group_of(origin) == self.group and covered(origin) > upto
+        }
+
+    def _may_cut(self, now: float) -> bool:
+        """Tell whether this node can be counted on again to stamp what it writes anew."""
+        return (
+            self.rejoin.standing != Standing.REMOVED and self.clock.refusal(now, self.core.wall_ms()) is None
+        )
+
+    def _cut(self, void: Mapping[bytes, int]) -> None:
+        """Remove what was voided, and catch up on what it had replaced. Inside a tick."""
+        replica = self.core.replica
+        if not void:
+            return
+        if any(replica.origin(lane) in void for lane in (Lane.SMALL, Lane.BULK)):
+            self.core.rotate_soon("its writes were voided")
+            return
+        voided = replica.cut(void)
+        self.core.log.warning("what an origin wrote was voided", origins=len(void), values=len(voided))
+        self.core.count("voided_total", len(voided))
+        letters = [(one.stamp, one.change) for one in voided if not _is_of_cluster(one)]
+        if letters:
+            self.rejoin.dead_letter(letters)
+        own = replica.own_origins()
+        self._to_write_anew += [one for one in voided if one.stamp.origin in own]
+        replica.put_local(_VOIDED, b"yes")
+        self.vectors.take_back_promise()
+        self.rejoin.enter(Standing.REJOINING)
+        self._deferred.append(self._lower_clock)
+        self._staged.append(lambda: self.core.make_durable(self._tell_anew))
+
+    def _cover_own(self) -> None:
+        """After a cut: take this node's earlier writes for covered again. What nobody else has of them is here. In a tick."""
+        replica = self.core.replica
+        if replica.get_local(_VOIDED) is not None:
+            own, ends = replica.own_origins(), replica.uncovered()
+            replica.cover({origin: ends[origin] for origin in own if ends[origin]}, {}, 0)
+            replica.put_local(_VOIDED, None)
+
+    def _lower_clock(self) -> None:
+        """Take the peers' clock values for this node's: of what is left here, all that others wrote is there as well."""
+        wall_ms = self.core.wall_ms()
+        told = [known.head_hlc for known in self.vectors.known.values()]
+        near = [hlc for hlc in told if not self.clock.held_seconds(hlc, wall_ms)]
+        self.core.replica.lower_clock(max(near, default=0))
+
+    def _tell_anew(self) -> None:
+        """Begin all links again: what this node has claimed on them is more than it covers now."""
+        for link in list(self.core.links.values()):
+            link.drop("what this node covers has been voided")
+
+    def _write_anew(self) -> None:
+        """Write this node's voided values with its clock as it is now. Inside a tick."""
+        voided, self._to_write_anew = self._to_write_anew, []
+        for one in voided:
+            if not one.change.place.startswith(_OWN_RUNS):
+                self.core.replica.write_anew(one)
+        self.stability.close_origins()
 
     def _may_settle(self, now: float) -> bool:
         """Tell whether it is time to settle the clock value, and somebody hears of it; not with a clock that is wrong."""
@@ -316,7 +401,7 @@ class Exchange:
             now >= self._settle_at
             and bool(self.core.links)
             and self.rejoin.standing in _WHOLE
-            and self.clock.refusal(now, self.core.wall_ms()) is None
+            and self.clock.may_promise(now, self.core.wall_ms())
         )
 
     def _settle(self, now: float) -> None:
@@ -343,6 +428,10 @@ class Exchange:
         """Give back all snapshots."""
         self.syncs.close()
         self.verification.close()
+
+
+def _is_of_cluster(voided: Voided) -> bool:
+    return voided.change.place.startswith(CLUSTER_NAMESPACE)
 
 
 def _is_never() -> bool:

@@ -217,6 +217,9 @@ class Vector:
     settled_hlc: int = 0  # a claim: all that the node ever writes up to this clock value is in `vector`
     base: int = 0  # of one that is passed on and not full: it adds to what had this number, or a later one
     carriers: tuple[bytes, ...] = ()  # of the group, as far as the node knew then; not of the common one
+    held: tuple[
+        bytes, ...
+    ] = ()  # origins that wait at this node, because their clock is far ahead; only the sender's
 
 
 @attrs.frozen
@@ -484,6 +487,7 @@ ADDRESS_CHARS_MAX: Final = 300  # a DNS name has up to 253
 NAME_CHARS_MAX: Final = 64  # a zone, a version of the software
 TEXT_CHARS_MAX: Final = 500
 KINDS_MAX: Final = 256
+HELD_MAX: Final = 64
 GROUPS_MAX: Final = 64  # that one node carries
 MEMBERS_MAX: Final = 4096
 PIECE_BYTES_MAX: Final = 256 * 1024  # of a body
@@ -649,6 +653,7 @@ _TABLES: Final[Mapping[_Class, _Table]] = {
         13: ("settled_hlc", HLC),
         14: ("base", COUNT),
         15: ("carriers", several(ID, MEMBERS_MAX)),
+        16: ("held", several(ID, HELD_MAX)),
     },
     Push: {1: ("run", RUN), 2: ("more", FLAG), 3: ("wants_ack", FLAG)},
     Pull: {1: ("origin", ID), 2: ("after", SEQ), 3: ("upto", DOT_SEQ)},

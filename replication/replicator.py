@@ -22,6 +22,7 @@ from replication.bodies import Bodies
 from replication.carriers import CarriedGroups, Carriers
 from replication.clock import ClockGate
 from replication.core import Core, Identity, Link
+from replication.cuts import Cuts
 from replication.dissemination import Dissemination
 from replication.exchange import Exchange
 from replication.membership import Membership
@@ -70,7 +71,10 @@ class Replicator:
         self.membership = Membership(core, self.roster, self.clock)
         self.topology = Topology(core, self.roster, self.membership, allowed=allowed)
         self.writers = Writers(core)
-        self.common = Exchange(core, self.roster, self.clock, staged=self._staged, deferred=self.deferred)
+        self.cuts = Cuts(core)
+        self.common = Exchange(
+            core, self.roster, self.clock, self.cuts, staged=self._staged, deferred=self.deferred
+        )
         self.exchanges: dict[int, Exchange] = {COMMON_GROUP: self.common}
         self._fresh_exchanges: list[int] = []  # opened in the tick under way
         self._link_numbers = 0
@@ -156,7 +160,7 @@ class Replicator:
         self.membership.restore(self.core.replica.get_local(_MEMBERS) or b"")
         self.roster.changed()
         self.common.begin()
-        if self._may_open_groups():
+        if self._may_open_groups(now):
             self._open_groups()
 
     def hello(self, nonce: bytes) -> m.Hello:
@@ -182,9 +186,13 @@ class Replicator:
 
     # --- groups
 
-    def _may_open_groups(self) -> bool:
+    def _may_open_groups(self, now: float) -> bool:
         """Tell whether there are groups that this node carries and does not exchange yet: it has to be a member first."""
-        return len(self.exchanges) <= len(self.core.options.groups) and self.rejoin.standing == Standing.READY
+        groups = self.core.options.groups
+        if len(self.exchanges) > len(groups) or self.rejoin.standing != Standing.READY:
+            return False
+        known = self.carried.of(self.core.identity.node)
+        return self._may_record(now) or all(group in known for group in groups)
 
     def _open_groups(self) -> None:
         """Begin to exchange the other groups that this node carries. Inside a tick."""
@@ -199,6 +207,7 @@ class Replicator:
             self.core.of_group(group),
             self._carriers(group),
             self.clock,
+            self.cuts,
             staged=self._staged,
             deferred=self.deferred,
         )
@@ -494,8 +503,8 @@ class Replicator:
             self.deferred
             or any(exchange.needs_tick_of_store(now) for exchange in self.exchanges.values())
             or now >= self._roster_due
-            or (self.rejoin.standing == Standing.READY and self.writers.is_due())
-            or self._may_open_groups()
+            or (self._may_record(now) and self.writers.is_due())
+            or self._may_open_groups(now)
             or self._may_keep_members(now)
         )
 
@@ -504,9 +513,10 @@ class Replicator:
         self.core.now = now
         if self._may_keep_members(now):
             self._keep_members(now)
-        if self.rejoin.standing == Standing.READY:
+        if self._may_record(now):
             self.writers.record()
-        if self._may_open_groups():
+            self.carried.record([group for group in self.exchanges if group != COMMON_GROUP])
+        if self._may_open_groups(now):
             self._open_groups()
         deferred, self.deferred[:] = list(self.deferred), []
         for action in deferred:
@@ -514,6 +524,11 @@ class Replicator:
         for exchange in self.exchanges.values():
             exchange.tick_in_store(now)
         self._roster_due = self.roster.tick(now)
+
+    def _may_record(self, now: float) -> bool:
+        """Tell whether this node may write about itself: with a wrong clock the record would wait everywhere."""
+        is_ready = self.rejoin.standing == Standing.READY
+        return is_ready and self.clock.may_promise(now, self.core.wall_ms())
 
     def _may_keep_members(self, now: float) -> bool:
         """Tell whether addresses of members have changed, and the last write of them is not too recent."""
@@ -601,6 +616,25 @@ class Replicator:
     def _claims(self, node: bytes, group: int, vector: Mapping[bytes, int]) -> bool:
         exchange = self.exchanges.get(group)
         return exchange is not None and exchange.claims(node, vector)
+
+    def holders(self, origin: bytes) -> int:
+        """Return at how many members an origin waits, this node counted."""
+        exchange = self.exchanges.get(group_of(origin))
+        if exchange is None:
+            return 0
+        return (origin in exchange.dissemination.held) + len(exchange.vectors.holding(origin))
+
+    def cut(self, origin: bytes) -> int | None:
+        """Void what a held origin wrote beyond what this node has; return up to where it counts. Inside a tick.
+
+        None: it is not held by a majority of the members that exchange it.
+        """
+        exchange = self.exchanges.get(group_of(origin))
+        if exchange is None or 2 * self.holders(origin) <= len(exchange.participants.remaining()):
+            return None
+        upto = exchange.core.replica.covered(origin)
+        self.cuts.record(origin, upto)
+        return upto
 
     def is_handed_over(self) -> bool:
         """Tell whether each group's records are all at another member that carries it."""

@@ -136,6 +136,8 @@ class Syncs:
         self._wanted: dict[int, Link] = {}  # by link number: to be asked as soon as there is room
         self._not_before: dict[bytes, float] = {}  # by peer: it was busy
         self._next_random = 0.0
+        self.trimmed: Callable[[Run], Run] = _whole  # a run without what has been voided
+        self.clamped: Callable[[Mapping[bytes, int]], Mapping[bytes, int]] = _all_of  # a vector, likewise
         self.may_serve = True  # False while this node itself is joining or rejoining
         self.is_usable: Callable[[Link], bool] = _always  # whether a peer may serve this node
         # A session has ended well, in its tick: with the origins whose entries it has raised, and the vector that a
@@ -232,9 +234,8 @@ class Syncs:
             link.drop("a sync without a start")
             return
         session.progress_at = self._core.now
-        held = self._seconds_ahead(
-            max((change.hlc for run in batch.runs for change in run.changes), default=0)
-        )
+        runs = [self.trimmed(run) for run in batch.runs]
+        held = self._seconds_ahead(max((change.hlc for run in runs for change in run.changes), default=0))
         if held > 0:
             # What is sent again before that time is refused again.
             self._fail(session, SyncFailure.HELD, retry=min(held, self._core.options.sync_interval))
@@ -243,8 +244,8 @@ class Syncs:
             self._fail(session, SyncFailure.CANCEL)
             return
         size = 0
-        for run in batch.runs:
-            session.count += len(run.changes)
+        session.count += sum(len(run.changes) for run in batch.runs)
+        for run in runs:
             size += run_bytes(run)
             self._merge(session, run)
         session.bytes += size
@@ -386,6 +387,7 @@ class Syncs:
     def _cover(self, vector: Mapping[bytes, int], floors: Mapping[bytes, int], horizon: int) -> list[bytes]:
         """Grant coverage; return the origins whose entries it has raised."""
         replica = self._core.replica
+        vector = self.clamped(vector)
         raised = [origin for origin, seq in vector.items() if seq > replica.covered(origin)]
         replica.cover(vector, floors, horizon)
         return raised
@@ -643,6 +645,14 @@ def _cut_at_bodies(run: Run) -> list[Run]:
             found.append(Run(run.origin, after, upto, part))
             after = upto
     return found
+
+
+def _whole(run: Run) -> Run:
+    return run
+
+
+def _all_of(vector: Mapping[bytes, int]) -> Mapping[bytes, int]:
+    return vector
 
 
 def _ignore_raised(raised: list[bytes], granted: VersionVector | None) -> None:

@@ -23,12 +23,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from hashlib import sha256
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from replication.core import Core, Link
-from replication.messages import Sealed, Vector
+from replication.messages import HELD_MAX, Sealed, Vector
 from storage.changes import VersionVector
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Known:
     news: int = 0  # the number of the message that has changed more than the times last
     former: VersionVector | None = None  # what its boot before had claimed, until it is compared
     carriers: tuple[bytes, ...] = ()  # that it knew
+    held: tuple[bytes, ...] = ()  # origins that wait there
 
     @property
     def version(self) -> tuple[bytes, int, int]:
@@ -86,6 +88,7 @@ class _Sent:
     ready: bool = False
     settled_hlc: int = 0
     carriers: tuple[bytes, ...] = ()
+    held: tuple[bytes, ...] = ()
     relayed: dict[bytes, tuple[bytes, int, int]] = attrs.field(factory=dict)  # node -> (boot, news, number)
 
 
@@ -155,6 +158,7 @@ class Vectors:
         carriers = self.carriers()
         news = carriers if full or carriers != sent.carriers else ()
         sent.carriers = carriers
+        sent.held = self._held()
         self._number += 1
         count, xor = seal_digest(self.sealed)
         sent.link.send(
@@ -173,8 +177,12 @@ class Vectors:
                 ready=self.ready,
                 settled_hlc=self.settled_hlc,
                 carriers=news,
+                held=sent.held,
             )
         )
+
+    def _held(self) -> tuple[bytes, ...]:
+        return tuple(islice(self._dissemination.held, HELD_MAX))
 
     def _notice_durable(self) -> None:
         """Find out which entries of the durable vector have grown."""
@@ -224,6 +232,11 @@ class Vectors:
             self.settled_hlc, self._settled_ahead = self._settled_ahead[0], None
             self.tell_all()
 
+    def take_back_promise(self) -> None:
+        """Promise nothing any more: what was promised rests on a clock that was wrong. Inside a tick."""
+        self._core.replica.put_local(_SETTLED, None)
+        self.settled_hlc, self._settled_ahead = 0, None
+
     def recall(self) -> None:
         """Go on from what an earlier run has promised. Before the first write."""
         kept = self._core.replica.get_local(_SETTLED)
@@ -247,8 +260,9 @@ class Vectors:
         if flow is not None:  # what the peer has told of itself is no news to it
             have = {origin: seq for origin, seq in have.items() if flow.have.get(origin, 0) < seq}
         purge = self._purge
-        told = (sent.horizon, sent.ready, sent.floors, sent.settled_hlc)
-        if claims or have or told != (purge.horizon, self.ready, purge.floors, self.settled_hlc):
+        told = (sent.horizon, sent.ready, sent.floors, sent.settled_hlc, sent.held)
+        current = (purge.horizon, self.ready, purge.floors, self.settled_hlc, self._held())
+        if claims or have or told != current:
             self._send(sent, claims, have, full=False)
 
     def tick(self, now: float) -> float:
@@ -375,6 +389,7 @@ class Vectors:
             known.news if known is not None and is_same else message.number,
             former,
             carriers,
+            message.held if message.node in self._core.links else (),
         )
 
     def _check_rollback(self, known: Known) -> None:
@@ -418,6 +433,10 @@ class Vectors:
         self._peer_sealed.pop(node, None)
 
     # --- questions
+
+    def holding(self, origin: bytes) -> list[bytes]:
+        """Return the linked members, other than this node, at which an origin waits."""
+        return [node for node, known in self.known.items() if origin in known.held]
 
     def covering(self, vector: Mapping[bytes, int]) -> list[bytes]:
         """Return the members, other than this node, whose claims cover `vector`."""

@@ -179,6 +179,12 @@ class Applier:
     def remove(self, number: int, change: Change) -> bool:
         """Remove the register that carries the change's dot, without a trace; True if there is one."""
         dot = (number, change.seq)
+        if change.kind == Kind.NAMESPACE_FLOOR:
+            flushed = self._keyspaces.obtain(change.place)
+            if flushed.floor is None or register_dot(flushed.floor) != dot:
+                return False
+            flushed.lift_flush()
+            return True
         if change.kind not in self._handlers:
             row_key = members_prefix(change.place) + member_suffix(change.kind, change.sub)
             member = self._state.members.get(row_key)

@@ -152,6 +152,14 @@ class Conflict(NamedTuple):
     loser: Stamp
 
 
+class Voided(NamedTuple):
+    """A value that was live under a dot which has been voided."""
+
+    stamp: Stamp
+    change: Change  # with its value, however large
+    expires_at_ms: int | None
+
+
 class VersionVector(Mapping[bytes, int]):
     """For each origin (16 bytes) the sequence up to which everything is covered; 0 for unknown ones."""
 
@@ -361,6 +369,30 @@ class Replica(Protocol):
 
     def drop(self, runs: Sequence[Run]) -> int:
         """Remove exactly the registers with these dots (as `unlisted` gave them); return how many there were."""
+        ...
+
+    def cut(self, limits: Mapping[bytes, int]) -> list[Voided]:
+        """Remove all that carries a dot of these origins beyond their limits; return what was live.
+
+        What it had replaced is gone, whoever wrote that, so nothing is covered any more but what the origins in use have
+        written: a full sync has to follow. None of them may be cut. Costs as much as there are such dots, in one go.
+        """
+        ...
+
+    def uncovered(self) -> VersionVector:
+        """Return the greatest sequence of each origin that was merged without being covered yet."""
+        ...
+
+    def lower_clock(self, hlc: int) -> None:
+        """Lower the clock to the wall's time, or to `hlc` if that is later, on disk as well.
+
+        The caller knows that nothing which is still here has a greater stamp. Inside a tick, before anything is
+        written.
+        """
+        ...
+
+    def write_anew(self, voided: Voided) -> None:
+        """Write a value again, with the current stamp."""
         ...
 
     def void(self, place: bytes, stamp: Stamp) -> None:

@@ -22,6 +22,7 @@ from storage.errors import RecordError
 from storage.incoming import Incoming, Place, Taken
 from storage.layout import NAMESPACE_BYTES, change_key, parse_change_key
 from storage.ledger import Ledger
+from storage.transaction import Transaction
 from storage.version import hlc_at
 
 _HOLE_MAX: Final = 32
@@ -50,10 +51,13 @@ def add_chunks(batch: Batch, engine: Engine, incoming: Incoming, ledger: Ledger,
             continue
         uncovered = ledger.uncovered(number)
         if incoming.mends or (uncovered and uncovered >= min(taken.places)):
+            last_hlc = 0
             for segment in _segments(engine, number, sorted(taken.places)):
-                part, last_hlc = _joined(batch, segment, taken)
-                # Later chunks are there already: the clock may be beyond what they tell, the dots are not.
-                _add_taken(batch, number, part, max(taken.hlc, last_hlc), _MENDED_DOTS_MAX)
+                part, told_hlc = _joined(batch, segment, taken)
+                # Later chunks are there already: the clock may be beyond what they tell, the dots are not. What the
+                # chunk before tells was the clock, perhaps.
+                last_hlc = max(last_hlc, taken.hlc, told_hlc, _hlc_before(engine, number, min(part.places)))
+                _add_taken(batch, number, part, last_hlc, _MENDED_DOTS_MAX)
         else:
             _add_taken(batch, number, taken, hlc, _CHUNK_DOTS_MAX)
 
@@ -127,6 +131,13 @@ def _overlapped(engine: Engine, number: int, first: int, last: int) -> Iterator[
             yield key, first_seq, chunk
 
 
+def _hlc_before(engine: Engine, number: int, seq: int) -> int:
+    """Return the clock value that the last chunk before a sequence tells."""
+    rows = engine.iterate(Family.CHANGES, change_key(number, 0), change_key(number, seq), reverse=True)
+    before = next(rows, None)
+    return 0 if before is None else decode_chunk(before[1]).last_hlc
+
+
 def _add_taken(batch: Batch, number: int, taken: Taken, last_hlc: int, dots_max: int) -> None:
     places = taken.places
     seqs = list(places)
@@ -166,6 +177,34 @@ def _groups(seqs: list[int], ends: dict[int, int], last: int) -> list[tuple[int,
             firsts.setdefault(ends[seq], seq)
     pairs = [(first - seqs[0], min(end, last) - first + 1) for end, first in firsts.items()]
     return [(index, count) for index, count in pairs if count > 1]
+
+
+def truncate(engine: Engine, txn: Transaction, number: int, upto: int) -> None:
+    """Take out of the log, in the tick, all dots of an origin beyond `upto`."""
+    start = change_key(number, upto + 1)
+    rows = engine.iterate(Family.CHANGES, change_key(number, 0), start, reverse=True)
+    holder = next(rows, None)
+    if holder is not None:
+        first_seq = parse_change_key(holder[0])[1]
+        chunk = decode_chunk(holder[1])
+        count = upto - first_seq + 1
+        if count < len(chunk.places):
+            groups = [(index, min(size, count - index)) for index, size in chunk.groups if index < count]
+            kept = [(index, size) for index, size in groups if size > 1]
+            last_hlc = min(chunk.last_hlc, hlc_at(txn.now_ms))
+            encoded = encode_chunk(last_hlc, chunk.places[:count], kept)
+            txn.puts.append((Family.CHANGES, holder[0], encoded))
+    txn.ranges.append((Family.CHANGES, start, change_key(number + 1, 0)))
+
+
+def lower_end(engine: Engine, txn: Transaction, number: int) -> None:
+    """Let the end of an origin's log tell no greater clock value than the transaction's: it told the clock of its time."""
+    rows = engine.iterate(Family.CHANGES, change_key(number, 0), change_key(number + 1, 0), reverse=True)
+    for key, value in rows:
+        chunk = decode_chunk(value)
+        if chunk.last_hlc <= txn.hlc:
+            return
+        txn.puts.append((Family.CHANGES, key, encode_chunk(txn.hlc, chunk.places, chunk.groups)))
 
 
 def places_since(engine: Engine, ledger: Ledger, namespace: bytes, hlc: int) -> list[Place]:

@@ -416,6 +416,11 @@ class Keyspace:
         self._empty = False
         self._recounted = False
 
+    def lift_flush(self) -> None:
+        """Forget the last flush, as if there had never been one. What it has deleted stays deleted."""
+        self._txn.flushed.append((self, self.floor))
+        self.floor = None
+
     def revert_flush(self, floor: bytes | None) -> None:
         """Take back a flush that was not committed; `floor` is the one before."""
         self.floor = floor

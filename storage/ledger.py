@@ -220,6 +220,15 @@ class Ledger:
                 covered = self._covered
                 self._uncovered = {n: seq for n, seq in self._uncovered.items() if seq > covered.get(n, 0)}
 
+    def lowered(self, ends: Mapping[int, int]) -> None:
+        """Take note of a commit that covers nothing any more of origins whose log goes on up to `ends`."""
+        self._uncovered.update({number: end for number, end in ends.items() if end})
+        with self._lock:
+            # What a sync under way has marked before is not to come back.
+            self._durable_commits = self._commits
+            self._durable = {**self._durable, **dict.fromkeys(ends, 0)}
+            self._durable_vectors = {}
+
     def _is_plain(self) -> bool:
         """Tell whether the tick holds nothing but writes of the small lane, which is known on disk."""
         return self._stored[self._txn.origin] and not (

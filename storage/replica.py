@@ -18,11 +18,13 @@ from storage.changes import (
     Change,
     ChangeFeed,
     Conflict,
+    Kind,
     Lane,
     Purging,
     Run,
     Stamp,
     VersionVector,
+    Voided,
     group_of,
 )
 from storage.digests import bucket, digest
@@ -31,6 +33,7 @@ from storage.errors import RecordError, StorageError
 from storage.expiry import is_bodyless
 from storage.feed import SnapshotFeed, find_body
 from storage.fresh import Fresh
+from storage.indexing import lower_end, truncate
 from storage.keyspace import Keyspace
 from storage.layout import (
     BODYLESS_PREFIX,
@@ -225,6 +228,67 @@ class StoreReplica:
                 if number and len(change.place) >= NAMESPACE_BYTES:
                     dropped += self._applier.remove(number, change)
         return dropped
+
+    def cut(self, limits: Mapping[bytes, int]) -> list[Voided]:
+        voided: list[Voided] = []
+        for origin, upto in limits.items():
+            number = self._ledger.find(origin) if self._is_ours(origin) else 0
+            if self._ledger.lane_of(number) is not None:
+                raise ValueError("an origin in use cannot be cut; rotate first")
+            if number:
+                found = self._alive_after(origin, upto)
+                voided += [one for change in found if (one := self._live(origin, change)) is not None]
+                for change in found:
+                    self._applier.remove(number, change)
+                truncate(self._state.engine, self._txn, number, upto)
+        self._forget_coverage(limits)
+        return voided
+
+    def _forget_coverage(self, limits: Mapping[bytes, int]) -> None:
+        """Cover nothing of the group any more, but what the origins in use have written."""
+        incoming = self._txn.accept()
+        incoming.mends = True  # compaction must not write back what is removed here
+        ends: dict[int, int] = {}
+        for origin, seq in self.vector().merged(self.uncovered()).items():
+            number = self._ledger.find(origin)
+            if self._ledger.lane_of(number) is None:
+                ends[number] = min(seq, limits.get(origin, seq))
+        incoming.covered.update(dict.fromkeys(ends, 0))
+        self._txn.after.append(lambda: self._ledger.lowered(ends))
+
+    def _alive_after(self, origin: bytes, upto: int) -> list[Change]:
+        feed = self.feed()
+        try:
+            runs = list(feed.runs_after({**self.vector(), **self.uncovered(), origin: upto}))
+        finally:
+            feed.close()
+        return [change for run in runs if run.origin == origin for change in run.changes]
+
+    def _live(self, origin: bytes, change: Change) -> Voided | None:
+        """Return the value that a change carries, if a reader can see it."""
+        if change.kind != Kind.VALUE or change.content is None:
+            return None
+        record = self._read(change.place)
+        value, expires_at_ms = record[VALUE], record[EXPIRES_AT]
+        if value is None or expires_at_ms <= self._txn.now_ms:
+            return None
+        stamp = Stamp(change.hlc, origin, change.seq)
+        whole = change._replace(content=value)
+        return Voided(stamp, whole, None if expires_at_ms == NEVER else expires_at_ms)
+
+    def lower_clock(self, hlc: int) -> None:
+        txn = self._txn
+        txn.hlc = hlc
+        txn.begin(txn.now_ms)
+        for number in range(1, len(self._origins)):
+            lower_end(self._state.engine, txn, number)
+
+    def write_anew(self, voided: Voided) -> None:
+        change, expires_at_ms = voided.change, voided.expires_at_ms
+        assert isinstance(change.content, bytes)
+        keyspace, key = self._place(change.place)
+        expiry = NEVER if expires_at_ms is None else expires_at_ms
+        self._rewrite(keyspace, key, change.content, expiry, change.metadata)
 
     def unlisted(self, start: bytes, end: bytes, listed: Sequence[Run]) -> list[Run]:
         dots = {

@@ -499,7 +499,7 @@ class Store:
         for keyspace in txn.recounted:
             batch.put(Family.META, COUNT_PREFIX + keyspace.id, dumps(keyspace.counts))
         for keyspace, _ in txn.flushed:
-            batch.put(Family.META, FLOOR_PREFIX + keyspace.id, keyspace.floor or b"")
+            self._add_floor(batch, keyspace)
         for family, key, value in txn.puts:
             batch.put(family, key, value)
         for key, stored in txn.local_values.items():
@@ -514,6 +514,13 @@ class Store:
         if places:
             key = change_key(lane.origin, lane.seq - len(places) + 1)
             batch.put(Family.CHANGES, key, encode_chunk(self._txn.hlc, places, lane.groups))
+
+    def _add_floor(self, batch: Batch, keyspace: Keyspace) -> None:
+        key = FLOOR_PREFIX + keyspace.id
+        if keyspace.floor is None:
+            batch.delete(Family.META, key)
+        else:
+            batch.put(Family.META, key, keyspace.floor)
 
     def _add_members(self, batch: Batch) -> None:
         for key, row in self._txn.members.items():

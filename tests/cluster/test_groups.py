@@ -231,7 +231,7 @@ def test_a_failed_commit_leaves_no_half_opened_group(seeds: Sequence[int]) -> No
         await kill(world, host)
         host.options = attrs.evolve(host.options, groups=(GROUP,))
         host.start()
-        assert standing(host) == Standing.JOINING
+        assert await world.wait_until(lambda: standing(host) is not None, 20, step=0.05)
         replicator = host.node.replicator
         del replicator.exchanges[GROUP]
         host.disk.fail(1, ghosts=False)

@@ -17,7 +17,7 @@ import trio
 from replication.messages import State
 from replication.options import Options
 from replication.rejoin import Standing
-from storage.changes import Change, Run
+from storage.changes import Change, Lane, Run, VersionVector
 from storage.engine import Family
 from tests.cluster import faults
 from tests.cluster.checkers import Watch, cut_power, kill, wait_for_rest
@@ -462,35 +462,103 @@ def test_f14_clock_ahead_at_the_start(seeds: Sequence[int]) -> None:
 
 @seeds()
 def test_f15_a_day_ahead_in_isolation(seeds: Sequence[int]) -> None:
-    """The others hold its origin and go on. To void its writes needs `origin-cut`, which does not exist yet."""
+    """The others hold its origin and go on. Once it is cut and the clock is right, the node writes its values anew."""
 
     async def story(world: World) -> None:
         hosts = await form(world, 4)
         fast, others = hosts[3], hosts[:3]
+        assert put(hosts[0], "both", "before")
+        assert await world.wait_until(world.is_converged, 20)
         part(world, [fast], others)
         await kill(world, fast)
         fast.clock.offset_ms = DAY_MS
         faults.start(world, fast)
         await trio.sleep(3)
         assert put(fast, "tomorrow", "x"), fast.node.replicator.refusal(world.now())
-        origin = fast.replica.origin(0)  # type: ignore[arg-type]
+        assert put(fast, "both", "after")
+        assert put(fast, "large", b"l" * 70_000)
+        assert fast.write(lambda keyspace: keyspace.put(b"due", b"x", fast.wall_ms() + DAY_MS))
+        assert delete(fast, "both") or True
+        assert put(fast, "flushed", "x", database=1)
+        assert fast.write(lambda keyspace: keyspace.flush(), database=1)
+        held = [
+            origin for lane in (Lane.SMALL, Lane.BULK) if (origin := fast.replica.origin(lane)) is not None
+        ]
         join(world, [fast], others)
         assert await world.wait_until(
-            lambda: all(origin in host.node.replicator.dissemination.held for host in others), 30
+            lambda: all(
+                origin in host.node.replicator.dissemination.held for host in others for origin in held
+            ),
+            30,
         ), "the origin is not held"
         for number in range(5):
-            assert put(others[0], f"today{number}", "y")
+            assert put(others[0], f"today{number}", "y", database=number % 2)
             assert await world.wait_until(
-                lambda: is_seen(others, f"today{number}", b"y"),  # noqa: B023
+                lambda: value(others[1], f"today{number}", database=number % 2) == b"y",  # noqa: B023
                 3,
                 step=0.05,
             )
         assert all(value(host, "tomorrow") is None for host in others)
-        await fast.stop()
-        world.gone[fast.name] = None
+        before = await _cut(world, others[0], fast, held)
+        assert all(
+            origin not in host.node.replicator.dissemination.held for host in others for origin in held
+        )
+        await end(world)
+        for host in hosts:
+            assert value(host, "tomorrow") == b"x"
+            assert value(host, "large") == b"l" * 70_000
+            assert value(host, "due") == b"x"
+            assert value(host, "both") == b"before", "the deletion is void, too"
+            assert value(host, "today1", database=1) == b"y", "the flush is void, too"
+        assert len(fast.dead_letters) == before + 3
+        assert (fast.replica.hlc >> 16) <= world.base_ms() + 60_000
+        assert put(fast, "now", "z")
+        await end(world)
+        assert value(others[0], "now") == b"z"
+        await kill(world, fast)
+        faults.start(world, fast)
         await end(world)
 
     play("F15", story, seeds)
+
+
+async def _cut(world: World, host: Host, fast: Host, held: Sequence[bytes]) -> int:
+    """Set a clock right and void what it was wrong for; return how many dead letters there were."""
+    before = len(fast.dead_letters)
+    fast.clock.offset_ms = 0.0
+    fast.rolled_back = True  # what it once claimed of itself is void
+    for origin in held:
+        assert await world.wait_until(lambda: host.node.replicator.holders(origin) == 3, 10)  # noqa: B023
+    for origin in held:
+        assert host.node._in_tick(lambda: host.node.replicator.cut(origin)) is not None  # noqa: B023
+
+    def is_void() -> bool:
+        fast.seen_vector = VersionVector()
+        return fast.is_whole and all(fast.vector[origin] <= host.vector[origin] for origin in held)
+
+    assert await world.wait_until(is_void, 60), "it does not void what it wrote"
+    return before
+
+
+@seeds(quick=1)
+def test_an_origin_is_not_cut_without_a_majority_that_holds_it(seeds: Sequence[int]) -> None:
+    async def story(world: World) -> None:
+        hosts = await form(world, 4)
+        assert await world.wait_until(world.is_converged, 20)
+        replicator = hosts[0].node.replicator
+        origin = bytes(15) + b"x"
+        assert replicator.cut(origin) is None
+        replicator.dissemination.held[origin] = 1 << 63
+        hosts[1].node.replicator.dissemination.held[origin] = 1 << 63
+        assert await world.wait_until(lambda: replicator.holders(origin) == 2, 10)
+        assert replicator.cut(origin) is None
+        hosts[2].node.replicator.dissemination.held[origin] = 1 << 63
+        assert await world.wait_until(lambda: replicator.holders(origin) == 3, 10)
+        assert hosts[0].node._in_tick(lambda: replicator.cut(origin)) == 0
+        await end(world)
+        assert all(host.node.replicator.cuts.limit(origin) == 0 for host in hosts)
+
+    play("cut without a majority", story, seeds)
 
 
 @seeds()

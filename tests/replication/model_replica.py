@@ -23,6 +23,7 @@ from storage.changes import (
     Run,
     Stamp,
     VersionVector,
+    Voided,
 )
 
 Cell = tuple[bytes, int, bytes]
@@ -164,6 +165,18 @@ class ModelReplica:
 
     def of_group(self, group: int) -> ModelReplica:
         raise AssertionError("it knows one group")
+
+    def uncovered(self) -> VersionVector:
+        return VersionVector()
+
+    def cut(self, limits: Mapping[bytes, int]) -> list[Voided]:
+        raise AssertionError("nothing is cut here")
+
+    def lower_clock(self, hlc: int) -> None:
+        raise AssertionError("nothing is cut here")
+
+    def write_anew(self, voided: Voided) -> None:
+        raise AssertionError("nothing is cut here")
 
     def origin(self, lane: Lane) -> bytes | None:
         return self._origin if lane == Lane.SMALL and self._seq else None
