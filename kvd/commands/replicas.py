@@ -1,7 +1,7 @@
 """What clients ask about masters, replicas and clusters of Redis's kind, of which kvd has none.
 
 ROLE answers as a master without replicas, also where there are peers: clients that find replicas in it read
-from them, at the port that it names. WAIT counts peers as Redis counts replicas. The commands that would make a
+from them, at the port that it names. WAIT counts peers as Redis counts replicas: those that carry the group of the connection's namespace. The commands that would make a
 replica are refused; the cluster's say what an instance without cluster support says, which clients
 understand.
 
@@ -19,6 +19,7 @@ from kvd.commands.peers import answer_when
 from kvd.commands.spec import Arg, CommandSpec, Flag, Request, container, session_command
 from kvd.waiting import Waiting
 from protocol.replies import NO_REPLY, OK, ErrorReply, Reply
+from storage.changes import COMMON_GROUP
 
 if TYPE_CHECKING:
     from kvd.session import Session
@@ -66,8 +67,8 @@ def wait(session: Session, request: Request) -> Reply:
             return 0
         Waiting(session, lambda: 0).limit(timeout_ms)
         return NO_REPLY
-    needed = peers.written()
-    count = partial(peers.covering, needed)
+    group = session.keyspace.group
+    count = partial(peers.covering, peers.written(COMMON_GROUP, group), group)
     covering = count()
     if covering >= wanted or not session.may_suspend:
         return covering
