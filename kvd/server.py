@@ -132,7 +132,11 @@ class Server:
         keyspaces = self.store.keyspaces
         if reasons == keyspaces.incomplete:
             return
-        log.info("groups of namespaces that are not all here", groups=sorted(reasons))
+        for group in sorted({*reasons, *keyspaces.incomplete}):
+            if group not in reasons:
+                log.info("clients may use the group", group=group)
+            elif group not in keyspaces.incomplete:
+                log.info("clients may not use the group", group=group, why=reasons[group])
         keyspaces.incomplete = dict(reasons)
         for session in self.sessions.values():
             session.refresh()

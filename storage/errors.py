@@ -201,7 +201,10 @@ class GroupNotCarried(KeyspaceError):
 
 
 class GroupIncomplete(KeyspaceError):
-    """The records of a namespace are not all here yet; it passes. The text is whoever fetches them's."""
+    """The records of a namespace are not all here yet; it passes. `why` is what fetches them."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}; try again later, or use another node that carries it")
 
 
 class TitleTaken(KeyspaceError):

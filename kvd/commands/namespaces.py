@@ -226,9 +226,10 @@ def delete(keyspace: Keyspace, request: Request) -> Reply:
     categories=_KEYSPACE,
 )
 def use(session: Session, request: Request) -> Reply:
-    store = session.server.store
-    found = _find(store, request[2])
-    store.keyspaces.check_carried(found.group)
+    found = _find(session.server.store, request[2])
+    # Refused at once also while its group is not all here: many clients open a new connection when they hear LOADING,
+    # and would be in database 0 then.
+    found.check_open()
     session.use_keyspace(found)
     return OK
 
