@@ -13,7 +13,7 @@ import redis
 
 from storage.engine import Family
 from storage.engine_rocksdb import RocksEngine
-from tests.cluster_live.harness import Client, Cluster, Node, eventually
+from tests.cluster_live.harness import Client, Cluster, Node, eventually, make_secret
 from tests.servers import ROOT, wait_until
 
 NOT_CARRIED = "this node does not carry group 7"
@@ -265,6 +265,54 @@ def test_a_member_that_begins_to_carry_a_group_gets_it_and_never_gives_it_up(tmp
         status, text = start_in_vain(fourth)
         assert status != 0
         assert "carries group 7 and cannot give it up" in text
+
+
+def test_a_group_is_closed_until_a_member_that_has_it_is_there(tmp_path: Path) -> None:
+    with make_cluster(tmp_path) as cluster:
+        with inside(cluster[0]) as client:
+            client.set("a", "1")
+        third = cluster[2]
+        wait_until(lambda: carriers_known_to(third) == 2, "it knows who carries the group")
+        for node in cluster.nodes:
+            node.stop()
+        third.options += CARRIES
+        third.start()
+        with third.client(protocol=3) as client:
+            client.set("common", "1")
+            assert is_loading(third)
+            with pytest.raises(redis.BusyLoadingError, match="catches up"):
+                client.flushall()
+            assert client.get("common") == "1"
+        (group,) = third.status()["groups"]
+        assert group["standing"] == "joining"
+        assert "LOADING" in group["refusal"]
+
+        cluster[1].start()
+        wait_until(lambda: not is_loading(third), "it has caught up")
+        with inside(third) as client:
+            assert client.get("a") == "1"
+
+
+def carriers_known_to(node: Node) -> int:
+    return sum(member["groups"] == [7] for member in node.status()["members"])
+
+
+def test_a_backup_with_groups_becomes_a_new_cluster(tmp_path: Path) -> None:
+    with make_cluster(tmp_path) as cluster:
+        with inside(cluster[0]) as client:
+            client.set("kept", "1")
+            assert client.wait(1, 0) == 1
+        for node in cluster.nodes:
+            node.stop()
+        make_secret(tmp_path / "cluster.secret")
+        command = (sys.executable, "-m", "kvd", "cluster", "reseed", "--data-dir", str(cluster[0].data_dir))
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        cluster[1].erase()
+        for node in cluster.nodes[:2]:
+            node.start()
+        wait_until(lambda: not is_loading(cluster[1]), "the second has caught up")
+        with inside(cluster[1]) as client:
+            assert client.get("kept") == "1"
 
 
 def is_loading(node: Node) -> bool:
