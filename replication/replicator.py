@@ -112,7 +112,7 @@ class Replicator:
         self.clock.on_jump = self._on_jump
         self.membership.on_duplicate = self._on_duplicate
         self.topology.carriers = self._other_carriers
-        self.writers.others = lambda: [exchange.core.replica for exchange in self._others()]
+        self.writers.others = lambda: [exchange.core.replica for exchange in self.others()]
 
     # The machines of the common group.
 

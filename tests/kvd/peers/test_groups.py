@@ -32,12 +32,18 @@ def make_cluster(directory: Path) -> Cluster:
         client.execute_command("KV.NS", "CREATE", "ours", "REPLICATE", "GROUP", "7")
     for node in cluster.nodes:
         wait_for_namespace(node)
+    for node in cluster.nodes[:2]:
+        wait_until_whole(node)
     return cluster
 
 
 def wait_for_namespace(node: Node) -> None:
     with node.client(protocol=3) as client:
         eventually(lambda: "ours" in [row["title"] for row in listed(client)], "the namespace is known")
+
+
+def wait_until_whole(node: Node) -> None:
+    wait_until(lambda: not is_loading(node), f"{node} has all of the group")
 
 
 def listed(client: Client) -> list[dict[str, Any]]:
@@ -252,7 +258,7 @@ def test_a_member_that_begins_to_carry_a_group_gets_it_and_never_gives_it_up(tmp
         fourth.stop()
         fourth.options += CARRIES
         fourth.start()
-        wait_until(lambda: not is_loading(fourth), "it has caught up")
+        wait_until_whole(fourth)
         with inside(fourth) as client:
             assert client.dbsize() == 2000
             client.set("from", "the fourth")
@@ -288,7 +294,7 @@ def test_a_group_is_closed_until_a_member_that_has_it_is_there(tmp_path: Path) -
         assert "LOADING" in group["refusal"]
 
         cluster[1].start()
-        wait_until(lambda: not is_loading(third), "it has caught up")
+        wait_until_whole(third)
         with inside(third) as client:
             assert client.get("a") == "1"
 
@@ -310,7 +316,7 @@ def test_a_backup_with_groups_becomes_a_new_cluster(tmp_path: Path) -> None:
         cluster[1].erase()
         for node in cluster.nodes[:2]:
             node.start()
-        wait_until(lambda: not is_loading(cluster[1]), "the second has caught up")
+        wait_until_whole(cluster[1])
         with inside(cluster[1]) as client:
             assert client.get("kept") == "1"
 
