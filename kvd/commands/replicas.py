@@ -10,7 +10,6 @@ Source: Redis 7.2 ROLE, WAIT, REPLICAOF, and the replies of an instance with ``c
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from kvd.commands.arguments import parse_integer
@@ -19,7 +18,6 @@ from kvd.commands.peers import answer_when
 from kvd.commands.spec import Arg, CommandSpec, Flag, Request, container, session_command
 from kvd.waiting import Waiting
 from protocol.replies import NO_REPLY, OK, ErrorReply, Reply
-from storage.changes import COMMON_GROUP
 
 if TYPE_CHECKING:
     from kvd.session import Session
@@ -67,8 +65,7 @@ def wait(session: Session, request: Request) -> Reply:
             return 0
         Waiting(session, lambda: 0).limit(timeout_ms)
         return NO_REPLY
-    group = session.keyspace.group
-    count = partial(peers.covering, peers.written(COMMON_GROUP, group), group)
+    count = peers.having_written(session.keyspace.group)
     covering = count()
     if covering >= wanted or not session.may_suspend:
         return covering

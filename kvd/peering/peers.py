@@ -17,6 +17,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
@@ -285,9 +286,12 @@ class Peers:
             if group in carried
         )
 
-    def covering(self, vector: Mapping[bytes, int], group: int = COMMON_GROUP) -> int:
-        """Return how many other members carry a group and durably have what `vector` covers."""
-        return self.replicator.covering(vector, group)
+    def having_written(self, group: int) -> Callable[[], int]:
+        """Return a function that counts who carries a group, and durably has what was written there until now.
+
+        And what was written in the common group, which belongs to every namespace.
+        """
+        return partial(self.replicator.covering, self.written(COMMON_GROUP, group), group)
 
     def covering_theirs(self, vector: Mapping[bytes, int]) -> int:
         """Return how many other members durably have all of `vector` that is of groups which they carry."""

@@ -168,6 +168,8 @@ def test_wait_counts_those_that_carry_the_group(first: Client) -> None:
     first.set("waited", "1")
     assert first.wait(1, 0) == 1
     assert first.wait(2, 100) == 1  # the third member will never have it
+    assert first.execute_command("WAITAOF", 1, 1, 0) == [1, 1]
+    assert first.execute_command("WAITAOF", 1, 2, 100) == [1, 1]
     first.select(0)
     first.set("waited", "1")
     assert first.wait(2, 0) == 2
