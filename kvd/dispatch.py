@@ -177,7 +177,10 @@ def write_refusal(server: Server) -> ErrorReply | None:
 
 
 def is_in_namespace(spec: CommandSpec) -> bool:
-    """Tell whether a command reads or writes keys of the namespace that its session works in."""
+    """Tell whether a command reads or writes keys of the namespace that its session works in.
+
+    A script may, whatever keys it names.
+    """
     return spec.name in _WITHOUT_KEYS or (bool(spec.keys) and spec.group != "pubsub")
 
 

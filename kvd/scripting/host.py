@@ -137,8 +137,7 @@ class ScriptHost:
                 return ErrorReply(f"ERR ACL failure in script: {denied.text.partition(' ')[2]}")
         if self._read_only and (Flag.WRITE in flags or Flag.MAY_REPLICATE in flags):
             return READ_ONLY
-        refusal = dispatch.write_refusal(self._server) if Flag.WRITE in flags else None
-        return refusal or dispatch.namespace_refusal(session, spec)
+        return dispatch.write_refusal(self._server) if Flag.WRITE in flags else None
 
     def _refuse(self, error: ErrorReply, spec: CommandSpec | None = None) -> ErrorReply:
         if spec is not None:

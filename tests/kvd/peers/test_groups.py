@@ -105,6 +105,18 @@ def test_the_others_know_the_title_and_refuse(first: Client, third: Client) -> N
     assert first.get("b") == "1"
 
 
+def test_titles_and_deletions_are_known_to_all(first: Client, second: Client, third: Client) -> None:
+    def titles(client: Client) -> set[str]:
+        return {row["title"] for row in listed(client)}
+
+    first.execute_command("KV.NS", "CREATE", "passing", "REPLICATE", "GROUP", "7")
+    eventually(lambda: "passing" in titles(third), "the namespace is known")
+    third.execute_command("KV.NS", "RENAME", "passing", "gone")
+    eventually(lambda: "gone" in titles(second), "its title is known")
+    second.execute_command("KV.NS", "DELETE", "gone")
+    eventually(lambda: not {"passing", "gone"} & (titles(first) | titles(third)), "that it is gone is known")
+
+
 def test_a_large_value_and_metadata_arrive(first: Client, second: Client) -> None:
     first.set("large", "x" * 3_000_000)
     first.execute_command("KV.PUT", "meta", "v", "META", '{"a":1}')
