@@ -213,7 +213,7 @@ def test_a_record_has_a_writer_and_becomes_stable(cluster: Cluster, first: Clien
 
     def is_known() -> bool:
         found = second.execute_command("KV.META", "meta")
-        return bool(found["writer"] == writer and found["stable"] == 1)
+        return bool(found and found["writer"] == writer and found["stable"] == 1)
 
     eventually(is_known, "the writer is known, and that all have it")
     assert first.execute_command("KV.META", "meta")["writer"] == writer
