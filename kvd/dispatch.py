@@ -17,7 +17,7 @@ from kvd.commands.spec import CommandSpec, Flag, Request
 from kvd.commands.table import wrong_arity
 from kvd.monitor_feed import feed_monitors
 from protocol.replies import NO_REPLY, QUEUED, ErrorReply, Reply
-from storage.errors import Aborted, NoSpace, StorageError, Unavailable
+from storage.errors import Aborted, GroupIncomplete, KeyspaceError, NoSpace, StorageError, Unavailable
 
 if TYPE_CHECKING:
     from kvd.server import Server
@@ -43,6 +43,8 @@ _PUBSUB_CONTEXT: Final = frozenset(
     "SUBSCRIBE UNSUBSCRIBE PSUBSCRIBE PUNSUBSCRIBE SSUBSCRIBE SUNSUBSCRIBE PING QUIT RESET".split()
 )
 _TOUCHES_DATA: Final = Flag.READONLY | Flag.WRITE | Flag.MAY_WRITE
+# They are about a namespace and name no key of it.
+_WITHOUT_KEYS: Final = frozenset("DBSIZE FLUSHDB KEYS KV.LIST RANDOMKEY SCAN".split())
 _UNQUEUED: Final = frozenset("EXEC DISCARD MULTI WATCH QUIT RESET".split())
 
 
@@ -163,14 +165,35 @@ def failure(session: Session, spec: CommandSpec, error: Exception) -> ErrorReply
 
 def storage_refusal(error: StorageError) -> ErrorReply:
     """Return what a client is told when the store cannot do what it asked."""
-    code = "MISCONF" if isinstance(error, NoSpace | Unavailable | Aborted) else "ERR"
-    return ErrorReply(f"{code} {error}")
+    if isinstance(error, NoSpace | Unavailable | Aborted):
+        return ErrorReply(f"MISCONF {error}")
+    return ErrorReply(f"LOADING {error}" if isinstance(error, GroupIncomplete) else f"ERR {error}")
 
 
 def write_refusal(server: Server) -> ErrorReply | None:
     """Return why nobody may write at this moment, for the store's or the cluster's sake; None if they may."""
     error = server.store.writable
     return server.refusal if error is None else storage_refusal(error)
+
+
+def is_in_namespace(spec: CommandSpec) -> bool:
+    """Tell whether a command reads or writes keys of the namespace that its session works in.
+
+    A script may, whatever keys it names.
+    """
+    return spec.name in _WITHOUT_KEYS or (bool(spec.keys) and spec.group != "pubsub")
+
+
+def namespace_refusal(session: Session, spec: CommandSpec) -> ErrorReply | None:
+    """Return why a command may not touch the session's namespace, whose group is not all here; None if it may."""
+    keyspace = session.keyspace
+    if keyspace.group not in keyspace.store.keyspaces.incomplete or not is_in_namespace(spec):
+        return None
+    try:
+        keyspace.check_open()
+    except KeyspaceError as error:
+        return storage_refusal(error)
+    return None
 
 
 def stands_on_commit(session: Session, request: Request, encoded: bytes) -> bool:
@@ -225,6 +248,10 @@ def _check_cluster_reads(session: Session, spec: CommandSpec, request: Request) 
     return session.server.refusal
 
 
+def _check_namespace(session: Session, spec: CommandSpec, request: Request) -> ErrorReply | None:
+    return namespace_refusal(session, spec)
+
+
 def _check_writable(session: Session, spec: CommandSpec, request: Request) -> ErrorReply | None:
     refusal = write_refusal(session.server)
     if refusal is None or not (spec.is_write or (spec.name == "EXEC" and _queued_writes(session))):
@@ -248,6 +275,7 @@ CHECKS: Final[tuple[Callable[[Session, CommandSpec, Request], ErrorReply | None]
     _check_permission,
     _check_busy_script,
     _check_cluster_reads,
+    _check_namespace,
     _check_writable,
     _check_subscriber,
 )

@@ -47,6 +47,7 @@ def store_options(settings: Settings) -> StoreOptions:
             value_bytes_max=storage.value_bytes_max,
             metadata_bytes_max=storage.metadata_bytes_max,
         ),
+        groups=frozenset(settings.peers.groups),
     )
 
 

@@ -26,7 +26,7 @@ import kvd
 from kvd import encryption, process
 from kvd.commands.spec import CommandSpec, CommandStats
 from kvd.peering.metrics import metrics
-from kvd.peering.report import MemberReport, report
+from kvd.peering.report import GroupReport, MemberReport, report
 
 if TYPE_CHECKING:
     from kvd.peering.peers import Peers
@@ -276,8 +276,18 @@ def _peer_fields(peers: Peers) -> Fields:
     if found.bootstrap is not None:
         fields["bootstrap_percent"] = f"{100 * found.bootstrap.fraction:.1f}"
         fields["bootstrap_bytes"] = found.bootstrap.bytes
+    for group in found.groups:
+        fields[f"group{group.group}"] = _group_line(group)
     others = [member for member in found.members if not member.is_self]
     return fields | {f"member{number}": _member_line(member) for number, member in enumerate(others)}
+
+
+def _group_line(group: GroupReport) -> str:
+    fields: Fields = {"standing": group.standing, "members": group.members, "linked": group.linked}
+    if group.bootstrap is not None:
+        fields["bootstrap_percent"] = f"{100 * group.bootstrap.fraction:.1f}"
+    fields |= {"lag_dots": group.lag_dots, "dots": group.applied_dots}
+    return ",".join(f"{name}={value}" for name, value in fields.items())
 
 
 def _member_line(member: MemberReport) -> str:
@@ -295,6 +305,7 @@ def _member_line(member: MemberReport) -> str:
         "behind": int(member.is_behind),
         "synced_seconds": _or_nothing(member.synced_seconds, 1),
         "blocks_gc": int(member.blocks_gc),
+        "groups": " ".join(map(str, member.groups)),
     }
     return ",".join(f"{name}={value}" for name, value in fields.items())
 

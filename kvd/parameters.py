@@ -21,7 +21,7 @@ import attrs
 
 from kvd.notify import format_kinds, parse_kinds
 from kvd.redaction import REDACTED
-from kvd.setting_spec import BOOLEAN, BYTES, INTEGER, LIST, MODE, Setting, Value
+from kvd.setting_spec import BOOLEAN, BYTES, INTEGER, INTEGERS, LIST, MODE, Setting, Value
 from kvd.settings import SETTINGS, Settings
 
 _INTEGER_MAX: Final = 2**63 - 1
@@ -60,8 +60,8 @@ def _show(setting: Setting, value: Value) -> str:
         return "yes" if value else "no"
     if setting.kind is MODE:
         return f"{value:o}"
-    if setting.kind is LIST:
-        return " ".join(value)
+    if setting.kind is LIST or setting.kind is INTEGERS:
+        return " ".join(map(str, value))
     if setting.name in {"server.port", "server.tls_port"}:
         return str(max(value, 0))  # Redis writes "no port" as 0
     if setting.name == "storage.data_dir":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +122,26 @@ class Server:
         self.refusal = None if text is None else ErrorReply(text)
         self.refuses_reads = reads
         self.refresh_plain()
+
+    def close_groups(self, reasons: Mapping[int, str]) -> None:
+        """Let clients neither read nor write the namespaces of these groups: they are not all here yet.
+
+        What answers at once, without a look at this, is told: sessions in such a namespace leave their fast path, and
+        answers over HTTP that are kept are forgotten.
+        """
+        keyspaces = self.store.keyspaces
+        if reasons == keyspaces.incomplete:
+            return
+        for group in sorted({*reasons, *keyspaces.incomplete}):
+            if group not in reasons:
+                log.info("clients may use the group", group=group)
+            elif group not in keyspaces.incomplete:
+                log.info("clients may not use the group", group=group, why=reasons[group])
+        keyspaces.incomplete = dict(reasons)
+        for session in self.sessions.values():
+            session.refresh()
+        if self.web is not None:
+            self.web.hot.forget()
 
 
 def _nowhere_to_run(*args: Any) -> None:

@@ -209,6 +209,12 @@ class Session:
         self._reader.authenticated = user is not None
         self.refresh()
 
+    def use_keyspace(self, keyspace: Keyspace) -> None:
+        """Work in another keyspace from now on."""
+        self.keyspace = keyspace
+        if self.server.store.keyspaces.incomplete:
+            self.refresh()
+
     def use_protocol(self, proto: int) -> None:
         """Encode all that follows as RESP2 or RESP3."""
         self.proto = proto
@@ -236,6 +242,7 @@ class Session:
             or self.tracking is not None
             or self.reply_mode != "on"
             or (self.proto == 2 and self.subscription_count > 0)
+            or self.keyspace.group in self.server.store.keyspaces.incomplete
         )
         self.plain = _NOTHING_PLAIN if special or self.user is None else self.user.plain
         if self.input_bytes:

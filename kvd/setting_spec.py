@@ -9,7 +9,7 @@ A `Kind` says how a value looks in TOML and as text. Text is what the environmen
 CONFIG SET bring; it is read as Redis's own configuration reads it (``yes``/``no``, ``256mb``), and
 more forgivingly where nothing can be misunderstood (``true``, ``256 MiB``).
 
-Values are plain: bool, int, str, `Secret`, and tuples of the last two. A range is checked in one
+Values are plain: bool, int, str, `Secret`, and tuples of the last three. A range is checked in one
 place, `Setting.problem`, which answers with a sentence that says what would be right.
 """
 
@@ -261,6 +261,16 @@ def _list_from_toml(value: object) -> tuple[str, ...]:
     raise ValueError(f"write a list in brackets, not {value!r}")
 
 
+def _integers_from_text(text: str) -> tuple[int, ...]:
+    return tuple(_integer_from_text(word) for word in _list_from_text(text))
+
+
+def _integers_from_toml(value: object) -> tuple[int, ...]:
+    if isinstance(value, list):
+        return tuple(_integer_from_toml(item) for item in value)
+    raise ValueError(f"write a list in brackets, not {value!r}")
+
+
 def _secret_from_toml(value: object) -> Secret:
     if isinstance(value, str):
         return Secret(value)
@@ -301,6 +311,12 @@ LIST: Final = Kind(
     _list_from_text,
     _list_from_toml,
     lambda value: "[" + ", ".join(_quoted(item) for item in value) + "]",
+)
+INTEGERS: Final = Kind(
+    "list of whole numbers",
+    _integers_from_text,
+    _integers_from_toml,
+    lambda value: "[" + ", ".join(map(str, value)) + "]",
 )
 SECRET: Final = Kind(
     "secret text", Secret, _secret_from_toml, lambda value: _quoted(value.reveal()), is_secret=True

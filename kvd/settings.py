@@ -20,6 +20,7 @@ import attrs
 from kvd.setting_spec import (
     BYTES,
     GIB,
+    INTEGERS,
     KIB,
     MIB,
     MODE,
@@ -31,6 +32,7 @@ from kvd.setting_spec import (
     setting,
     settings_of,
 )
+from storage.changes import GROUP_MAX
 
 AuthClients = Literal["no", "optional", "yes"]
 TlsVersion = Literal["1.2", "1.3"]
@@ -41,6 +43,8 @@ StaleWrites = Literal["deadletter", "replay", "discard"]
 SkewPolicy = Literal["refuse", "warn"]
 PublishReach = Literal["all", "local"]
 
+# As many as a hello may name (`replication.messages`).
+GROUPS_MAX: Final = 64
 KEYSPACE_EVENT_LETTERS: Final = frozenset("KEg$lshzxetdmnA")
 
 
@@ -73,6 +77,17 @@ def _check_networks(networks: tuple[str, ...]) -> str | None:
             ipaddress.ip_network(network)
         except ValueError:
             return f'{network!r} is not a network; write "10.0.0.0/8", or "192.0.2.7" for one address'
+    return None
+
+
+def _check_groups(groups: tuple[int, ...]) -> str | None:
+    for group in groups:
+        if not 1 <= group <= GROUP_MAX:
+            return f"{group} is no group; use numbers from 1 to {GROUP_MAX}"
+    if len(set(groups)) < len(groups):
+        return "names a group twice"
+    if len(groups) > GROUPS_MAX:
+        return f"names {len(groups)} groups; a node carries at most {GROUPS_MAX}, as each has a vector of its own"
     return None
 
 
@@ -682,6 +697,15 @@ class PeersSettings:
         "",
         """Where this node stands, as a word that nodes near to each other share (a data centre, a rack).
         Used to choose links in clusters that are too large for each to know each.""",
+    )
+    groups: tuple[int, ...] = setting(
+        (),
+        """Groups of namespaces that this node carries, beside what all nodes carry. A namespace is put into a
+        group when it is made (KV.NS CREATE ... REPLICATE GROUP), and only nodes that carry the group keep its
+        records. A group may be added with a restart; a member of a cluster cannot give one up. It holds
+        without peers, too.""",
+        kind=INTEGERS,
+        check=_check_groups,
     )
     full_mesh_max: int = setting(
         32,

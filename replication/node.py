@@ -31,7 +31,7 @@ from replication.replicator import Replicator
 from replication.topology import Network as AddressRange
 from replication.transport import Network, PeerStream
 from replication.verification import Outcome
-from storage.changes import Change, Replica, Stamp
+from storage.changes import COMMON_GROUP, Change, Replica, Stamp
 
 Result = TypeVar("Result")
 
@@ -225,10 +225,11 @@ class PeerNode:
         self._claims_wanted = True
         self._timer.set()
 
-    def verify(self, node: bytes, then: Callable[[Outcome], None]) -> None:
-        """Compare with a member as soon as both cover the same; `then` is told the outcome."""
-        self.replicator.core.now = trio.current_time()
-        self.replicator.verification.verify(node, then)
+    def verify(self, node: bytes, then: Callable[[Outcome], None], *, group: int = COMMON_GROUP) -> None:
+        """Compare a group that is carried here with a member as soon as both cover the same; `then` is told the outcome."""
+        exchange = self.replicator.exchanges[group]
+        exchange.core.now = trio.current_time()
+        exchange.verification.verify(node, then)
         self._timer.set()
 
     def _rotate_soon(self, why: str) -> None:

@@ -116,6 +116,7 @@ class Replicator:
         self.clock.on_jump = self._on_jump
         self.membership.on_duplicate = self._on_duplicate
         self.topology.carriers = self._other_carriers
+        self.writers.others = lambda: [exchange.core.replica for exchange in self.others()]
 
     # The machines of the common group.
 
@@ -594,9 +595,9 @@ class Replicator:
 
     # --- questions
 
-    def covering(self, vector: Mapping[bytes, int]) -> int:
-        """Return how many other members claim to cover `vector`, which may be of several groups."""
-        parts = {COMMON_GROUP: {}, **_by_group(vector)}
+    def covering(self, vector: Mapping[bytes, int], group: int = COMMON_GROUP) -> int:
+        """Return how many other members carry a group and claim to cover `vector`, which may be of several."""
+        parts = {COMMON_GROUP: {}, group: {}, **_by_group(vector)}
         others = [node for node in self.roster.members() if node != self.core.identity.node]
         return sum(all(self._claims(node, group, part) for group, part in parts.items()) for node in others)
 

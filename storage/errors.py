@@ -20,7 +20,7 @@ engine's own exceptions never leave `engine_rocksdb`; they are translated there,
       LimitError        the client asked for more than the settings allow
         KeyTooLong, ValueTooLong, MetadataTooLong, TitleTooLong
       KeyspaceError     a namespace is missing, gone, or its title is taken
-        KeyspaceGone, GroupNotCarried, TitleTaken
+        KeyspaceGone, GroupNotCarried, GroupIncomplete, TitleTaken
 """
 
 from __future__ import annotations
@@ -198,6 +198,13 @@ class GroupNotCarried(KeyspaceError):
             f"this node does not carry group {group}; use a node that does, or add the group to peers.groups"
         )
         self.group = group
+
+
+class GroupIncomplete(KeyspaceError):
+    """The records of a namespace are not all here yet; it passes. `why` is what fetches them."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}; try again later, or use another node that carries it")
 
 
 class TitleTaken(KeyspaceError):

@@ -428,6 +428,12 @@ class Keyspace:
         self._flushed = False
         self._state.cache.drop(self._hot)
 
+    def check_open(self) -> None:
+        """Raise `KeyspaceError` unless clients may read and write here: their door's to ask, replication does not."""
+        if self.gone or self.group in self.store.keyspaces.incomplete:
+            self._check_gone()
+            self.store.keyspaces.check_open(self.group)
+
     def forget(self, key: bytes) -> None:
         """Drop `key` from the cache."""
         self._state.cache.forget(self._hot, key)

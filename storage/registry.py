@@ -17,12 +17,19 @@ other; both stay, and the title finds the one whose record is older.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import attrs
 
 from storage.changes import COMMON_GROUP, draw_id
-from storage.errors import GroupNotCarried, KeyspaceGone, RecordError, TitleTaken, TitleTooLong
+from storage.errors import (
+    GroupIncomplete,
+    GroupNotCarried,
+    KeyspaceGone,
+    RecordError,
+    TitleTaken,
+    TitleTooLong,
+)
 from storage.keyspace import Keyspace
 from storage.layout import CLUSTER, DATABASES, NAMESPACE_BYTES, SYSTEM, database_id
 from storage.policy import DEFAULT_POLICY, Policy
@@ -49,6 +56,7 @@ class Keyspaces:
         groups: frozenset[int] = frozenset(),
     ) -> None:
         self.groups = groups
+        self.incomplete: Mapping[int, str] = {}  # groups whose records are not all here yet, and the reason
         self._open = open_keyspace
         self._limits = limits
         self._entropy = entropy
@@ -130,6 +138,12 @@ class Keyspaces:
         """Raise `GroupNotCarried` unless this node holds the records of a group."""
         if not self.carries(group):
             raise GroupNotCarried(group)
+
+    def check_open(self, group: int) -> None:
+        """Raise `GroupNotCarried`, or `GroupIncomplete` unless clients may read and write a group."""
+        self.check_carried(group)
+        if group in self.incomplete:
+            raise GroupIncomplete(self.incomplete[group])
 
     def by_id(self, namespace: bytes) -> Keyspace | None:
         """Return the keyspace with this id, whichever kind it is; None if it is hidden."""
@@ -218,6 +232,7 @@ class Keyspaces:
     def delete(self, namespace: bytes) -> None:
         """Delete the namespace and all its records. Constant time."""
         keyspace = self._existing(namespace)
+        self.check_open(keyspace.group)
         self._remember()
         keyspace.flush()
         self.system.delete(namespace)

@@ -302,7 +302,12 @@ class Store:
         return self.keyspaces.databases[index]
 
     def flush_all(self) -> None:
-        """Flush every keyspace that this node carries, named ones too; the named namespaces themselves stay, and the cluster's records."""
+        """Flush every keyspace that this node carries, named ones too; the named namespaces themselves stay, and the cluster's records.
+
+        Raise `GroupIncomplete` if one is not all here yet: then nothing is flushed.
+        """
+        for group in self.keyspaces.incomplete:
+            self.keyspaces.check_open(group)
         for keyspace in self.keyspaces:
             if keyspace not in {self.keyspaces.system, self.keyspaces.cluster} and not keyspace.gone:
                 keyspace.flush()

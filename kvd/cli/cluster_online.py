@@ -95,6 +95,7 @@ def _line(row: dict[str, Any]) -> tuple[str, ...]:
             ("this node", row["self"]),
             ("slow: gets no pushes until it has caught up", row["behind"]),
             ("garbage collection waits for it", row["blocks_gc"]),
+            (f"carries {_numbers(row['groups'])}", row["groups"]),
         )
         if holds
     ]
@@ -110,6 +111,11 @@ def _line(row: dict[str, Any]) -> tuple[str, ...]:
         "-" if row["self"] else _size(row["queue_bytes"]),
         ", ".join(remarks),
     )
+
+
+def _numbers(groups: list[int]) -> str:
+    """Return some groups in words."""
+    return f"group{'s' if len(groups) > 1 else ''} {', '.join(map(str, groups))}"
 
 
 def _lag(row: dict[str, Any]) -> str:
@@ -140,8 +146,19 @@ def status(url: str, as_json: bool) -> None:
     )
     waits = ", ".join(node[:_ID_DIGITS] for node in answer["gc_blocked_by"])
     click.echo(f"deletions  {f'kept until {waits} answer' if waits else 'collected'}")
+    for group in answer["groups"]:
+        click.echo(f"group {group['group']:<5}{_group(group)}")
     click.echo()
     _print_members(answer["members"])
+
+
+def _group(group: dict[str, Any]) -> str:
+    waits = ", ".join(node[:_ID_DIGITS] for node in group["gc_blocked_by"])
+    deletions = f", deletions kept until {waits} answer" if waits else ""
+    return (
+        f"{group['standing']}{_progress(group['bootstrap'])}, {group['members']} other members carry it, "
+        f"{group['linked']} linked{deletions}"
+    )
 
 
 def _progress(bootstrap: dict[str, Any] | None) -> str:
@@ -202,7 +219,7 @@ def remove(url: str, node: str, as_json: bool) -> None:
 @click.argument("node", required=False)
 @_asks
 def verify(url: str, node: str | None, as_json: bool) -> None:
-    """Compare all records of a node with those of its peers, or of the one called NODE.
+    """Compare all records of a node that its peers carry too with theirs, or with those of the one called NODE.
 
     Exit codes: 0 all equal, 1 differences were found (and mended), or one could not be compared.
     """
@@ -211,7 +228,9 @@ def verify(url: str, node: str | None, as_json: bool) -> None:
         _print_json(rows)
     else:
         for row in rows:
-            click.echo(f"{row['id'][:_ID_DIGITS]}  {_outcome(row)}")
+            others = [group for group in row["groups"] if group]
+            where = f", with {_numbers(others)}" if others else ""
+            click.echo(f"{row['id'][:_ID_DIGITS]}  {_outcome(row)}{where}")
         if not rows:
             click.echo("no peer is linked", err=True)
     sys.exit(0 if rows and all(row["equal"] == 1 for row in rows) else EXIT_FAILED)

@@ -43,7 +43,9 @@ def list_(rest: Rest, as_json: bool) -> None:
         print_json(found)
         return
     for each in found:
-        click.echo(f"{each['id']:32}  {each['keys']:>12,}  {each['title']}")
+        keys = f"{each['keys']:,}" if each["is_carried"] else "not carried"
+        group = f"  (group {each['group']})" if each["group"] else ""
+        click.echo(f"{each['id']:32}  {keys:>12}  {each['title']}{group}")
 
 
 @namespace.command()

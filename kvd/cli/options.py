@@ -32,6 +32,7 @@ _SHORTCUTS: Final = {
     "--peer-port": ("peers.port", "N", "TCP port for other nodes; 0 takes a free one."),
     "--join": ("peers.join", "HOST:PORT", "A node of the cluster to join; may be given many times."),
     "--advertise": ("peers.advertise", "HOST:PORT", "How other nodes reach this one."),
+    "--peer-groups": ("peers.groups", "N,N", "Groups of namespaces that this node carries."),
     "--cluster-secret-file": ("peers.secret_file", "FILE", "Secret that all nodes hold."),
     "--peer-cert": ("peers.cert_file", "FILE", "Certificate of this node, from `kvd cluster init`."),
     "--peer-key": ("peers.key_file", "FILE", "Private key of the certificate."),

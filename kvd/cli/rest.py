@@ -39,6 +39,7 @@ class Space:
     id: str
     title: str
     is_database: bool
+    is_carried: bool = True  # by the node that is asked: else it knows the title only
 
     @property
     def api(self) -> str:
@@ -154,7 +155,7 @@ class Rest:
     def spaces(self) -> list[Space]:
         """Return the namespaces, and those numbered databases that hold keys."""
         found = self.ask("GET", "/api/namespaces")["result"]
-        return [Space(each["id"], each["title"], each["is_database"]) for each in found]
+        return [_space(each) for each in found]
 
     def find_space(self, name: str) -> Space:
         """Return the namespace with this id or title, or the database ``db0`` …."""
@@ -164,7 +165,7 @@ class Rest:
             if refused.status == 404:
                 raise CommandFailed(f"there is no namespace {name!r}; see `kvd namespace list`") from None
             raise
-        return Space(found["id"], found["title"], found["is_database"])
+        return _space(found)
 
     def create_space(self, title: str) -> Space:
         made = self.ask_json("POST", V4, {"title": title})
@@ -224,3 +225,8 @@ def _form(value: bytes, metadata: str) -> tuple[str, bytes]:
         *(head % (mark, b"value", b'; filename="value"'), value, b"\r\n--%b--\r\n" % mark),
     )
     return f"multipart/form-data; boundary={boundary}", b"".join(parts)
+
+
+def _space(found: Mapping[str, Any]) -> Space:
+    """Return what the daemon tells of a namespace; one of an older version carries all of them."""
+    return Space(found["id"], found["title"], found["is_database"], found.get("is_carried", True))

@@ -88,7 +88,7 @@ def export(
     encode = _ENCODERS[form or ("cbor" if file.suffix in cbor_sequence.SUFFIXES else "jsonl")]
     if is_all == (namespace is not None):
         raise click.UsageError("give either --namespace or --all")
-    spaces = rest.spaces() if namespace is None else [rest.find_space(namespace)]
+    spaces = _all_carried(rest) if namespace is None else [rest.find_space(namespace)]
     with _output(file) as out:
         counts = {space.title: _export(rest, space, prefix, out, encode) for space in spaces}
     if str(file) == "-":
@@ -97,6 +97,15 @@ def export(
         print_json({"exported": counts})
     else:
         click.echo(f"{sum(counts.values()):,} keys of {len(counts)} namespaces are in {file}")
+
+
+def _all_carried(rest: Rest) -> list[Space]:
+    """Return all namespaces whose keys this node has, and name the others: they have to be asked for elsewhere."""
+    spaces = rest.spaces()
+    elsewhere = ", ".join(repr(space.title) for space in spaces if not space.is_carried)
+    if elsewhere:
+        click.echo(f"left out, as this node does not carry their groups: {elsewhere}", err=True)
+    return [space for space in spaces if space.is_carried]
 
 
 @contextlib.contextmanager

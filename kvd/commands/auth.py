@@ -180,7 +180,7 @@ def select(session: Session, request: Request) -> Reply:
     index = parse_integer(request[1])
     if not 0 <= index < session.server.settings.compat.databases:
         raise ErrorReply("ERR DB index is out of range")
-    session.keyspace = session.server.store.keyspace(index)
+    session.use_keyspace(session.server.store.keyspace(index))
     return OK
 
 
@@ -249,7 +249,7 @@ def reset(session: Session, request: Request) -> Reply:
     if session in server.monitors:
         server.monitors.discard(session)
         server.refresh_plain()
-    session.keyspace = server.store.keyspace(0)
+    session.use_keyspace(server.store.keyspace(0))
     session.name = b""
     session.reply_mode = "on"
     session.no_evict = False

@@ -1,6 +1,8 @@
 """KV.NS: namespaces with titles, beside the sixteen numbered databases.
 
-A namespace is known by its id, 32 hex digits given once and for ever, or by its title, which can change.
+A namespace is known by its id, 32 hex digits given once and for ever, or by its title, which can change. One of a group
+that this node does not carry is listed, without its keys, and can be renamed; only nodes that carry it can use or
+delete it.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from kvd.commands.arguments import SYNTAX_ERROR, parse_integer
 from kvd.commands.help import help_command
 from kvd.commands.spec import Arg, Flag, Request, container, data_command, session_command
 from protocol.replies import OK, ErrorReply, Reply
+from storage.changes import COMMON_GROUP, GROUP_MAX
 from storage.policy import Policy
 
 if TYPE_CHECKING:
@@ -52,7 +55,11 @@ _POLICY: Final = (
         "oneof",
         token="REPLICATE",
         optional=True,
-        arguments=(Arg("all", "pure-token", "ALL"), Arg("none", "pure-token", "NONE")),
+        arguments=(
+            Arg("all", "pure-token", "ALL"),
+            Arg("none", "pure-token", "NONE"),
+            Arg("group", "integer", "GROUP"),
+        ),
     ),
     Arg("bytes", "integer", token="MAXVALUE", optional=True),
     Arg(
@@ -78,9 +85,26 @@ _CHANGEABLE: Final = _POLICY[1:]  # whether a namespace replicates is decided on
     categories=_KEYSPACE,
 )
 def create(keyspace: Keyspace, request: Request) -> Reply:
-    policy = _parse_policy(Policy(), request[3:])
-    made = keyspace.store.keyspaces.create(_title(request[2]), policy)
+    group, words = _split_group(request[3:])
+    policy = _parse_policy(Policy(), words)
+    made = keyspace.store.keyspaces.create(_title(request[2]), policy, group=group)
     return made.id.hex().encode()
+
+
+def _split_group(words: Request) -> tuple[int, Request]:
+    """Return the number in REPLICATE GROUP number, and the other words. Raise `ErrorReply`."""
+    for at in range(0, len(words) - 1, 2):
+        if words[at].upper() == b"REPLICATE" and words[at + 1].upper() == b"GROUP":
+            if len(words) < at + 3:
+                raise ErrorReply(SYNTAX_ERROR)
+            group = parse_integer(words[at + 2])
+            if not 1 <= group <= GROUP_MAX:
+                raise ErrorReply(f"ERR a group is a number between 1 and {GROUP_MAX}")
+            others = [*words[:at], *words[at + 3 :]]
+            if any(word.upper() == b"REPLICATE" for word in others[::2]):
+                raise ErrorReply(SYNTAX_ERROR)  # one namespace, one way to replicate
+            return group, others
+    return COMMON_GROUP, words
 
 
 def _parse_policy(policy: Policy, words: Request) -> Policy:
@@ -124,9 +148,11 @@ def list_(keyspace: Keyspace, request: Request) -> Reply:
             b"id": found.id.hex().encode(),
             b"title": (found.title or "").encode(),
             b"keys": found.count,
-            b"replicate": found.policy.replicate.encode(),
+            b"replicate": b"group" if found.group else found.policy.replicate.encode(),
             b"maxvalue": found.policy.value_bytes_max or 0,
             b"conflictlog": int(found.policy.conflict_log),
+            b"group": found.group,
+            b"carried": int(keyspace.store.keyspaces.carries(found.group)),
         }
         for found in keyspace.store.keyspaces.all()
     ]
@@ -200,7 +226,11 @@ def delete(keyspace: Keyspace, request: Request) -> Reply:
     categories=_KEYSPACE,
 )
 def use(session: Session, request: Request) -> Reply:
-    session.keyspace = _find(session.server.store, request[2])
+    found = _find(session.server.store, request[2])
+    # Refused at once also while its group is not all here: many clients open a new connection when they hear LOADING,
+    # and would be in database 0 then.
+    found.check_open()
+    session.use_keyspace(found)
     return OK
 
 

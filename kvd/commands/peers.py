@@ -18,7 +18,7 @@ from kvd.commands.help import help_command
 from kvd.commands.spec import Arg, Flag, Request, container, session_command
 from kvd.dispatch import write_refusal
 from kvd.peering import tokens
-from kvd.peering.report import Bootstrap, MemberReport, member_reports, report
+from kvd.peering.report import Bootstrap, GroupReport, MemberReport, member_reports, report
 from kvd.waiting import Waiting
 from protocol.replies import NO_REPLY, OK, ErrorReply, Reply
 from replication.node import StoreFailed
@@ -138,7 +138,7 @@ def syncto(session: Session, request: Request) -> Reply:
         return 1
 
     def is_met() -> bool:
-        return peers.replica.vector().covers(wanted)
+        return peers.covers(wanted)
 
     if is_met():
         return 1
@@ -191,6 +191,7 @@ def _shown(member: MemberReport) -> dict[bytes, Reply]:
         b"behind": int(member.is_behind),
         b"synced_ms": _scaled(member.synced_seconds, 1e3),
         b"blocks_gc": int(member.blocks_gc),
+        b"groups": list(member.groups),
     }
 
 
@@ -303,7 +304,22 @@ def cluster_status(session: Session, request: Request) -> Reply:
         b"conflicts": int(found.store.get("conflicts", 0)),
         b"divergences": int(found.counters.get("divergence_total", 0)),
         b"gc_blocked_by": [member.node.hex().encode() for member in found.members if member.blocks_gc],
+        b"groups": [_group(group) for group in found.groups],
         b"members": [_shown(member) for member in found.members],
+    }
+
+
+def _group(group: GroupReport) -> dict[bytes, Reply]:
+    return {
+        b"group": group.group,
+        b"standing": group.standing.encode(),
+        b"refusal": None if group.refusal is None else group.refusal.encode(),
+        b"bootstrap": None if group.bootstrap is None else _progress(group.bootstrap),
+        b"members": group.members,
+        b"linked": group.linked,
+        b"lag_dots": group.lag_dots,
+        b"dots": group.applied_dots,
+        b"gc_blocked_by": [node.hex().encode() for node in group.blocked_by],
     }
 
 
@@ -390,7 +406,7 @@ def _find_member(peers: Peers, text: bytes) -> bytes:
     group=_GROUP,
     since=_SINCE,
     complexity="O(N) where N is the number of records, in slices.",
-    summary="Compare all records with those of every linked member, or of one, and mend what differs.",
+    summary="Compare all records that both carry with every linked member, or with one, and mend what differs.",
     arguments=(Arg("node", optional=True),),
 )
 def cluster_verify(session: Session, request: Request) -> Reply:
@@ -408,17 +424,28 @@ def cluster_verify(session: Session, request: Request) -> Reply:
 async def _verify(peers: Peers, nodes: list[bytes], waiting: Waiting) -> None:
     found: list[Reply] = []
     for node in nodes:
-        outcome = await _compare(peers, node)
-        equal = None if outcome is None or outcome.equal is None else int(outcome.equal)
-        differences = 0 if outcome is None else outcome.differences
-        found.append({b"id": node.hex().encode(), b"equal": equal, b"differences": differences})
-        if waiting.is_over:
-            return
+        outcomes: dict[int, Outcome | None] = {}
+        for group in peers.groups_shared_with(node):
+            outcomes[group] = await _compare(peers, node, group)
+            if waiting.is_over:
+                return
+        found.append(_compared(node, outcomes))
     waiting.answer(found)
 
 
-async def _compare(peers: Peers, node: bytes) -> Outcome | None:
-    """Return what a comparison with one member found; None if it took too long."""
+def _compared(node: bytes, outcomes: dict[int, Outcome | None]) -> dict[bytes, Reply]:
+    """Return what is told of one member: `equal` is null if any group could not be compared."""
+    equals = [None if outcome is None else outcome.equal for outcome in outcomes.values()]
+    return {
+        b"id": node.hex().encode(),
+        b"equal": None if None in equals else int(all(equals)),
+        b"differences": sum(outcome.differences for outcome in outcomes.values() if outcome is not None),
+        b"groups": list(outcomes),
+    }
+
+
+async def _compare(peers: Peers, node: bytes, group: int) -> Outcome | None:
+    """Return what a comparison of one group with one member found; None if it took too long."""
     outcomes: list[Outcome] = []
     done = trio.Event()
 
@@ -426,7 +453,7 @@ async def _compare(peers: Peers, node: bytes) -> Outcome | None:
         outcomes.append(outcome)
         done.set()
 
-    peers.node.verify(node, take)
+    peers.node.verify(node, take, group=group)
     with trio.move_on_after(_VERIFY_SECONDS):
         await done.wait()
     return outcomes[0] if outcomes else None

@@ -119,7 +119,11 @@ def waitaof(session: Session, request: Request) -> Reply:
     if wanted_replicas < 0:
         raise ErrorReply("ERR value is out of range, must be positive")
     timeout_ms = parse_timeout_ms(request[3])
-    state = _OnDisk(session.server.peers, is_done=session.server.settings.storage.durability == "always")
+    state = _OnDisk(
+        session.server.peers,
+        session.keyspace.group,
+        is_done=session.server.settings.storage.durability == "always",
+    )
     if not session.may_suspend or state.is_met(wanted_local, wanted_replicas):
         return state.reply()
     waiting = Waiting(session, state.reply)
@@ -147,19 +151,20 @@ def waitaof(session: Session, request: Request) -> Reply:
 class _OnDisk:
     """Whether what was written here is on this node's disk, and on how many others', as WAITAOF counts."""
 
-    def __init__(self, peers: Peers | None, *, is_done: bool) -> None:
+    def __init__(self, peers: Peers | None, group: int, *, is_done: bool) -> None:
         self.peers = peers
         self.local = int(is_done)
-        self._needed = {} if peers is None else peers.written()
+        self._replicas = _nobody if peers is None else peers.having_written(group)
 
     def is_met(self, local: int, replicas: int) -> bool:
         return local <= self.local and replicas <= self._replicas()
 
-    def _replicas(self) -> int:
-        return 0 if self.peers is None else self.peers.covering(self._needed)
-
     def reply(self) -> Reply:
         return [self.local, self._replicas()]
+
+
+def _nobody() -> int:
+    return 0
 
 
 # --- SHUTDOWN

@@ -1,7 +1,7 @@
 """What clients ask about masters, replicas and clusters of Redis's kind, of which kvd has none.
 
 ROLE answers as a master without replicas, also where there are peers: clients that find replicas in it read
-from them, at the port that it names. WAIT counts peers as Redis counts replicas. The commands that would make a
+from them, at the port that it names. WAIT counts peers as Redis counts replicas: those that carry the group of the connection's namespace. The commands that would make a
 replica are refused; the cluster's say what an instance without cluster support says, which clients
 understand.
 
@@ -10,7 +10,6 @@ Source: Redis 7.2 ROLE, WAIT, REPLICAOF, and the replies of an instance with ``c
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from kvd.commands.arguments import parse_integer
@@ -66,8 +65,7 @@ def wait(session: Session, request: Request) -> Reply:
             return 0
         Waiting(session, lambda: 0).limit(timeout_ms)
         return NO_REPLY
-    needed = peers.written()
-    count = partial(peers.covering, needed)
+    count = peers.having_written(session.keyspace.group)
     covering = count()
     if covering >= wanted or not session.may_suspend:
         return covering

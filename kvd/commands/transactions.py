@@ -68,7 +68,11 @@ def exec_(session: Session, request: Request) -> Reply:
 
 
 def _run_queued(session: Session, spec: CommandSpec, request: Request) -> Reply:
-    """Run one queued request, unless what the user may do has changed meanwhile."""
+    """Run one queued request, unless what the user may do has changed meanwhile, or where the session is."""
+    refusal = dispatch.namespace_refusal(session, spec)
+    if refusal is not None:
+        session.server.stats.count_error(refusal.text)
+        return refusal
     user = session.user
     if user is not None and not user.unrestricted:
         denied = session.server.acl.recheck(session, spec, request)

@@ -77,7 +77,8 @@ def metrics(peers: Peers) -> Iterator[Metric]:
         yield "cert_expiry_seconds", (), expires_at - time.time()
     yield "loop_stall_seconds", (), peers.server.stats.loop_stall_seconds
     yield "duplicate_node", (), float(peers.replicator.membership.duplicate_node)
-    yield "blob_inflight", (), float(peers.replicator.bodies.in_flight)
+    in_flight = sum(exchange.bodies.in_flight for exchange in peers.replicator.exchanges.values())
+    yield "blob_inflight", (), float(in_flight)
 
 
 def _of_node(found: ClusterReport) -> Iterator[Metric]:
@@ -90,6 +91,14 @@ def _of_node(found: ClusterReport) -> Iterator[Metric]:
     yield "origins_held", (), float(found.held_origins)
     yield "bootstrap_fraction", (), 1.0 if found.bootstrap is None else found.bootstrap.fraction
     yield "gc_blocked_by", (), float(sum(member.blocks_gc for member in found.members))
+    for group in found.groups:
+        label = (("group", str(group.group)),)
+        yield "group_open", label, float(group.refusal is None)
+        yield "group_members", label, float(group.members)
+        yield "group_linked", label, float(group.linked)
+        yield "group_lag_dots", label, float(group.lag_dots)
+        yield "group_bootstrap_fraction", label, 1.0 if group.bootstrap is None else group.bootstrap.fraction
+        yield "group_gc_blocked_by", label, float(len(group.blocked_by))
     for name in dict.fromkeys((*COUNTERS, *found.counters)):
         yield name, (), found.counters.get(name, 0.0)
     for field, name in STORE.items():
@@ -114,7 +123,8 @@ def _of_member(member: MemberReport) -> Iterator[Metric]:
 def _held(peers: Peers) -> Iterator[Metric]:
     """Yield for how long the writes of each origin whose clock is ahead have to wait yet."""
     replicator = peers.replicator
-    for origin, hlc in replicator.dissemination.held.items():
+    held = [one for exchange in replicator.exchanges.values() for one in exchange.dissemination.held.items()]
+    for origin, hlc in held:
         seconds = replicator.clock.held_seconds(hlc, peers.wall_ms())
         yield "origin_held_seconds", (("origin", origin.hex()[:8]),), seconds
 

@@ -22,6 +22,7 @@ def peer_options(settings: Settings, port: int) -> Options:
         addresses=advertised(peers, port) if peers.dialable else (),
         dialable=peers.dialable,
         join=peers.join,
+        groups=peers.groups,
         full_mesh_max=peers.full_mesh_max,
         max_offset=peers.clock_max_offset_ms / 1000,
         hold=float(peers.clock_hold_seconds),

@@ -17,8 +17,9 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import attrs
 import structlog
@@ -29,6 +30,7 @@ from kvd.peering import dead_letters
 from kvd.peering.applied import Applied
 from kvd.peering.options import peer_options
 from kvd.peering.users import SharedUsers
+from replication.carriers import GroupGivenUp
 from replication.messages import CHANNEL_BYTES_MAX, PUBLISH_BYTES_MAX, Publish
 from replication.node import PeerNode, StoreFailed
 from replication.options import Options
@@ -36,7 +38,7 @@ from replication.rejoin import HasOwnData, Standing, WrongCluster
 from replication.security import Credentials
 from replication.topology import Network as AddressRange
 from replication.transport import Network, parse_address
-from storage.changes import Change, Lane, Stamp
+from storage.changes import COMMON_GROUP, Change, Lane, Stamp, group_of
 from storage.errors import StorageError
 from storage.replica import StoreReplica
 
@@ -93,6 +95,7 @@ class Peers:
         self.replicator.vectors.on_claims = self._note_claims
         self.applied = Applied(server)
         self.users = SharedUsers(server, self._replica)
+        self._carries_more = bool(options.groups)
         self._waiters: list[_Waiter] = []
         self._system_version = self._replica.system_version
 
@@ -144,6 +147,16 @@ class Peers:
         except StorageError:
             return  # the store cannot be read at this moment: what held before holds
         self.server.refuse(refusal, reads=self.standing in _CATCHING_UP)
+        self._look_at_groups()
+
+    def _look_at_groups(self) -> None:
+        """See which groups are not all here: clients may neither read nor write those."""
+        if self._carries_more:
+            found = {
+                group: self.replicator.refusal_in(group) for group in self.replicator.core.options.groups
+            }
+            closed = {group: why.removeprefix("LOADING ") for group, why in found.items() if why is not None}
+            self.server.close_groups(closed)
 
     @property
     def cluster(self) -> bytes:
@@ -165,12 +178,14 @@ class Peers:
             result = self._hub.transact(work)
         except StorageError as error:
             raise StoreFailed(str(error)) from error
-        except (StoreFailed, WrongCluster, HasOwnData):
+        except (StoreFailed, WrongCluster, HasOwnData, GroupGivenUp):
             raise
         except Exception as error:
             log.exception("replication failed unexpectedly, its links begin anew")
             self.server.stats.unexpected_errors += 1
             raise StoreFailed("replication failed unexpectedly") from error
+        if self._carries_more:
+            self._look_at_groups()
         if self._waiters:
             self._look_at_waiters()
         return result
@@ -215,7 +230,7 @@ class Peers:
         if self._system_version != self._replica.system_version:
             self._system_version = self._replica.system_version
             self.users.load()
-        if self._replica.has_fresh:
+        if self._replica.has_fresh or (self._carries_more and any(one.has_fresh for one in self.replicas())):
             self.node.committed()
 
     def spread(self, channel: bytes, payload: bytes, *, sharded: bool) -> None:
@@ -230,16 +245,20 @@ class Peers:
             return
         self.replicator.publish(channel, payload, sharded=sharded)
 
-    def written(self) -> dict[bytes, int]:
+    def replicas(self) -> list[StoreReplica]:
+        """Return the store as each group that is exchanged, the common one first."""
+        return [cast("StoreReplica", one.core.replica) for one in self.replicator.exchanges.values()]
+
+    def written(self, *groups: int) -> dict[bytes, int]:
         """Return a vector that covers everything written on this node so far, this tick's included.
 
-        A superset of what one connection has written, and that costs writes nothing.
+        A superset of what one connection has written, and that costs writes nothing. With `groups`: written there.
         """
-        replica = self._replica
-        origins = dict.fromkeys(
-            (*replica.own_origins(), replica.origin(Lane.SMALL), replica.origin(Lane.BULK))
-        )
-        return {origin: seq for origin in origins if origin is not None and (seq := replica.covered(origin))}
+        found: dict[bytes, int] = {}
+        for replica in self.replicas():
+            if not groups or replica.group in groups:
+                found |= _written_in(replica)
+        return found
 
     def seen(self) -> dict[bytes, int]:
         """Return a vector that covers everything that could be read here now, this tick's writes included.
@@ -247,13 +266,32 @@ class Peers:
         Origins that all members cover to their end are left out. What an unfinished sync has brought is readable,
         though not covered yet, so it counts as well.
         """
-        sealed = self.replicator.vectors.sealed
-        found = self._replica.vector().merged(self._replica.uncovered()).merged(self.written())
-        return {origin: seq for origin, seq in found.items() if sealed.get(origin) != seq}
+        seen: dict[bytes, int] = {}
+        for replica in self.replicas():
+            sealed = self.replicator.exchanges[replica.group].vectors.sealed
+            found = replica.vector().merged(replica.uncovered()).merged(_written_in(replica))
+            seen |= {origin: seq for origin, seq in found.items() if sealed.get(origin) != seq}
+        return seen
 
-    def covering(self, vector: Mapping[bytes, int]) -> int:
-        """Return how many other members durably have what `vector` covers."""
-        return self.replicator.covering(vector)
+    def covers(self, vector: Mapping[bytes, int]) -> bool:
+        """Tell whether this node has all of `vector` that is of groups which it carries."""
+        carried = {COMMON_GROUP, *self.replicator.core.options.groups}
+        parts: dict[int, dict[bytes, int]] = {}
+        for origin, seq in vector.items():
+            parts.setdefault(group_of(origin), {})[origin] = seq
+        exchanges = self.replicator.exchanges
+        return all(
+            group in exchanges and exchanges[group].core.replica.vector().covers(part)
+            for group, part in parts.items()
+            if group in carried
+        )
+
+    def having_written(self, group: int) -> Callable[[], int]:
+        """Return a function that counts who carries a group, and durably has what was written there until now.
+
+        And what was written in the common group, which belongs to every namespace.
+        """
+        return partial(self.replicator.covering, self.written(COMMON_GROUP, group), group)
 
     def covering_theirs(self, vector: Mapping[bytes, int]) -> int:
         """Return how many other members durably have all of `vector` that is of groups which they carry."""
@@ -261,17 +299,23 @@ class Peers:
 
     def offset(self) -> int:
         """Return a number that grows with every write, here or elsewhere, that this node has."""
-        return sum(self._replica.vector().values())
+        return sum(sum(replica.vector().values()) for replica in self.replicas())
 
     def writer_of(self, origin: bytes) -> bytes | None:
         """Return the node that writes, or wrote, under an origin, as far as this node has been told."""
-        if origin in self._replica.own_origins():
+        if any(origin in replica.own_origins() for replica in self.replicas()):
             return self._replica.node_id
         return self.replicator.writers.writer_of(origin)
 
+    def groups_shared_with(self, node: bytes) -> list[int]:
+        """Return the groups that this node and another member carry, the common one first."""
+        theirs = self.replicator.carried.of(node)
+        return [group for group in self.replicator.exchanges if group == COMMON_GROUP or group in theirs]
+
     def is_stable(self, origin: bytes, seq: int) -> bool:
-        """Tell whether every member durably has a write."""
-        return self.replicator.stability.stable()[origin] >= seq
+        """Tell whether every member that carries its group durably has a write."""
+        exchange = self.replicator.exchanges.get(group_of(origin))
+        return exchange is not None and exchange.stability.stable()[origin] >= seq
 
     def conflict_count(self, place: bytes) -> int:
         """Return how many of the remembered conflicts were about one key."""
@@ -298,3 +342,9 @@ class Peers:
         self._waiters = [
             waiter for waiter in self._waiters if not (waiter.is_over() or waiter.try_to_answer())
         ]
+
+
+def _written_in(replica: StoreReplica) -> dict[bytes, int]:
+    """Return a vector that covers what this node has written in one group."""
+    origins = dict.fromkeys((*replica.own_origins(), replica.origin(Lane.SMALL), replica.origin(Lane.BULK)))
+    return {origin: seq for origin in origins if origin is not None and (seq := replica.covered(origin))}

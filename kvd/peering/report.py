@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from replication.exchange import Exchange
 from replication.messages import State
 from replication.rejoin import Standing
 from replication.replicator import Replicator
@@ -41,6 +42,7 @@ class MemberReport:
     received_bytes: int = 0
     synced_seconds: float | None = None  # since the last sync from it ended well
     blocks_gc: bool = False
+    groups: tuple[int, ...] = ()  # that it carries beside the common one
 
 
 @attrs.frozen
@@ -55,8 +57,23 @@ class Bootstrap:
 
 
 @attrs.frozen
+class GroupReport:
+    """One further group that this node carries, or is about to. `members` and `linked` count others."""
+
+    group: int
+    standing: str  # waiting, as long as this node is no whole member of the cluster itself
+    refusal: str | None
+    bootstrap: Bootstrap | None = None
+    members: int = 0
+    linked: int = 0
+    lag_dots: int = 0  # the most that another member lacks of it
+    applied_dots: int = 0
+    blocked_by: tuple[bytes, ...] = ()
+
+
+@attrs.frozen
 class ClusterReport:
-    """The whole."""
+    """The whole. Dots and origins are sums over all groups that this node carries."""
 
     cluster: bytes
     node: bytes
@@ -64,7 +81,8 @@ class ClusterReport:
     refusal: str | None
     is_partial_view: bool
     members: tuple[MemberReport, ...]
-    bootstrap: Bootstrap | None
+    bootstrap: Bootstrap | None  # of the common group
+    groups: tuple[GroupReport, ...]
     open_origins: int
     sealed_origins: int
     applied_dots: int
@@ -80,9 +98,10 @@ class ClusterReport:
 def report(peers: Peers, now: float) -> ClusterReport:
     """Look at everything once. `now` is Trio's time."""
     replicator = peers.replicator
-    replica = peers.replica
     clock = replicator.clock
-    vector = replica.vector()
+    exchanges, replicas = replicator.exchanges.values(), peers.replicas()
+    origins = sum(len(replica.vector()) for replica in replicas)
+    sealed = sum(len(exchange.vectors.sealed) for exchange in exchanges)
     refusal = peers.server.refusal
     return ClusterReport(
         cluster=replicator.core.identity.cluster,
@@ -91,22 +110,48 @@ def report(peers: Peers, now: float) -> ClusterReport:
         refusal=None if refusal is None else refusal.text,
         is_partial_view=replicator.topology.is_partial,
         members=tuple(member_reports(peers, now)),
-        bootstrap=_bootstrap(replicator, now),
-        open_origins=len(vector) - len(replicator.vectors.sealed),
-        sealed_origins=len(replicator.vectors.sealed),
-        applied_dots=sum(vector.values()),
-        durable_dots=sum(replica.durable().values()),
-        is_partial=replica.is_partial(),
+        bootstrap=_bootstrap(replicator.common, now),
+        groups=tuple(group_reports(peers, now)),
+        open_origins=origins - sealed,
+        sealed_origins=sealed,
+        applied_dots=peers.offset(),
+        durable_dots=sum(sum(replica.durable().values()) for replica in replicas),
+        is_partial=any(replica.is_partial() for replica in replicas),
         clock_ok=clock.clock_ok,
         clock_offset_seconds=None if clock.median is None else clock.median.offset,
-        held_origins=len(replicator.dissemination.held),
+        held_origins=sum(len(exchange.dissemination.held) for exchange in exchanges),
         counters=dict(replicator.core.counters),
-        store=dict(replica.stats()),
+        store=dict(peers.replica.stats()),
     )
 
 
-def _bootstrap(replicator: Replicator, now: float) -> Bootstrap | None:
-    walk = replicator.syncs.walk
+def group_reports(peers: Peers, now: float) -> list[GroupReport]:
+    """Return the further groups that this node carries, by number."""
+    return [_group(peers, group, now) for group in sorted(peers.replicator.core.options.groups)]
+
+
+def _group(peers: Peers, group: int, now: float) -> GroupReport:
+    replicator = peers.replicator
+    refusal = replicator.refusal_in(group)
+    exchange = replicator.exchanges.get(group)
+    if exchange is None:
+        return GroupReport(group, "waiting", refusal)
+    others = [node for node in exchange.participants.members() if node != replicator.core.identity.node]
+    return GroupReport(
+        group=group,
+        standing=str(exchange.rejoin.standing),
+        refusal=refusal,
+        bootstrap=_bootstrap(exchange, now),
+        members=len(others),
+        linked=len(exchange.core.links),
+        lag_dots=max((_lag_in(peers, exchange, node)[0] for node in others), default=0),
+        applied_dots=sum(exchange.core.replica.vector().values()),
+        blocked_by=tuple(exchange.stability.blocked_by),
+    )
+
+
+def _bootstrap(exchange: Exchange, now: float) -> Bootstrap | None:
+    walk = exchange.syncs.walk
     if walk is None:
         return None
     seconds = max(0.0, now - walk.started_at) if walk.started_at else 0.0
@@ -132,6 +177,7 @@ def member_reports(peers: Peers, now: float) -> list[MemberReport]:
         zone=own.zone,
         software=own.software,
         is_dialable=own.dialable,
+        groups=tuple(sorted(core.options.groups)),
     )
     return [me, *others]
 
@@ -145,7 +191,8 @@ def _member(peers: Peers, node: bytes, now: float) -> MemberReport:
     replicator = peers.replicator
     core = replicator.core
     link = core.links.get(node)
-    flow = replicator.dissemination.flows.get(node)
+    exchanges = [replicator.exchanges[group] for group in peers.groups_shared_with(node)]
+    flows = [exchange.dissemination.flows.get(node) for exchange in exchanges]
     is_gone = replicator.roster.is_gone(node)
     dots, seconds = (0, 0.0) if is_gone else lag(peers, node)
     synced_at = replicator.syncs.ended_at.get(node)
@@ -165,11 +212,12 @@ def _member(peers: Peers, node: bytes, now: float) -> MemberReport:
         lag_dots=dots,
         lag_seconds=seconds,
         queue_bytes=0 if link is None else link.queued_bytes,
-        is_behind=flow is not None and flow.behind,
+        is_behind=any(flow is not None and flow.behind for flow in flows),
         sent_bytes=0 if link is None else link.outbox.sent_bytes,
         received_bytes=0 if link is None else link.received_bytes,
         synced_seconds=None if synced_at is None else now - synced_at,
-        blocks_gc=node in replicator.stability.blocked_by,
+        blocks_gc=any(node in exchange.stability.blocked_by for exchange in exchanges),
+        groups=replicator.carried.of(node),
     )
 
 
@@ -187,15 +235,20 @@ def _state(replicator: Replicator, node: bytes) -> str:
 
 
 def lag(peers: Peers, node: bytes) -> tuple[int, float]:
-    """Return how many dots of this node's vector a member lacks, and how old the oldest of them may be."""
-    replicator = peers.replicator
-    known = replicator.vectors.known.get(node)
-    flow = replicator.dissemination.flows.get(node)
+    """Return how many dots of this node's a member lacks, in all groups that both carry, and how old the oldest may be."""
+    exchanges = [peers.replicator.exchanges[group] for group in peers.groups_shared_with(node)]
+    found = [_lag_in(peers, exchange, node) for exchange in exchanges]
+    return sum(dots for dots, _ in found), max(seconds for _, seconds in found)
+
+
+def _lag_in(peers: Peers, exchange: Exchange, node: bytes) -> tuple[int, float]:
+    known = exchange.vectors.known.get(node)
+    flow = exchange.dissemination.flows.get(node)
     claimed: Mapping[bytes, int] = VersionVector() if known is None else known.vector
     has = {} if flow is None else flow.have
     dots = sum(
         max(0, seq - max(claimed.get(origin, 0), has.get(origin, 0)))
-        for origin, seq in peers.replica.vector().items()
+        for origin, seq in exchange.core.replica.vector().items()
     )
     if not dots or known is None or not known.head_hlc:
         return dots, 0.0

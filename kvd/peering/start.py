@@ -12,6 +12,7 @@ from kvd.peering.errors import CannotJoin
 from kvd.peering.options import peer_options
 from kvd.peering.peers import Peers
 from kvd.settings import PeersSettings, Settings
+from replication.carriers import GroupGivenUp
 from replication.errors import CredentialError
 from replication.node import StoreFailed
 from replication.rejoin import CLUSTER_SETTING, HasOwnData, WrongCluster
@@ -41,7 +42,7 @@ def open_peers(settings: Settings, server: Server, hub: Hub) -> Peers | None:
         peers = Peers(server, hub, network, credentials, peer_options(settings, wanted.port), allowed)
         server.peers = peers
         peers.open(founds=not wanted.join)
-    except (CredentialError, WrongCluster, HasOwnData, StoreFailed) as error:
+    except (CredentialError, WrongCluster, HasOwnData, GroupGivenUp, StoreFailed) as error:
         raise CannotJoin(str(error)) from error
     return peers
 

@@ -33,6 +33,13 @@ def find_keyspace(exchange: Exchange, right: int, key: bytes | None = None) -> K
     return keyspace
 
 
+def find_open(exchange: Exchange, right: int, key: bytes | None = None) -> Keyspace:
+    """Do the same for who wants to read or write records. Raise `KeyspaceError` if they are not here, or not all."""
+    keyspace = find_keyspace(exchange, right, key)
+    keyspace.check_open()
+    return keyspace
+
+
 def _database(exchange: Exchange, name: str) -> Keyspace:
     number = name.removeprefix(_DATABASE)
     is_number = name.startswith(_DATABASE) and number.isascii() and number.isdecimal() and len(number) <= 2

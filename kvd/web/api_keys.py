@@ -59,6 +59,8 @@ def _describe(exchange: Exchange, keyspace: Keyspace) -> dict[str, Any]:
         "misses": keyspace.misses,
         "right": greatest_right(exchange.access, keyspace),
         "is_database": keyspace.index is not None,
+        "group": keyspace.group,
+        "is_carried": exchange.server.store.keyspaces.carries(keyspace.group),
     }
 
 
@@ -121,7 +123,7 @@ def _search(exchange: Exchange) -> Response:
 
 
 def _page(exchange: Exchange, wanted: Filter | None) -> Response:
-    keyspace = anywhere.find_keyspace(exchange, READ)
+    keyspace = anywhere.find_open(exchange, READ)
     limit = whole_number(exchange.parameter("limit"), "limit", _PAGE, 1, rules.LIST_LIMIT_MAX)
     prefix = (exchange.parameter("prefix") or "").encode("utf-8", "replace")
     page = read_page(keyspace, prefix, exchange.parameter("cursor") or "", limit, wanted)
@@ -149,7 +151,7 @@ def _path(key: bytes) -> bytes:
 
 def _target(exchange: Exchange, right: int) -> _Target:
     key = anywhere.raw_key(exchange.arguments[1])
-    return _Target(anywhere.find_keyspace(exchange, right, key), key)
+    return _Target(anywhere.find_open(exchange, right, key), key)
 
 
 def _existing(target: _Target) -> Record:

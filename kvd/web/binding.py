@@ -60,10 +60,10 @@ def find_keyspace(exchange: Exchange) -> Keyspace | None:
     """Return the namespace of the request; None for the default one while nothing was written to it."""
     keyspaces = exchange.server.store.keyspaces
     name = exchange.request.headers.get(NAMESPACE_HEADER)
-    if name is None:
-        return keyspaces.find(exchange.server.settings.http.namespace)
-    keyspace = keyspaces.find(name)
-    if keyspace is None:
+    keyspace = keyspaces.find(exchange.server.settings.http.namespace if name is None else name)
+    if keyspace is not None:
+        keyspace.check_open()
+    elif name is not None:
         raise Refused(400, "namespace not found")
     return keyspace
 

@@ -7,7 +7,7 @@ cookies. While nothing is protected, and on this machine, no header is needed.
 
     GET    /api/session                      {name, right, is_open, version, node}; 401 asks for a login
     GET    /api/namespaces                   [{id, title, keys, expires, hits, misses, right,
-                                             is_database}]
+                                             is_database, group, is_carried}]
     POST   /api/namespaces                   {title} → namespace                                    (admin)
     PUT    /api/namespaces/{ns}              {title} → namespace                                    (admin)
     DELETE /api/namespaces/{ns}              null                                                   (admin)

@@ -9,6 +9,7 @@ from kvd.json_text import quote
 from protocol.http_responses import Response
 from protocol.replies import ErrorReply
 from storage.errors import (
+    GroupNotCarried,
     KeyspaceGone,
     KeyTooLong,
     LimitError,
@@ -32,6 +33,7 @@ BAD_VALUE: Final = 10030
 NO_ROUTE: Final = 7000
 UNAVAILABLE: Final = 10050
 CONDITION_FAILED: Final = 10051
+NOT_HERE: Final = 10052
 
 JSON: Final = b"Content-Type: application/json\r\n"
 TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n"
@@ -83,6 +85,8 @@ def from_storage(error: StorageError) -> Refused:
         return Refused(400, str(error), BAD_TITLE)
     if isinstance(error, TitleTaken):
         return Refused(400, "a namespace with this account ID and title already exists", TITLE_TAKEN)
+    if isinstance(error, GroupNotCarried):  # 421: another node would answer. Source: RFC 9110 §15.5.20
+        return Refused(421, str(error), NOT_HERE)
     if isinstance(error, KeyspaceGone):
         return Refused(400, "namespace not found", NAMESPACE_NOT_FOUND)
     return Refused(503, str(error), UNAVAILABLE, b"Retry-After: 1\r\n")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from kvd import json_text
 from kvd.web import envelope, records
 from kvd.web.access import READ, WRITE
-from kvd.web.anywhere import find_keyspace
+from kvd.web.anywhere import find_open
 from kvd.web.errors import NO_ROUTE, Refused, as_envelope
 from kvd.web.feeds import Feed
 from kvd.web.front import Route
@@ -43,7 +43,7 @@ def _prefix(exchange: Exchange) -> bytes:
 
 
 def _changes(exchange: Exchange) -> Feed | Response:
-    keyspace = find_keyspace(exchange, READ)
+    keyspace = find_open(exchange, READ)
     _check_version(exchange)
     return Feed(exchange, keyspace, _prefix(exchange))
 
@@ -57,7 +57,7 @@ def _check_version(exchange: Exchange) -> None:
 
 
 def _export(exchange: Exchange) -> Job:
-    keyspace = find_keyspace(exchange, READ)
+    keyspace = find_open(exchange, READ)
     _check_version(exchange)
     lines = export_lines(exchange.front.pace, keyspace, _prefix(exchange))
     return Job("export", streamed(exchange, _NDJSON, lines), writes_head=True)
@@ -115,7 +115,7 @@ def _value_member(value: bytes) -> bytes:
 
 
 def _delete_keys(exchange: Exchange) -> Job | Response:
-    keyspace = find_keyspace(exchange, WRITE)
+    keyspace = find_open(exchange, WRITE)
     prefix = _prefix(exchange)
     if prefix:
         return Job("delete by prefix", _delete_steps(exchange, keyspace, prefix))

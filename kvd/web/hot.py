@@ -83,6 +83,10 @@ class HotReads:
         keyspace.hits += 1
         return encoded
 
+    def forget(self) -> None:
+        """Forget all answers: something may be read no more."""
+        self._kept.clear()
+
     def note(self, session: HttpSession, head: bytes, found: Found, encoded: bytes) -> None:
         """Take note of an answer that was given; keep it if its head was seen in this second already."""
         if len(head) > HEAD_BYTES_MAX or len(encoded) > ANSWER_BYTES_MAX:

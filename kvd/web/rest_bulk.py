@@ -12,7 +12,7 @@ from kvd.web.bodies import Body, BytesBody
 from kvd.web.errors import BAD_KEY, Refused, as_envelope
 from kvd.web.front import Route
 from kvd.web.items import ItemsBody
-from kvd.web.rest_namespaces import find_keyspace, require
+from kvd.web.rest_namespaces import find_open, require
 from protocol.http_responses import Response
 from storage.record import METADATA, VALUE
 
@@ -24,7 +24,7 @@ _GET_BODY_BYTES_MAX: Final = 1 << 20
 
 
 def _open_put(exchange: Exchange) -> Body:
-    keyspace = find_keyspace(exchange, "put")
+    keyspace = find_open(exchange, "put")
     require(exchange, WRITE, keyspace)
     entries: list[bulk.Entry] = []
     exchange.state = keyspace, entries
@@ -47,7 +47,7 @@ def _put(exchange: Exchange) -> Response | Job:
 
 
 def _open_delete(exchange: Exchange) -> Body:
-    keyspace = find_keyspace(exchange, "remove key")
+    keyspace = find_open(exchange, "remove key")
     require(exchange, WRITE, keyspace)
     keys: list[bytes] = []
     exchange.state = keyspace, keys
@@ -74,12 +74,12 @@ def _done(count: int) -> Response:
 
 
 def _open_get(exchange: Exchange) -> Body:
-    require(exchange, READ, find_keyspace(exchange, "bulk get keys"))
+    require(exchange, READ, find_open(exchange, "bulk get keys"))
     return BytesBody(_GET_BODY_BYTES_MAX)
 
 
 def _get(exchange: Exchange) -> Response:
-    keyspace = find_keyspace(exchange, "bulk get keys")
+    keyspace = find_open(exchange, "bulk get keys")
     found = exchange.body_of(BytesBody).json()
     if not isinstance(found, dict) or not isinstance(found.get("keys"), list):
         raise Refused(400, "the body has no list of keys")

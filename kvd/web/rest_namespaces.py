@@ -37,6 +37,13 @@ def find_keyspace(exchange: Exchange, operation: str) -> Keyspace:
     return keyspace
 
 
+def find_open(exchange: Exchange, operation: str) -> Keyspace:
+    """Do the same for who wants to read or write records. Raise `KeyspaceError` if they are not here, or not all."""
+    keyspace = find_keyspace(exchange, operation)
+    keyspace.check_open()
+    return keyspace
+
+
 def require(exchange: Exchange, right: int, keyspace: Keyspace | None, key: bytes | None = None) -> None:
     if not exchange.access.permits(right, keyspace, key):
         raise Refused(403, "Authentication error", AUTHENTICATION)

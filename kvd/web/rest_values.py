@@ -15,7 +15,7 @@ from kvd.web.errors import KEY_NOT_FOUND, Refused, as_envelope
 from kvd.web.front import Route
 from kvd.web.listing import Page, read_page, shown_name
 from kvd.web.metadata_filter import filter_of
-from kvd.web.rest_namespaces import find_keyspace, require, whole_number
+from kvd.web.rest_namespaces import find_open, require, whole_number
 from kvd.web.values import content_of, expiry_ms, open_value
 from protocol.http_responses import Response
 from storage.record import METADATA as METADATA_AT
@@ -39,7 +39,7 @@ class Target:
 
 def find_target(exchange: Exchange, operation: str, right: int) -> Target:
     """Return the key that the path names, if who asks may do this to it. Raise `Refused`."""
-    keyspace = find_keyspace(exchange, operation)
+    keyspace = find_open(exchange, operation)
     try:
         key = rules.check_key(decode_key(exchange.arguments[1]))
     except Refused as refused:
@@ -52,7 +52,7 @@ def find_target(exchange: Exchange, operation: str, right: int) -> Target:
 
 
 def _keys(exchange: Exchange) -> Response:
-    keyspace = find_keyspace(exchange, "list keys")
+    keyspace = find_open(exchange, "list keys")
     require(exchange, READ, keyspace)
     limit = whole_number(
         exchange.parameter("limit"), "limit", rules.LIST_LIMIT_MAX, _LIST_LIMIT_MIN, rules.LIST_LIMIT_MAX

@@ -22,7 +22,7 @@ from kvd.session import Endpoint, Session
 from kvd.settings import Settings
 from storage.engine_memory import MemoryEngine
 from storage.errors import StorageError
-from storage.store import Store
+from storage.store import Store, StoreOptions
 
 START_MS = 1_700_000_000_000
 
@@ -45,7 +45,9 @@ class InProcessServer(Server):
     def __init__(self, settings: Settings | None = None) -> None:
         self.clock = Clock()
         self.engine = MemoryEngine()
-        super().__init__(settings or Settings(), Store(self.engine, now_ms=self.clock.now_ms))
+        settings = settings or Settings()
+        options = StoreOptions(groups=frozenset(settings.peers.groups))
+        super().__init__(settings, Store(self.engine, options, now_ms=self.clock.now_ms))
 
 
 def encode(*arguments: object) -> bytes:

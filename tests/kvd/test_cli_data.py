@@ -456,3 +456,20 @@ def test_a_redis_that_is_not_there_is_named(cli: Cli) -> None:
 def test_help_shows_examples(verb: list[str]) -> None:
     output = CliRunner().invoke(main, [*verb, "--help"]).output
     assert "Examples:\n  " in output
+
+
+def test_namespaces_of_groups_that_a_node_does_not_carry_are_named_and_left_out(tmp_path: Path) -> None:
+    with kvd_server(tmp_path, "--peer-groups", "7") as server, server.client() as client:
+        client.execute_command("KV.NS", "CREATE", "ours", "REPLICATE", "GROUP", "7")
+        client.execute_command("KV.NS", "CREATE", "shop")
+    with kvd_server(tmp_path) as server:  # a node of its own may give a group up
+        cli = Cli(server, f"http://127.0.0.1:{json.loads((tmp_path / 'ports.json').read_text())['http']}")
+        listed = {line.split()[-1]: line for line in cli.ok("namespace", "list").splitlines()}
+        assert "not carried  ours" in listed["7)"]
+        assert "not carried" not in listed["shop"]
+        result = cli.run("export", "--all", str(tmp_path / "all.jsonl"))
+        assert result.exit_code == 0, result.output
+        assert "left out, as this node does not carry their groups: 'ours'" in result.stderr
+        assert "does not carry group 7" in cli.fails("export", "-n", "ours", str(tmp_path / "ours.jsonl"))
+    with kvd_server(tmp_path, "--peer-groups", "7") as server, server.client() as client:
+        client.execute_command("KV.NS", "USE", "ours")  # nothing is lost by it

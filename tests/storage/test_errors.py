@@ -37,6 +37,7 @@ MESSAGES: dict[StorageError, tuple[str, str]] = {
     errors.TitleTooLong(0, 4): ("title of 0 bytes", "between 1 and 4 bytes"),
     errors.KeyspaceGone("ab"): ("the namespace ab does not exist", "use one of those"),
     errors.GroupNotCarried(3): ("does not carry group 3", "or add the group to peers.groups"),
+    errors.GroupIncomplete("group 3 catches up"): ("group 3 catches up", "use another node that carries it"),
     errors.TitleTaken("t"): ("title 't' exists already", "choose another title"),
 }
 

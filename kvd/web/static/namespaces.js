@@ -45,15 +45,18 @@ function rowOf(each, refresh) {
       refresh();
     },
   });
+  const place = each.group ? h("span", { class: "pill" }, each.is_carried ? `group ${each.group}` : `group ${each.group}, on other nodes`) : null;
+  const title = each.is_carried ? h("a", { href: `#/namespaces/${each.id}`, class: "strong" }, each.title) : h("span", { class: "strong" }, each.title);
+  const number = (count) => (each.is_carried ? numberText(count) : "–");
   const canChange = each.right === "admin" && !each.is_database;
   return h(
     "tr", {},
-    h("td", {}, h("a", { href: `#/namespaces/${each.id}`, class: "strong" }, each.title), h("code", { class: "id" }, each.id)),
-    h("td", { class: "number", "data-label": "Keys" }, numberText(each.keys)),
-    h("td", { class: "number", "data-label": "With expiry" }, numberText(each.expires)),
+    h("td", {}, title, " ", place, h("code", { class: "id" }, each.id)),
+    h("td", { class: "number", "data-label": "Keys" }, number(each.keys)),
+    h("td", { class: "number", "data-label": "With expiry" }, number(each.expires)),
     h("td", { class: "number", "data-label": "Reads that hit" }, reads ? percentText(each.hits / reads) : "–"),
     h("td", { class: "number actions" }, canChange && button("Rename", rename, { kind: "quiet", "aria-label": `Rename ${each.title}` }),
-      canChange && button("Delete", remove, { kind: "quiet danger-text", "aria-label": `Delete ${each.title}` })),
+      canChange && each.is_carried && button("Delete", remove, { kind: "quiet danger-text", "aria-label": `Delete ${each.title}` })),
   );
 }
 

@@ -32,7 +32,7 @@ Samples = dict[str, list[dict[str, str]]]
 
 @pytest.fixture(scope="module")
 def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """What /metrics of a node says that has a certificate, two peers, a namespace, and clients of both kinds."""
+    """What /metrics of a node says that has a certificate, two peers, a namespace, a group, and clients of both kinds."""
     directory = tmp_path_factory.mktemp("monitored")
     authority = directory / "authority"
     kvd("cluster", "init", "--mtls", str(authority), "--node", "one")
@@ -51,7 +51,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def node(directory: Path, authority: Path, name: str, *options: str) -> Any:
     (directory / name).mkdir()
     own = ("--peer-cert", str(authority / f"{name}.pem"), "--peer-port", "0", "--set", "peers.bind=127.0.0.1")
-    return kvd_server(directory / name, *own, *options)
+    return kvd_server(directory / name, *own, "--peer-groups", "7", *options)
 
 
 def exercise(one: RunningServer, *others: RunningServer) -> None:
