@@ -19,6 +19,7 @@ from storage.cache import Hot, cost, weight
 from storage.changes import INLINE_BYTES_MAX
 from storage.engine import Family
 from storage.errors import KeyspaceGone, KeyTooLong, MetadataTooLong, RecordError, ValueTooLong
+from storage.history import Past
 from storage.layout import EXPIRY_KIND, PURGE_KIND, after_prefix, deadline_prefix
 from storage.policy import DEFAULT_POLICY, Policy
 from storage.record import (
@@ -68,6 +69,7 @@ class Keyspace:
         "floors",
         "gone",
         "headers",
+        "history",
         "hits",
         "id",
         "index",
@@ -91,6 +93,7 @@ class Keyspace:
         self.headers = 0  # rows that hold the stamp of a value that is gone
         self.floor: bytes | None = None  # the register of the last flush
         self.policy = DEFAULT_POLICY
+        self.history = 0  # how many past versions of a key are kept
         self.notifying = False  # whether handlers should call `notify`
         self.hits = 0  # look-ups of commands that read, counted by them
         self.misses = 0
@@ -168,6 +171,14 @@ class Keyspace:
         skip = len(self.id)
         live = [(key[skip:], record) for key, record in rows if record[EXPIRES_AT] > now_ms]
         return live, None if boundary is None else boundary[skip:]
+
+    def versions(self, key: bytes, count: int) -> list[Past]:
+        """Return the last past versions of `key`, at most `count`, newest first; what it is now is not among them.
+
+        Costs a walk over that many rows, and the memory for their values.
+        """
+        self._check_gone()
+        return self._state.history.read(self.id + key, self.peek_readable(key), min(count, self.history))
 
     def random_key(self) -> bytes | None:
         """Return a live key, each with about the same chance; None if there is none.
@@ -347,11 +358,13 @@ class Keyspace:
         """Do from now on what `policy` asks for."""
         self.policy = policy
         is_local = policy.replicate == "none"
+        self.history = policy.history
         self._lane = self._txn.local if is_local else self._txn
-        if policy.value_bytes_max is None and not is_local:
+        is_plain = not is_local and not policy.history  # else no write takes the short way of `put`
+        if policy.value_bytes_max is None and is_plain:
             self._limits = self._state.limits
         else:
-            self._limits = NarrowedLimits(self._state.limits, policy.value_bytes_max, plain=not is_local)
+            self._limits = NarrowedLimits(self._state.limits, policy.value_bytes_max, plain=is_plain)
 
     def peek(self, key: bytes) -> Record:
         """Return what is stored under `key`, live or not: `MISSING` if nothing. May raise `RecordError`."""
@@ -546,6 +559,7 @@ class Keyspace:
             assert end is not None
             txn.ranges.append((Family.RECORDS, self.id, end))
         self._state.members.erase_all(self.id)
+        self._state.history.clear(self.id)
         self._state.cache.drop(self._hot)
         if any(self.counts):
             self._recount(-self.count, -self.expires, -self.floors, -self.headers)
@@ -572,6 +586,9 @@ class Keyspace:
         txn.rows[row_key] = record
         if record is MISSING:
             txn.purges_rows = True
+            self._state.history.forget(row_key)
+        elif self.history:
+            self._state.history.remember(row_key, old, record, self.history)
         self._hot.young[key] = record
         self._state.cache.young_bytes += weight(record) - weight(old)
         self._empty = False

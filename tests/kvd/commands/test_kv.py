@@ -191,7 +191,7 @@ def test_namespaces_are_made_listed_renamed_and_deleted(client: Client) -> None:
     first = client.send("KV.NS", "CREATE", "sessions")
     second = client.send("KV.NS", "create", "z\u0142oto".encode())
     assert len(bytes.fromhex(first.decode())) == 16
-    default = {b"keys": 0, b"replicate": b"all", b"maxvalue": 0, b"conflictlog": 1}
+    default = {b"keys": 0, b"replicate": b"all", b"maxvalue": 0, b"conflictlog": 1, b"history": 0}
     assert client.send("KV.NS", "LIST") == [
         {b"id": first, b"title": b"sessions", **default},
         {b"id": second, b"title": "z\u0142oto".encode(), **default},
