@@ -58,7 +58,7 @@ from storage.record import (
     loads,
 )
 from storage.transaction import Transaction
-from storage.version import STAMP_BYTES, is_newer
+from storage.version import STAMP_BYTES, is_newer, register_dot
 
 _NEWEST_MAX: Final = 4096  # keys whose newest number is remembered: with the longest keys some 10 MB
 _TIME: Final = Struct(">Q")
@@ -103,7 +103,7 @@ class _Tail:
 
     number: int  # of the newest on the disk; 0: none
     register: bytes  # of the newest of all; empty: there is none, or it cannot be read
-    is_erased: bool = False  # whether all that is on the disk goes
+    erased: list[bytes] = attrs.field(factory=list)  # row keys of what is on the disk, if all of that goes
     limit: int = 0
     dropped: int = 0  # how many were added and are too many by now
     added: list[Past] = attrs.field(factory=list)  # the newest last
@@ -155,7 +155,10 @@ class History:
     # Writes, in the tick under way.
 
     def remember(self, place: bytes, old: Record, record: Record, versions: int) -> None:
-        """Keep `old` if the `record` that takes its place is another version; `versions` are kept of each key."""
+        """Keep `old` if the `record` that takes its place is another version; `versions` are kept of each key.
+
+        To be called before anything else is changed: it may have to read, and raise the engine's error.
+        """
         past = _ended(old, record, self._txn.now_ms)
         if past is None:
             return
@@ -170,9 +173,16 @@ class History:
         tail.push(past, limit)
 
     def forget(self, place: bytes) -> None:
-        """Remove the past of a key whose row goes. Costs one seek, at the commit."""
-        if place[:NAMESPACE_BYTES] in self._bounds:
-            self._tails[place] = _Tail(0, b"", is_erased=True)
+        """Remove the past of a key whose row goes. Costs one seek, in a namespace that has a history."""
+        namespace = place[:NAMESPACE_BYTES]
+        if namespace not in self._bounds:
+            return
+        prefix = history_prefix(place)
+        erased: list[bytes] = []
+        if namespace not in self._cleared:
+            erased = list(self._engine.keys(Family.HISTORY, prefix, after_prefix(prefix)))
+        if erased or place in self._tails:
+            self._tails[place] = _Tail(0, b"", erased)
             self.is_dirty = True
 
     def clear(self, namespace: bytes) -> None:
@@ -266,9 +276,8 @@ class History:
         rows: list[tuple[bytes, bytes]] = []
         for place, tail in self._tails.items():
             prefix = history_prefix(place)
-            if tail.is_erased and place[:NAMESPACE_BYTES] not in self._cleared:
-                for row_key in self._engine.keys(Family.HISTORY, prefix, after_prefix(prefix)):
-                    batch.delete(Family.HISTORY, row_key)
+            for row_key in tail.erased:
+                batch.delete(Family.HISTORY, row_key)
             last = tail.last
             surplus = range(max(tail.number - tail.limit, 0) + 1, min(tail.number, last - tail.limit) + 1)
             for number in surplus:
@@ -349,9 +358,10 @@ class History:
         for row_key, row in self._engine.iterate(Family.HISTORY, prefix, after_prefix(prefix)):
             number = parse_history_key(row_key)[1]
             try:
-                return number, decode_past(row, self._origins).register
+                register = decode_past(row, self._origins).register
             except RecordError:
                 return number, b""  # who reads it is told
+            return number, register if register_dot(register)[0] < len(self._origins) else b""
         return 0, b""
 
 

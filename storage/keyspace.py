@@ -567,8 +567,12 @@ class Keyspace:
         self._flushed = True
 
     def _set(self, key: bytes, old: Record, record: Record) -> None:
-        """Make `record` what is stored under `key`: pending row, deadline, cache, counts."""
+        """Make `record` what is stored under `key`: pending row, deadline, cache, counts; `old` becomes past."""
         row_key = self.id + key
+        if record is MISSING:
+            self._state.history.forget(row_key)
+        elif self.history:
+            self._state.history.remember(row_key, old, record, self.history)
         if record[VALUE] is not None and record[EXPIRES_AT] != NEVER:
             # An entry at or before the old expiry is there already; it does for a later one too (`layout`).
             covered = old[VALUE] is not None and old[EXPIRES_AT] <= record[EXPIRES_AT]
@@ -586,9 +590,6 @@ class Keyspace:
         txn.rows[row_key] = record
         if record is MISSING:
             txn.purges_rows = True
-            self._state.history.forget(row_key)
-        elif self.history:
-            self._state.history.remember(row_key, old, record, self.history)
         self._hot.young[key] = record
         self._state.cache.young_bytes += weight(record) - weight(old)
         self._empty = False

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import attrs
 
-from storage.errors import KeyspaceGone, RecordError, TitleTaken, TitleTooLong
+from storage.errors import KeyspaceGone, RecordError, StorageError, TitleTaken, TitleTooLong
 from storage.keyspace import Keyspace
 from storage.layout import CLUSTER, DATABASES, NAMESPACE_BYTES, SYSTEM, database_id
 from storage.policy import DEFAULT_POLICY, Policy
@@ -124,7 +124,7 @@ class Keyspaces:
             return keyspace.history
         try:
             is_live = self.system.peek(namespace)[EXPIRES_AT] > 0
-        except RecordError:
+        except StorageError:
             is_live = True  # `kvd verify` names it
         return None if is_live else 0
 

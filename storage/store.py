@@ -327,18 +327,21 @@ class Store:
     # Upkeep.
 
     def sweep(self, budget_rows: int) -> int:
-        """Handle up to `budget_rows` due expiries, purges and past versions that are too many, and commit.
+        """Handle up to `budget_rows` due expiries, purges and rows of histories that are trimmed, and commit.
 
-        Return how many there were; call it again soon if that is `budget_rows`.
+        Return how many there were; call it again soon if that is `budget_rows` or more.
         """
         handled = self.sweeper.collect(budget_rows)
-        if handled < budget_rows:
-            handled += self.history.trim(budget_rows - handled)
         if handled:
             self.commit()
             if self.on_expired is not None:
                 for keyspace, key in self.sweeper.expired:
                     self.on_expired(keyspace, key)
+        if handled < budget_rows:
+            trimmed = self.history.trim(budget_rows - handled)
+            if trimmed:
+                self.commit()
+            handled += trimmed
         return handled
 
     def adopt_keys(self, keyring: Keyring) -> None:

@@ -9,7 +9,7 @@ import pytest
 import rocksdict
 
 from storage.changes import VersionVector
-from storage.engine import Family
+from storage.engine import Engine, Family
 from storage.engine_memory import MemoryEngine
 from storage.engine_rocksdb import RocksEngine
 from storage.engine_sealed import SealedEngine
@@ -18,7 +18,7 @@ from storage.expiry import Apart
 from storage.keyring import new_keyring, rotated
 from storage.layout import HISTORY_PREFIX, SYSTEM, history_key, history_prefix, parse_history_key
 from storage.policy import HISTORY_MAX, Policy
-from storage.record import EXPIRES_AT, METADATA, NEVER, VALUE, dumps, encode
+from storage.record import EXPIRES_AT, METADATA, MISSING, NEVER, VALUE, dumps, encode
 from storage.resealing import Phase
 from storage.store import Keyspace, Store, StoreOptions
 from storage.verify import Verifier
@@ -594,6 +594,77 @@ def test_a_version_that_cannot_be_read_is_told_and_does_not_keep_a_key_from_bein
     store.commit()
     assert past(keyspace) == [b"five", b"four", b"three"]
     assert findings(store) == []
+
+
+class Damage:
+    """An engine whose history cannot be read: a block of it is damaged, say."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.is_damaged = True
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.engine, name)
+        if name not in {"iterate", "keys"}:
+            return found
+
+        def read(family: Family, *rest: Any, **options: Any) -> Any:
+            if self.is_damaged and family is Family.HISTORY:
+                raise DamagedFiles("here", "a test")
+            return found(family, *rest, **options)
+
+        return read
+
+
+def test_a_write_that_cannot_be_remembered_is_refused_whole(store: Store, rig: EngineRig) -> None:
+    keyspace = remembering(store)
+    for key in (b"k", b"deleted"):
+        keyspace.put(key, b"one")
+        keyspace.put(key, b"two", NOW_MS + 9000)
+    keyspace.delete(b"deleted")
+    store.commit()
+    store.close()
+    damage = Damage(rig.open())
+    store = Store(damage, now_ms=NOW_MS)
+    found = store.keyspaces.find("past")
+    assert found is not None
+    before = found.counts, found.peek(b"k"), found.peek(b"deleted")
+    for action in (
+        lambda: found.put(b"k", b"three"),
+        lambda: found.delete(b"k"),
+        lambda: found.put(b"deleted", b"three", NOW_MS + 9),
+        lambda: found.rewrite(b"deleted", MISSING),
+    ):
+        with pytest.raises(DamagedFiles):
+            action()
+        assert (found.counts, found.peek(b"k"), found.peek(b"deleted")) == before
+    store.keyspace(0).put(b"other", b"v")
+    store.commit()
+    damage.is_damaged = False
+    store = Store(damage.engine, now_ms=NOW_MS)
+    found = store.keyspaces.find("past")
+    assert found is not None
+    assert (found.counts, found.peek(b"k"), found.peek(b"deleted")) == before
+    assert value_of(store.keyspace(0), b"other") == b"v"
+    assert (past(found), past(found, b"deleted")) == ([b"one"], [b"two", b"one"])
+    assert findings(store) == []
+
+
+def test_a_history_that_cannot_be_trimmed_stops_no_sweep(store: Store, rig: EngineRig) -> None:
+    keyspace = remembering(store)
+    for value in (b"one", b"two", b"three"):
+        keyspace.put(b"k", value)
+    store.commit()
+    change(store, keyspace, 1)
+    store.keyspace(0).put(b"other", b"v", NOW_MS + 5)
+    store.commit()
+    store.close()
+    store = Store(Damage(rig.open()), now_ms=NOW_MS + 5)
+    expired: list[bytes] = []
+    store.on_expired = lambda _, key: expired.append(key)
+    with pytest.raises(DamagedFiles):
+        store.sweep(10)
+    assert (expired, store.dirty) == ([b"other"], False)
 
 
 def test_a_damaged_record_has_a_past(store: Store, rig: EngineRig) -> None:
