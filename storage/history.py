@@ -22,7 +22,9 @@ smaller number, so that what was given up never shows again. All versions of a n
 range, which takes constant time: when it is flushed or deleted, or its policy asks for none. Those of a
 key go when its row does: after a deletion is purged, or an expired key dropped.
 
-Nothing here is called for namespaces without a history, but `forget` and `clear`, which find no bound.
+Nothing here is called for namespaces without a history, but `forget` and `clear`, which find no bound. Figures:
+tests/bench/bench_store.py. A write costs 5 us without a past and 20 to 35 us with one of two versions, most of it the seek
+for a key that was not written lately.
 """
 
 from __future__ import annotations
