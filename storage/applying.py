@@ -94,7 +94,7 @@ class Applier:
         cache = self._state.cache
         number_of, obtain = self._ledger.number_of, self._keyspaces.obtain
         group = self._ledger.groups[number]
-        namespace, keyspace, hot, floor, is_shown = b"", None, None, b"", False
+        namespace, keyspace, hot, floor, is_shown, is_plain = b"", None, None, b"", False, False
         won = top = 0
         self._prefetch(run.changes)
         for change in run.changes:
@@ -117,16 +117,17 @@ class Applier:
                         shown = []
                     if group_of(namespace) != group:
                         incoming.undecodable += 1
-                        namespace = b""
+                        keyspace = None
                         continue
                     keyspace = obtain(namespace)
                     hot = keyspace.hot
                     floor = keyspace.floor or b""
                     is_shown = _is_shown(keyspace)
+                    is_plain = namespace != SYSTEM and not keyspace.history
                 key = place[NAMESPACE_BYTES:]
                 old = hot.young.get(key) or keyspace.peek_readable(key)  # type: ignore[union-attr]
                 old_value, _, old_metadata, old_stamp, old_expiry, old_floor = old
-                if old_expiry is None and old_floor is None and old_metadata is None and namespace != SYSTEM:
+                if is_plain and old_expiry is None and old_floor is None and old_metadata is None:
                     prev_number = 0
                     if prev_hlc:
                         prev_number = number if prev_origin is None else number_of(prev_origin, prev_hlc)

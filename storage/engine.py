@@ -27,6 +27,7 @@ class Family(enum.StrEnum):
     MEMBERS = "members"
     CHANGES = "changes"
     DEADLINES = "deadlines"
+    HISTORY = "history"
     META = "meta"
 
 

@@ -69,7 +69,7 @@ _PROBE_NAME = "probe"
 # In the text of an error: the log has not got the batch, or half of it, which counts as nothing.
 _APPENDING = "While append"
 
-# RocksDB goes on by itself once there is room for all memtables (76 MiB). With this much space free, a
+# RocksDB goes on by itself once there is room for all memtables (84 MiB). With this much space free, a
 # database that still reports a full disk needs more than that.
 _AMPLE_BYTES = 256 * _MIB
 _PATIENCE_PROBES = 10
@@ -79,6 +79,7 @@ _MEMTABLE_BYTES = {
     Family.MEMBERS: 16 * _MIB,
     Family.CHANGES: 16 * _MIB,
     Family.DEADLINES: 8 * _MIB,
+    Family.HISTORY: 8 * _MIB,
     Family.META: 4 * _MIB,
 }
 
@@ -374,6 +375,11 @@ class RocksEngine:
                 name: sum(rows.property_int_value(source) or 0 for rows in self._families.values())
                 for name, source in _STATS.items()
             }
+            history = self._families[Family.HISTORY]
+            found["engine_history_bytes"] = sum(
+                history.property_int_value(_STATS[name]) or 0
+                for name in ("engine_sst_bytes", "engine_blob_bytes")
+            )
         found["engine_block_cache_bytes"] = self._cache.get_usage()
         return found
 
@@ -443,7 +449,7 @@ class RocksEngine:
     def _open(self) -> None:
         options = _database_options(_family_options(Family.RECORDS, self._cache))
         options.create_if_missing(self._create)
-        options.create_missing_column_families(self._create)
+        options.create_missing_column_families(True)  # of a database that an earlier version has made
         others = {
             name: _family_options(family, self._cache)
             for family, name in _NAMES.items()
@@ -534,6 +540,7 @@ def _family_options(family: Family, cache: Any) -> Any:
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(True)
     if family in {Family.RECORDS, Family.MEMBERS}:
         blocks.set_bloom_filter(_BLOOM_BITS, False)
+    if family in {Family.RECORDS, Family.MEMBERS, Family.HISTORY}:
         options.set_enable_blob_files(True)
         options.set_min_blob_size(_BLOB_BYTES_MIN)
         options.set_blob_compression_type(rocksdict.DBCompressionType.lz4())

@@ -2,7 +2,7 @@
 
     store, replica, verifier ── plain rows ──▶ SealedEngine ── sealed rows ──▶ RocksDB: log, tables, blobs, copies
 
-Sealed are the values of records and members: whatever clients gave, with the registers that go with it. Not sealed
+Sealed are the values of records, members and past versions: whatever clients gave, with the registers that go with it. Not sealed
 are keys, and the families that only name keys (the change log, deadlines) or count (meta). Above this module
 nothing knows of encryption: digests, replication and the cache work on what they always did, so that nodes
 with different keys, or none, hold equal cells. Without keys the store uses the engine itself, and pays nothing.
@@ -31,7 +31,7 @@ from storage.record import dumps, loads
 from storage.sealing import CHECK_BYTES, Sealer, key_check
 
 # What is sealed, in the order in which `resealing` walks it.
-SEALED: Final = (Family.RECORDS, Family.MEMBERS)
+SEALED: Final = (Family.RECORDS, Family.MEMBERS, Family.HISTORY)
 
 # The check value of each key in use, by its id; None stands for values that are not sealed.
 KeysInUse = Mapping[bytes | None, bytes]

@@ -19,6 +19,7 @@ from storage.cache import Hot, cost, weight
 from storage.changes import INLINE_BYTES_MAX, group_of
 from storage.engine import Family
 from storage.errors import KeyspaceGone, KeyTooLong, MetadataTooLong, RecordError, ValueTooLong
+from storage.history import Past
 from storage.layout import EXPIRY_KIND, PURGE_KIND, after_prefix, deadline_prefix
 from storage.policy import DEFAULT_POLICY, Policy
 from storage.record import (
@@ -69,6 +70,7 @@ class Keyspace:
         "gone",
         "group",
         "headers",
+        "history",
         "hits",
         "id",
         "index",
@@ -92,6 +94,7 @@ class Keyspace:
         self.headers = 0  # rows that hold the stamp of a value that is gone
         self.floor: bytes | None = None  # the register of the last flush
         self.policy = DEFAULT_POLICY
+        self.history = 0  # how many past versions of a key are kept
         self.notifying = False  # whether handlers should call `notify`
         self.hits = 0  # look-ups of commands that read, counted by them
         self.misses = 0
@@ -171,6 +174,14 @@ class Keyspace:
         skip = len(self.id)
         live = [(key[skip:], record) for key, record in rows if record[EXPIRES_AT] > now_ms]
         return live, None if boundary is None else boundary[skip:]
+
+    def versions(self, key: bytes, count: int) -> list[Past]:
+        """Return the last past versions of `key`, at most `count`, newest first; what it is now is not among them.
+
+        Costs a walk over that many rows, and the memory for their values.
+        """
+        self._check_gone()
+        return self._state.history.read(self.id + key, self.peek_readable(key), min(count, self.history))
 
     def random_key(self) -> bytes | None:
         """Return a live key, each with about the same chance; None if there is none.
@@ -350,8 +361,10 @@ class Keyspace:
         """Do from now on what `policy` asks for."""
         self.policy = policy
         is_local = policy.replicate == "none"
+        self.history = policy.history
         self._lane = self._txn.local if is_local else self._txn.lane_for(self.group)
-        is_plain = self._lane is self._txn
+        # Else no write takes the short way of `put`.
+        is_plain = self._lane is self._txn and not policy.history
         if policy.value_bytes_max is None and is_plain:
             self._limits = self._state.limits
         else:
@@ -561,6 +574,7 @@ class Keyspace:
             assert end is not None
             txn.ranges.append((Family.RECORDS, self.id, end))
         self._state.members.erase_all(self.id)
+        self._state.history.clear(self.id)
         self._state.cache.drop(self._hot)
         if any(self.counts):
             self._recount(-self.count, -self.expires, -self.floors, -self.headers)
@@ -568,8 +582,12 @@ class Keyspace:
         self._flushed = True
 
     def _set(self, key: bytes, old: Record, record: Record) -> None:
-        """Make `record` what is stored under `key`: pending row, deadline, cache, counts."""
+        """Make `record` what is stored under `key`: pending row, deadline, cache, counts; `old` becomes past."""
         row_key = self.id + key
+        if record is MISSING:
+            self._state.history.forget(row_key)
+        elif self.history:
+            self._state.history.remember(row_key, old, record, self.history)
         if record[VALUE] is not None and record[EXPIRES_AT] != NEVER:
             # An entry at or before the old expiry is there already; it does for a later one too (`layout`).
             covered = old[VALUE] is not None and old[EXPIRES_AT] <= record[EXPIRES_AT]

@@ -9,6 +9,8 @@ All integers are big-endian, so that byte order is number order.
                kind (2) ‖ sub
     changes    origin# (4) ‖ first seq (8)             a chunk of consecutive dots (`changelog`)
     deadlines  due_ms (8) ‖ kind (1) ‖ ns ‖ user key   empty; kind 0: expiry, 1: purge (`expiry`)
+    history    ns (16) ‖ escaped key ‖ 00 01 ‖         replaced_ms (8) ‖ row: a past version (`history`)
+               2**64 - 1 - number (8)
     meta       see below                               CBOR, unless told otherwise
 
     meta key                 value
@@ -23,6 +25,7 @@ All integers are big-endian, so that byte order is number order.
     "purged_hlc:" group (2)  the same of another group
     "count:" ns (16)         [keys, keys with an expiry, rows with a floor, rows with a stamp and no value]
     "floor:" ns (16)         the register (32 bytes, plain) of the namespace's last flush
+    "history:" ns (16)       how many past versions a key of the namespace may have at most; no row: none has any
     "bodyless:" ns ‖ key     the stamp (20 bytes, plain) of a value that was dropped and is wanted back
     "local:" name            settings of the data directory that do not replicate, plain; those of another group
                              than 0 begin with "group" number ":"
@@ -33,7 +36,7 @@ All integers are big-endian, so that byte order is number order.
                              with that key (`resealing`)
     "probe"                  empty; written by `Store.probe`
 
-The values of records and members may be encrypted, each by itself (`sealing`). What stands in this table
+The values of records, members and past versions may be encrypted, each by itself (`sealing`). What stands in this table
 is then inside. Keys never are: they are searched, walked, and named by the other families.
 
 A namespace is 16 bytes. `SELECT 0..15` are fixed ids. `SYSTEM` holds the registry of the named ones as
@@ -42,7 +45,9 @@ all records; `CLUSTER` holds the cluster's own records, about members and the li
 one range: ns .. ns + 1, and a prefix of user keys is a range in it.
 
 In the members family a zero byte of the key is written as 00 FF and 00 01 ends it, so that rows come in
-the order of their keys there too, and one walk of both families goes through the places in order.
+the order of their keys there too, and one walk of both families goes through the places in order. So it is in
+the history family, where the versions of a key come newest first: their numbers count from 1 on and stand inverted.
+A key has a past only for as long as it has a row, if only of its deletion.
 
 A deadline may come earlier than what it stands for: extending an expiry writes no new entry. When
 one comes due the row decides, and a row that is not due yet gets an entry at its true time. Hence:
@@ -75,6 +80,7 @@ META_PURGED_HLC: Final = b"purged_hlc"
 ORIGIN_PREFIX: Final = b"origin:"
 COVERED_PREFIX: Final = b"covered:"
 BODYLESS_PREFIX: Final = b"bodyless:"
+HISTORY_PREFIX: Final = b"history:"
 LOCAL_PREFIX: Final = b"local:"
 PURGED_PREFIX: Final = b"purged:"
 COUNT_PREFIX: Final = b"count:"
@@ -87,6 +93,8 @@ _KIND: Final = Struct(">H")
 _GROUP: Final = Struct(">H")
 _KEY_END: Final = b"\x00\x01"
 _DUE_MAX: Final = 2**64 - 1
+_VERSION: Final = Struct(">Q")
+_VERSION_MAX: Final = 2**64 - 1
 
 change_key = _CHANGE.pack  # (origin number, first seq) -> key in `changes`
 deadline_prefix = _DEADLINE.pack  # (due_ms, kind) -> the first nine bytes of a key in `deadlines`
@@ -167,6 +175,30 @@ def parse_member(row_key: bytes) -> tuple[bytes, int, bytes]:
 def member_suffix(kind: int, sub: bytes) -> bytes:
     """Return what follows `members_prefix` in the key of a member's row."""
     return _KIND.pack(kind) + sub
+
+
+def history_prefix(place: bytes) -> bytes:
+    """Return what the rows of all past versions of `place` start with, and no others."""
+    return members_start(place) + _KEY_END
+
+
+def history_key(prefix: bytes, number: int) -> bytes:
+    """Return the key of a past version's row, given its place's `history_prefix`."""
+    return prefix + _VERSION.pack(_VERSION_MAX - number)
+
+
+def parse_history_key(row_key: bytes) -> tuple[bytes, int]:
+    """Return (its place's `history_prefix`, number) of a past version's row. Raise `ValueError` if it is none."""
+    prefix = row_key[: -_VERSION.size]
+    if len(prefix) < NAMESPACE_BYTES or not prefix.endswith(_KEY_END):
+        raise ValueError("a past version without a key")
+    inverted: int = _VERSION.unpack_from(row_key, len(prefix))[0]
+    return prefix, _VERSION_MAX - inverted
+
+
+def parse_history_prefix(prefix: bytes) -> bytes:
+    """Return the place that a `history_prefix` is of."""
+    return prefix[:NAMESPACE_BYTES] + prefix[NAMESPACE_BYTES : -len(_KEY_END)].replace(b"\x00\xff", b"\x00")
 
 
 def after_prefix(prefix: bytes) -> bytes | None:

@@ -27,6 +27,7 @@ from storage.errors import (
     GroupNotCarried,
     KeyspaceGone,
     RecordError,
+    StorageError,
     TitleTaken,
     TitleTooLong,
 )
@@ -92,11 +93,12 @@ class Keyspaces:
         """Return a number that grows with each commit that changes cluster records of this prefix, colon included."""
         return self._cluster_versions.get(prefix, 0) + self._reverts
 
-    def committed(self, rows: Iterable[bytes]) -> None:
+    def committed(self, rows: Iterable[bytes]) -> bool:
         """Take the registry as being on disk now, and do what other nodes' changes of it ask for.
 
-        `rows` are the keys of the rows that the commit has written.
+        `rows` are the keys of the rows that the commit has written. Return whether the registry may have changed.
         """
+        is_changed = self._before is not None or bool(self._accepted)
         self._before = None
         if self.cluster_version != self._cluster_version_committed:
             self._cluster_version_committed = self.cluster_version
@@ -108,6 +110,7 @@ class Keyspaces:
             accepted, self._accepted = self._accepted, {}
             for namespace in accepted:
                 self._refresh(namespace)
+        return is_changed
 
     def reverted(self) -> None:
         """Make the registry what it was before the tick."""
@@ -144,6 +147,17 @@ class Keyspaces:
         self.check_carried(group)
         if group in self.incomplete:
             raise GroupIncomplete(self.incomplete[group])
+
+    def history_of(self, namespace: bytes) -> int | None:
+        """Return how many past versions a named namespace keeps, 0 if there is none; None if that cannot be told."""
+        keyspace = self._named.get(namespace)
+        if keyspace is not None:
+            return keyspace.history
+        try:
+            is_live = self.system.peek(namespace)[EXPIRES_AT] > 0
+        except StorageError:
+            is_live = True  # `kvd verify` names it
+        return None if is_live else 0
 
     def by_id(self, namespace: bytes) -> Keyspace | None:
         """Return the keyspace with this id, whichever kind it is; None if it is hidden."""
@@ -219,10 +233,14 @@ class Keyspaces:
         self.system.put(namespace, title.encode(), metadata=keyspace.policy.encode())
         keyspace.title = title
 
-    def change(self, namespace: bytes, *, value_bytes_max: int | None, conflict_log: bool) -> None:
+    def change(
+        self, namespace: bytes, *, value_bytes_max: int | None, conflict_log: bool, history: int
+    ) -> None:
         """Give the namespace another policy; whether it replicates stays as it is."""
         keyspace = self._existing(namespace)
-        policy = attrs.evolve(keyspace.policy, value_bytes_max=value_bytes_max, conflict_log=conflict_log)
+        policy = attrs.evolve(
+            keyspace.policy, value_bytes_max=value_bytes_max, conflict_log=conflict_log, history=history
+        )
         if policy == keyspace.policy:
             return
         self._remember()

@@ -12,6 +12,7 @@ from storage.engine import Engine
 from storage.transaction import Transaction
 
 if TYPE_CHECKING:
+    from storage.history import History
     from storage.ledger import Ledger
     from storage.members import Members
 
@@ -75,6 +76,7 @@ class State:
     gc_min_age_ms: int
     ledger: Ledger
     members: Members
+    history: History
     origins: list[bytes]  # 16 bytes by origin number; number 0 is nobody's
 
     def purge_due(self, written_ms: int) -> int:

@@ -4,7 +4,8 @@ A tick of the daemon is: `begin(now_ms)`, any number of reads and writes on keys
 Nothing is awaited in between and everything but `sync` and `checkpoint` runs in one thread, so a
 tick is atomic without locks. The batch of a commit holds the rows written, a chunk of the change log for
 each lane that names them in the order of their dots, deadlines for new expiries and deletions, and
-the counts of keyspaces that changed. What other nodes wrote goes the same way (`replica`, `applying`).
+the counts of keyspaces that changed. In namespaces that keep a history it also holds what was replaced
+(`history`). What other nodes wrote goes the same way (`replica`, `applying`).
 
 A failed commit leaves no trace: pending writes are dropped, touched records leave the cache, counts,
 flushes and namespaces are what they were on disk. The origin is rotated, because the engine may
@@ -38,6 +39,7 @@ from storage.errors import Aborted, EncryptionError, StorageError
 from storage.expiry import Sweeper
 from storage.feed import Moment, SnapshotFeed
 from storage.fresh import Fresh
+from storage.history import History
 from storage.incoming import Incoming, Place
 from storage.indexing import add_chunks, overlaps
 from storage.keyring import Keyring
@@ -111,6 +113,7 @@ class Store:
         self.node_id = found.node_id
         self._cache = Cache(options.cache_bytes)
         self._ledger = Ledger(found, self._txn, entropy)
+        self.history = History(engine, self._txn, found.origins)
         self.state = State(
             engine,
             self._txn,
@@ -119,6 +122,7 @@ class Store:
             options.gc_min_age_ms,
             self._ledger,
             Members(engine, self._txn, found.origins),
+            self.history,
             found.origins,
         )
         self._txn.hlc = found.hlc
@@ -128,6 +132,7 @@ class Store:
         self.applier = Applier(self.state, self.keyspaces, self.sweeper)
         self.begin(_wall_ms() if now_ms is None else now_ms)
         self.keyspaces.load()
+        self.history.settle(self.keyspaces.history_of)
         self._compaction = Compaction(self.state, self.keyspaces)
 
     @classmethod
@@ -238,7 +243,7 @@ class Store:
         """
         txn = self._txn
         reason, self._poisoned = self._poisoned, None
-        if txn.is_empty():
+        if txn.is_empty() and not self.history.is_dirty:
             return
         if reason is not None:
             self._revert()
@@ -264,7 +269,9 @@ class Store:
         self._ledger.committed(synced=synced)
         if self.fresh is not None:
             self.fresh.committed(txn)
-        self.keyspaces.committed(txn.rows)
+        is_registry_changed = self.keyspaces.committed(txn.rows)
+        if is_registry_changed or self.history.is_dirty:
+            self.history.committed(self.keyspaces.history_of if is_registry_changed else None)
         for keyspace in txn.recounted:
             keyspace.committed()
         for keyspace, _ in txn.flushed:
@@ -326,9 +333,9 @@ class Store:
     # Upkeep.
 
     def sweep(self, budget_rows: int) -> int:
-        """Handle up to `budget_rows` due expiries and purges, commit, and return how many were due.
+        """Handle up to `budget_rows` due expiries, purges and rows of histories that are trimmed, and commit.
 
-        Call it again soon if it returns `budget_rows`.
+        Return how many there were; call it again soon if that is `budget_rows` or more.
         """
         handled = self.sweeper.collect(budget_rows)
         if handled:
@@ -336,6 +343,11 @@ class Store:
             if self.on_expired is not None:
                 for keyspace, key in self.sweeper.expired:
                     self.on_expired(keyspace, key)
+        if handled < budget_rows:
+            trimmed = self.history.trim(budget_rows - handled)
+            if trimmed:
+                self.commit()
+            handled += trimmed
         return handled
 
     def adopt_keys(self, keyring: Keyring) -> None:
@@ -452,6 +464,7 @@ class Store:
             "changelog_compaction_failed": int(self._compaction.failure is not None),
             "keys": sum(keyspace.count for keyspace in self.keyspaces),
             "namespaces": len(self.keyspaces.all()),
+            "history_namespaces": self.history.namespace_count,
             "origins": len(self.state.origins) - 1,
             **encryption,
         }
@@ -470,6 +483,7 @@ class Store:
     def close(self) -> None:
         """Close the engine. Pending writes are lost; everything committed was with the OS already."""
         self._txn.clear()
+        self.history.reverted()
         if self.commits:
             self._compaction.store_size()
             # The size is a hint: a disk that takes nothing more must not keep the store from closing.
@@ -507,11 +521,10 @@ class Store:
             self._add_floor(batch, keyspace)
         for family, key, value in txn.puts:
             batch.put(family, key, value)
-        for key, stored in txn.local_values.items():
-            if stored is None:
-                batch.delete(Family.META, key)
-            else:
-                batch.put(Family.META, key, stored)
+        if txn.local_values:
+            self._add_local_values(batch)
+        if self.history.is_dirty:
+            self.history.add_rows(batch)
         return batch
 
     def _add_chunk(self, batch: Batch, lane: LaneLog) -> None:
@@ -533,6 +546,13 @@ class Store:
                 batch.delete(Family.MEMBERS, key)
             else:
                 batch.put(Family.MEMBERS, key, row)
+
+    def _add_local_values(self, batch: Batch) -> None:
+        for key, stored in self._txn.local_values.items():
+            if stored is None:
+                batch.delete(Family.META, key)
+            else:
+                batch.put(Family.META, key, stored)
 
     def _accepted(self, incoming: Incoming) -> None:
         """Take note that what came from other nodes was committed."""
@@ -556,6 +576,7 @@ class Store:
             keyspace.revert_flush(floor)
         self.sweeper.reverted()
         self._compaction.reverted()
+        self.history.reverted()
         self.keyspaces.reverted()
         txn.clear()
         self._ledger.rotate()

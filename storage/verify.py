@@ -2,7 +2,7 @@
 
 The promises, each checked against the whole of the data:
 
-* every row, member, chunk and meta row decodes, and a row is written in its one canonical form; what is
+* every row, member, past version, chunk and meta row decodes, and a row is written in its one canonical form; what is
   encrypted opens with its key, in its place, and that key is among those in use;
 * the counts of each keyspace are those of its rows;
 * every row with an effective expiry has an expiry deadline at or before it, every row with a floor or
@@ -11,6 +11,8 @@ The promises, each checked against the whole of the data:
   dot is carried twice; the chunks of an origin do not overlap;
 * no row is older than its keyspace's floor, no member older than its key's or its keyspace's, no stamp has
   an unknown origin or a clock ahead of the log's last one, and the wall clock is not behind that;
+* a key has no more past versions than its namespace's bound, each of them in its canonical form, and only while it
+  has a row;
 * what was written here lies in namespaces that exist, unless other nodes write here too: then a namespace
   may have been deleted by one while another wrote.
 
@@ -33,6 +35,7 @@ from storage.engine import Engine, Family
 from storage.engine_rocksdb import RocksEngine
 from storage.engine_sealed import SealedEngine, reading
 from storage.errors import DamagedFiles, RecordError, StorageError
+from storage.history import Past, decode_past, encode_past, read_bounds
 from storage.incoming import Place
 from storage.keyring import Keyring
 from storage.layout import (
@@ -50,6 +53,8 @@ from storage.layout import (
     members_prefix,
     parse_change_key,
     parse_deadline,
+    parse_history_key,
+    parse_history_prefix,
 )
 from storage.members import decode_member, parse_place
 from storage.opening import FOREIGN, NOBODY, check_format, read_count, read_found
@@ -100,6 +105,7 @@ class Summary:
     keys: int = 0
     dead_rows: int = 0
     members: int = 0
+    versions: int = 0
     namespaces: int = 0
     deadlines: int = 0
     chunks: int = 0
@@ -177,6 +183,7 @@ class Verifier:
             ("change log", self._check_chunks),
             ("records", self._check_rows),
             ("members", self._check_members),
+            ("history", self._check_history),
             ("counts", self._check_counts),
             ("deadlines and change log", self._check_matches),
             ("keys", self._check_keys),
@@ -323,6 +330,47 @@ class Verifier:
         except RecordError:
             return None  # told by `_check_rows`
 
+    # Past versions.
+
+    def _check_history(self) -> Iterator[Finding]:
+        bounds = read_bounds(self._engine)
+        prefix, count = b"", 0
+        for row_key, row in self._engine.iterate(Family.HISTORY):
+            self.summary.versions += 1
+            try:
+                found, _ = parse_history_key(row_key)
+            except ValueError as error:
+                yield Finding(f"past version {row_key!r}", str(error))
+                continue
+            place = parse_history_prefix(found)
+            if found != prefix:
+                prefix, count = found, 0
+                yield from self._check_past_of(place)
+            count += 1
+            if count == bounds.get(place[:NAMESPACE_BYTES], 0) + 1:
+                yield Finding(
+                    f"past of {_row_name(place)}", "it has more versions than the namespace may have"
+                )
+            yield from self._check_past(f"past version of {_row_name(place)}", row)
+
+    def _check_past_of(self, place: bytes) -> Iterator[Finding]:
+        """Check that there is a key, once for all of its versions."""
+        where = f"past of {_row_name(place)}"
+        if place[:NAMESPACE_BYTES] not in self._namespaces and not self._shared:
+            yield Finding(where, "its namespace does not exist")
+        elif self._engine.get(Family.RECORDS, place) is None:
+            yield Finding(where, "there is no such record")
+
+    def _check_past(self, where: str, row: bytes) -> Iterator[Finding]:
+        try:
+            past = decode_past(row, self._origins)
+        except RecordError as error:
+            yield Finding(where, str(error))
+            return
+        yield from self._check_register(where, past.register)
+        if encode_past(past) != row or not _is_plain(past):
+            yield Finding(where, "it is not in its canonical form")
+
     # Encryption keys: what the other checks have read by now.
 
     def _check_keys(self) -> Iterator[Finding]:
@@ -420,6 +468,14 @@ def _row_key(place: Place) -> bytes | None:
     if not isinstance(place, list):
         return place
     return place[0] if len(place) == 1 else members_prefix(place[0]) + place[1]
+
+
+def _is_plain(past: Past) -> bool:
+    """Tell whether a past version holds nothing but what was its own."""
+    value, expires_at_ms, metadata, _, expiry, floor = past.record
+    if value is None:
+        return metadata is None and past.record[VALUE_STAMP] is None and expiry is None
+    return floor is None and (expiry is None) == (expires_at_ms == NEVER)
 
 
 def _describe(counts: tuple[int, int, int, int]) -> str:

@@ -16,6 +16,7 @@ from storage.errors import Corrupt, StorageError
 _COUNTED: Final = {
     "keys": "keys",
     "dead_rows": "marks of what was deleted or has expired",
+    "versions": "past versions",
     "namespaces": "named namespaces",
     "deadlines": "deadlines",
     "chunks": "chunks of the change log",

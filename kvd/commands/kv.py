@@ -18,10 +18,12 @@ from kvd.commands.spec import Arg, Flag, KeyRange, Request, data_command, sessio
 from kvd.commands.strings import write_for
 from protocol.replies import OK, ErrorReply, Reply
 from storage.errors import MetadataTooLong
+from storage.policy import HISTORY_MAX
 from storage.record import EXPIRES_AT, METADATA, NEVER, VALUE, VALUE_STAMP, Record
 
 if TYPE_CHECKING:
     from kvd.session import Session
+    from storage.history import Past
     from storage.store import Keyspace
     from storage.version import Version
 
@@ -135,10 +137,7 @@ def _describe(keyspace: Keyspace, key: bytes, record: Record) -> dict[bytes, Rep
     now_ms = keyspace.store.now_ms
     expires_at_ms = expiry_of(record)
     return {
-        b"stamp": b"%d.%d" % (version.ms, version.counter),
-        b"origin": version.origin.hex().encode(),
-        b"sequence": version.seq,
-        b"written_at_ms": version.ms,
+        **_written(version),
         b"age_ms": max(now_ms - version.ms, 0),
         b"expires_at_ms": expires_at_ms,
         b"ttl_ms": None if expires_at_ms is None else expires_at_ms - now_ms,
@@ -146,6 +145,15 @@ def _describe(keyspace: Keyspace, key: bytes, record: Record) -> dict[bytes, Rep
         b"value_bytes": len(record[VALUE]),
         b"metadata_bytes": len(record[METADATA] or b""),
         b"metadata": record[METADATA],
+    }
+
+
+def _written(version: Version) -> dict[bytes, Reply]:
+    return {
+        b"stamp": b"%d.%d" % (version.ms, version.counter),
+        b"origin": version.origin.hex().encode(),
+        b"sequence": version.seq,
+        b"written_at_ms": version.ms,
     }
 
 
@@ -160,12 +168,73 @@ def _shared(session: Session, keyspace: Keyspace, key: bytes, record: Record) ->
     peers = session.server.peers
     version = _version(keyspace, record)
     if peers is None:
-        return {b"writer": keyspace.store.node_id.hex().encode(), b"stable": 1, b"conflicts": 0}
-    writer = peers.writer_of(version.origin)
+        return {b"writer": _writer(session, version), b"stable": 1, b"conflicts": 0}
     return {
-        b"writer": None if writer is None else writer.hex().encode(),
+        b"writer": _writer(session, version),
         b"stable": int(peers.is_stable(version.origin, version.seq)),
         b"conflicts": peers.conflict_count(keyspace.id + key),
+    }
+
+
+def _writer(session: Session, version: Version) -> bytes | None:
+    """Return the id of the node that has written; None if that is not known any more."""
+    peers = session.server.peers
+    writer = session.server.store.node_id if peers is None else peers.writer_of(version.origin)
+    return None if writer is None else writer.hex().encode()
+
+
+@session_command(
+    "KV.HISTORY",
+    arity=-2,
+    flags=Flag.READONLY,
+    keys=(KeyRange(1),),
+    group="kv",
+    since="0.1.0",
+    complexity="O(N) where N is the number of versions returned.",
+    summary="Return the past versions of a key that this node has kept, newest first.",
+    arguments=(_KEY, Arg("count", "integer", token="COUNT", optional=True)),
+)
+def history(session: Session, request: Request) -> Reply:
+    keyspace, key = session.keyspace, request[1]
+    count = _parse_count(request[2:])
+    _check_history(keyspace)
+    return [_describe_past(session, keyspace, past) for past in keyspace.versions(key, count)]
+
+
+def _parse_count(words: Request) -> int:
+    if not words:
+        return HISTORY_MAX
+    if len(words) != 2 or words[0].upper() != b"COUNT":
+        raise ErrorReply(SYNTAX_ERROR)
+    count = parse_integer(words[1])
+    if count < 1:
+        raise ErrorReply("ERR COUNT must be greater than 0")
+    return count
+
+
+def _check_history(keyspace: Keyspace) -> None:
+    if keyspace.history:
+        return
+    if keyspace.index is None:
+        raise ErrorReply(
+            "ERR this namespace keeps no history; KV.NS POLICY <namespace> HISTORY <versions> switches it on"
+        )
+    raise ErrorReply(
+        "ERR a numbered database keeps no history; KV.NS CREATE <title> HISTORY <versions> makes a namespace that does"
+    )
+
+
+def _describe_past(session: Session, keyspace: Keyspace, past: Past) -> dict[bytes, Reply]:
+    """Return one map of KV.HISTORY, with the names of KV.META. `value` is null for a deletion."""
+    record = past.record
+    version = keyspace.store.describe(past.register)
+    return {
+        b"value": record[VALUE],
+        b"metadata": record[METADATA],
+        **_written(version),
+        b"replaced_at_ms": past.replaced_at_ms,
+        b"expires_at_ms": None if record[VALUE] is None else expiry_of(record),
+        b"writer": _writer(session, version),
     }
 
 
@@ -236,4 +305,4 @@ def decode_cursor(text: bytes) -> bytes | None:
     return position[1:]
 
 
-COMMANDS = (put, get, meta, list_)
+COMMANDS = (put, get, meta, history, list_)

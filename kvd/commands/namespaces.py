@@ -16,7 +16,7 @@ from kvd.commands.help import help_command
 from kvd.commands.spec import Arg, Flag, Request, container, data_command, session_command
 from protocol.replies import OK, ErrorReply, Reply
 from storage.changes import COMMON_GROUP, GROUP_MAX
-from storage.policy import Policy
+from storage.policy import HISTORY_MAX, Policy
 
 if TYPE_CHECKING:
     from kvd.session import Session
@@ -62,6 +62,7 @@ _POLICY: Final = (
         ),
     ),
     Arg("bytes", "integer", token="MAXVALUE", optional=True),
+    Arg("versions", "integer", token="HISTORY", optional=True),
     Arg(
         "conflictlog",
         "oneof",
@@ -117,6 +118,8 @@ def _parse_policy(policy: Policy, words: Request) -> Policy:
                 policy = attrs.evolve(policy, replicate=word.lower().decode())
             case b"MAXVALUE", _:
                 policy = attrs.evolve(policy, value_bytes_max=_parse_size(value))
+            case b"HISTORY", _:
+                policy = attrs.evolve(policy, history=_parse_history(value))
             case b"CONFLICTLOG", (b"YES" | b"NO") as word:
                 policy = attrs.evolve(policy, conflict_log=word == b"YES")
             case _:
@@ -130,6 +133,13 @@ def _parse_size(text: bytes) -> int | None:
     if size < 0:
         raise ErrorReply("ERR MAXVALUE must be a number of bytes, or 0 for the server's own limit")
     return size or None
+
+
+def _parse_history(text: bytes) -> int:
+    versions = parse_integer(text)
+    if not 0 <= versions <= HISTORY_MAX:
+        raise ErrorReply(f"ERR HISTORY must be a number of versions from 0 to {HISTORY_MAX}")
+    return versions
 
 
 @data_command(
@@ -153,6 +163,7 @@ def list_(keyspace: Keyspace, request: Request) -> Reply:
             b"conflictlog": int(found.policy.conflict_log),
             b"group": found.group,
             b"carried": int(keyspace.store.keyspaces.carries(found.group)),
+            b"history": found.policy.history,
         }
         for found in keyspace.store.keyspaces.all()
     ]
@@ -175,7 +186,12 @@ def policy_(keyspace: Keyspace, request: Request) -> Reply:
     policy = _parse_policy(found.policy, request[3:])
     if policy.replicate != found.policy.replicate:
         raise ErrorReply("ERR whether a namespace replicates is decided when it is made")
-    store.keyspaces.change(found.id, value_bytes_max=policy.value_bytes_max, conflict_log=policy.conflict_log)
+    store.keyspaces.change(
+        found.id,
+        value_bytes_max=policy.value_bytes_max,
+        conflict_log=policy.conflict_log,
+        history=policy.history,
+    )
     return OK
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from storage.engine_memory import MemoryEngine
 from storage.keyring import new_keyring
+from storage.policy import Policy
 from storage.store import Keyspace, Store, StoreOptions
 
 VALUE = b"v" * 64
@@ -65,6 +66,12 @@ class Bench:
         self.measure("put over a TTL", put, shuffled)
         self.measure("delete", delete, shuffled)
         self.measure("put after delete", put, shuffled)
+        self.keyspace = self.store.keyspaces.create("past", Policy(history=2))
+        self.measure("put new, history", put, keys)
+        self.measure("put over 0 versions", put, shuffled)
+        self.measure("put over 1 version", put, shuffled)
+        self.measure("put over 2 versions", put, shuffled)
+        self.measure("read 2 versions", versions, shuffled)
 
 
 def put(keyspace: Keyspace, keys: list[bytes]) -> None:
@@ -88,6 +95,11 @@ def get(keyspace: Keyspace, keys: list[bytes]) -> None:
     store_get = keyspace.get
     for key in keys:
         store_get(key)
+
+
+def versions(keyspace: Keyspace, keys: list[bytes]) -> None:
+    for key in keys:
+        keyspace.versions(key, 2)
 
 
 def delete(keyspace: Keyspace, keys: list[bytes]) -> None:

@@ -15,6 +15,7 @@ from storage.engine_sealed import SEALED, SealedEngine, keys_in_use
 from storage.errors import DamagedFiles, KeyMissing, NewerFormat, NoSpace, Unopenable, WrongKey
 from storage.keyring import Key, Keyring, disused, new_keyring, rotated, without
 from storage.layout import META_FORMAT, META_KEYS, database_id
+from storage.policy import Policy
 from storage.record import NEVER, dumps
 from storage.replica import StoreReplica
 from storage.sealing import MARK, key_id_of
@@ -79,7 +80,7 @@ def test_without_keys_the_engine_is_used_as_it_is(rig: EngineRig) -> None:
 
 
 def fill(store: Store) -> None:
-    """Write values, metadata, members and titles in every way that there is."""
+    """Write values, metadata, members, past versions and titles in every way that there is."""
     keyspace = store.keyspace(0)
     keyspace.put(b"small", SECRET)
     keyspace.put(b"noted", b"", NEVER, NOTE)
@@ -88,7 +89,11 @@ def fill(store: Store) -> None:
     keyspace.delete(b"gone")
     keyspace.put(b"expired", SECRET, NOW_MS + 1)
     if store.keyspaces.find(SECRET.decode()) is None:
-        store.keyspaces.create(SECRET.decode())
+        store.keyspaces.create(SECRET.decode(), Policy(history=2))
+    named = store.keyspaces.find(SECRET.decode())
+    assert named is not None
+    for value in (SECRET, SECRET * 20_000, NOTE):  # the first two are past versions then
+        named.put(b"past", value)
     replica = StoreReplica(store)
     replica.put_system(b"member:x", NOTE)
     source = Node(b"source")

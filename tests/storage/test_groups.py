@@ -260,12 +260,15 @@ def test_a_place_of_another_group_is_counted_and_not_written(
     made.put(b"k", b"v", metadata=metadata)
     a.node.store.commit()
     (run,) = a.replica.take_fresh()
-    strange = run_of(*(one._replace(place=bytes(16) + b"k") for one in run.changes), origin=run.origin)
-    assert b.replica.apply(strange) == 0
+    (one,) = run.changes
+    places = [made.id + b"l", bytes(16) + b"k", bytes(16) + b"m", made.id + b"k"]
+    mixed = [one._replace(seq=seq, place=place) for seq, place in enumerate(places, 1)]
+    assert b.replica.apply(run_of(*mixed, origin=run.origin)) == 2
     b.node.store.commit()
-    assert b.node.value(b"k") is None
-    assert b.replica.vector() == a.replica.vector()
-    assert b.replica.stats()["undecodable"] == 1
+    assert [b.node.value(key) for key in (b"k", b"l", b"m")] == [None] * 3
+    hidden = b.node.store.keyspaces.obtain(made.id)
+    assert [hidden.get(key) is not None for key in (b"k", b"l", b"m")] == [True, True, False]
+    assert b.replica.stats()["undecodable"] == 2
 
 
 def test_a_full_sync_of_a_group_drops_what_its_server_has_not_in_this_group_alone(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import ValueTooLong
-from storage.policy import DEFAULT_POLICY, Policy
+from storage.policy import DEFAULT_POLICY, HISTORY_MAX, Policy
 from storage.store import Store
 from tests.storage.engines import EngineRig
 from tests.storage.helpers import findings, value_of
@@ -17,6 +17,7 @@ POLICIES = st.builds(
     replicate=st.sampled_from(["all", "none"]),
     value_bytes_max=st.none() | st.integers(1, 2**40),
     conflict_log=st.booleans(),
+    history=st.integers(0, HISTORY_MAX),
 )
 
 
@@ -44,11 +45,20 @@ def test_the_default_needs_no_text() -> None:
         b'{"value_bytes_max":true}',
         b'{"value_bytes_max":"1"}',
         b'{"conflict_log":0}',
+        b'{"history":-1}',
+        b'{"history":true}',
+        b'{"history":"5"}',
+        b'{"history":2.5}',
         b'{"unknown":1}',
     ],
 )
 def test_what_makes_no_sense_asks_for_nothing(text: bytes) -> None:
     assert Policy.decode(text) == DEFAULT_POLICY
+
+
+def test_a_text_without_a_history_asks_for_none_and_one_with_too_many_for_as_many_as_there_may_be() -> None:
+    assert Policy.decode(b'{"replicate":"none","value_bytes_max":null,"conflict_log":true}').history == 0
+    assert Policy.decode(b'{"history":1000000}').history == HISTORY_MAX
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
@@ -85,13 +95,13 @@ def test_a_namespace_has_a_limit_of_its_own(store: Store, rig: EngineRig, replic
 
 def test_a_policy_may_change_and_where_the_records_go_may_not(store: Store, rig: EngineRig) -> None:
     made = store.keyspaces.create("here", Policy("none", value_bytes_max=4))
-    store.keyspaces.change(made.id, value_bytes_max=6, conflict_log=False)
-    store.keyspaces.change(made.id, value_bytes_max=6, conflict_log=False)
+    store.keyspaces.change(made.id, value_bytes_max=6, conflict_log=False, history=0)
+    store.keyspaces.change(made.id, value_bytes_max=6, conflict_log=False, history=0)
     store.keyspaces.rename(made.id, "there")
     assert made.policy == Policy("none", value_bytes_max=6, conflict_log=False)
     made.put(b"k", b"123456")
     store.commit()
-    store.keyspaces.change(made.id, value_bytes_max=None, conflict_log=True)
+    store.keyspaces.change(made.id, value_bytes_max=None, conflict_log=True, history=0)
     store.poison("a test")
     with pytest.raises(Exception, match="a test"):
         store.commit()

@@ -163,11 +163,11 @@ def test_namespaces_of_others_come_and_go(nodes: Nodes) -> None:
     assert found is not None
     assert (found.id, found.count, found.policy.value_bytes_max) == (made.id, 1, 5)
     a.store.keyspaces.rename(made.id, "green")
-    a.store.keyspaces.change(made.id, value_bytes_max=7, conflict_log=False)
+    a.store.keyspaces.change(made.id, value_bytes_max=7, conflict_log=False, history=3)
     b.receive(a.commit())
     assert b.store.keyspaces.find("blue") is None
     assert b.store.keyspaces.find("green") is found
-    assert found.policy == Policy(value_bytes_max=7, conflict_log=False)
+    assert found.policy == Policy(value_bytes_max=7, conflict_log=False, history=3)
     with a.store.atomic():
         a.store.keyspaces.delete(made.id)
     b.receive(a.commit())

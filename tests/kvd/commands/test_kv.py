@@ -198,6 +198,7 @@ def test_namespaces_are_made_listed_renamed_and_deleted(client: Client) -> None:
         b"conflictlog": 1,
         b"group": 0,
         b"carried": 1,
+        b"history": 0,
     }
     assert client.send("KV.NS", "LIST") == [
         {b"id": first, b"title": b"sessions", **default},

@@ -330,6 +330,27 @@ def test_a_namespace_may_stay_on_its_node(clients: list[Client]) -> None:
         assert other.get("key") == "mine"
 
 
+def test_each_node_remembers_what_was_replaced_on_it(clients: list[Client]) -> None:
+    first, second, _ = clients
+    made = first.execute_command("KV.NS", "CREATE", "past", "HISTORY", "3")
+    eventually(lambda: made in _namespaces(second), "the namespace arrives")
+    assert _namespaces(second)[made]["history"] == 3
+    with first.client() as session, second.client() as other:
+        session.execute_command("KV.NS", "USE", made)
+        other.execute_command("KV.NS", "USE", made)
+        session.set("key", "one")
+        eventually(lambda: sees(other, "key", "one"), "the record arrives")
+        written = session.execute_command("KV.META", "key")
+        other.set("key", "two")
+        eventually(lambda: sees(session, "key", "two"), "its successor comes back")
+        for client in (session, other):
+            [version] = client.execute_command("KV.HISTORY", "key")
+            assert version["value"] == "one"
+            assert (version["stamp"], version["writer"]) == (written["stamp"], written["writer"])
+    first.execute_command("KV.NS", "DELETE", made)
+    eventually(lambda: made not in _namespaces(second), "the deletion arrives")
+
+
 def test_users_are_made_changed_and_deleted_everywhere(cluster: Cluster, clients: list[Client]) -> None:
     first, second, _ = clients
     first.acl_setuser("alice", enabled=True, passwords=["+secret"], keys=["a:*"], commands=["+get", "+ping"])
