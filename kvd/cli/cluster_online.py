@@ -146,6 +146,11 @@ def status(url: str, as_json: bool) -> None:
     )
     waits = ", ".join(node[:_ID_DIGITS] for node in answer["gc_blocked_by"])
     click.echo(f"deletions  {f'kept until {waits} answer' if waits else 'collected'}")
+    if answer["held_origins"]:
+        click.echo(
+            f"held       {answer['held_origins']} origins whose stamps are far ahead: they go on by themselves, or set "
+            "that node's clock and void them with `kvd cluster cut`"
+        )
     for group in answer["groups"]:
         click.echo(f"group {group['group']:<5}{_group(group)}")
     click.echo()
@@ -216,6 +221,28 @@ def remove(url: str, node: str, as_json: bool) -> None:
 
 
 @click.command()
+@_asks
+@click.confirmation_option(
+    "--yes", prompt="What waits here is void for ever. Is that node's clock right again?"
+)
+def cut(url: str, as_json: bool) -> None:
+    """Void what a node wrote while its clock was far ahead, and what most members hold back.
+
+    Ask a node that holds it. The node that wrote it keeps the values as dead letters, catches up with the others, and
+    writes the values anew with its clock as it is then.
+    """
+    rows = _ask(url, "KV.CLUSTER", "CUT")
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        click.echo(f"origin {row['origin'][:_ID_DIGITS]} counts up to its write {row['upto']}")
+    if not rows:
+        click.echo("nothing is held by a majority of the members", err=True)
+        sys.exit(EXIT_FAILED)
+
+
+@click.command()
 @click.argument("node", required=False)
 @_asks
 def verify(url: str, node: str | None, as_json: bool) -> None:
@@ -283,5 +310,5 @@ def reseed(data_dir: Path, encryption_key_file: Path | None) -> None:
 
 def add_to(group: click.Group) -> None:
     """Give the group `kvd cluster` the verbs of this module."""
-    for command in (members, status, leave, remove, verify, reseed):
+    for command in (members, status, leave, remove, cut, verify, reseed):
         group.add_command(command)

@@ -381,6 +381,26 @@ def cluster_remove(session: Session, request: Request) -> Reply:
     return OK
 
 
+@session_command(
+    "KV.CLUSTER|CUT",
+    arity=2,
+    flags=_ADMIN,
+    group=_GROUP,
+    since=_SINCE,
+    complexity="O(N) where N is the number of held origins.",
+    summary="Void what waits at most members because its stamps are far ahead; its node writes the values anew.",
+)
+def cluster_cut(session: Session, request: Request) -> Reply:
+    peers = _peers(session)
+    refusal = write_refusal(session.server)
+    if refusal is not None:
+        raise refusal
+    cut = [(origin, upto) for origin in peers.held() if (upto := peers.replicator.cut(origin)) is not None]
+    for origin, upto in cut:
+        log.warning("origin cut by a client", origin=origin.hex()[:8], upto=upto, session_id=session.id)
+    return [{b"origin": origin.hex().encode(), b"upto": upto} for origin, upto in cut]
+
+
 def _find_member(peers: Peers, text: bytes) -> bytes:
     """Return the member whose id begins with these hex digits. Raise `ErrorReply` unless it is exactly one."""
     prefix = text.lower().decode("ascii", "replace")
@@ -472,6 +492,7 @@ COMMANDS: Final = (
     cluster_status,
     cluster_leave,
     cluster_remove,
+    cluster_cut,
     cluster_verify,
     _help("KV.CLUSTER"),
 )

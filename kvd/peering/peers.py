@@ -317,6 +317,11 @@ class Peers:
         exchange = self.replicator.exchanges.get(group_of(origin))
         return exchange is not None and exchange.stability.stable()[origin] >= seq
 
+    def held(self) -> list[bytes]:
+        """Return the origins that wait here, because their clock is far ahead."""
+        exchanges = self.replicator.exchanges.values()
+        return [origin for exchange in exchanges for origin in exchange.dissemination.held]
+
     def conflict_count(self, place: bytes) -> int:
         """Return how many of the remembered conflicts were about one key."""
         return sum(conflict.place == place for conflict in self._replica.conflicts(_CONFLICTS_REMEMBERED))

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from kvd.peering import dead_letters
 from tests.cluster_live.harness import Cluster, Node, eventually, make_secret, measure
 from tests.cluster_live.load import Load
 from tests.servers import ROOT, wait_until
@@ -223,6 +224,51 @@ def test_a_node_whose_clock_is_wrong_refuses_writes_until_it_is_right(tmp_path: 
             node.wait_writable()
             wrong.set("key", "again")
             eventually(lambda: right.get("key") == "again", "and is heard of")
+        cluster.wait_equal()
+
+
+def test_what_was_written_with_a_clock_far_ahead_is_cut_and_written_anew(tmp_path: Path) -> None:
+    with Cluster(tmp_path, 3) as cluster:
+        fast, others = cluster[2], cluster.nodes[:2]
+        fast.client().mset({"both": "before", "gone": "before"})
+        cluster.wait_equal()
+        for node in cluster.nodes:
+            node.stop()
+        clock = with_clock(fast, tmp_path, 86_400.0)
+        cluster.start(fast, wait=False)
+        fast.wait_writable()
+        with fast.client() as client:
+            client.set("tomorrow", "x", ex=1_000_000)
+            client.set("large", "l" * 100_000)
+            client.set("both", "after")
+            client.delete("gone")
+        for node in others:
+            cluster.start(node)
+        for node in others:
+            eventually(lambda: node.status()["held_origins"] >= 2, "its origins are held")  # noqa: B023
+        with others[0].client() as client:
+            client.set("today", "y")
+            assert client.mget("tomorrow", "large", "both", "gone") == [None, None, "before", "before"]
+            clock.write_text("0")
+            cut: list[object] = []
+
+            def are_cut() -> bool:
+                cut.extend(client.execute_command("KV.CLUSTER", "CUT"))
+                return len(cut) == 2
+
+            eventually(are_cut, "a majority is known to hold them, and they are cut")
+            eventually(
+                lambda: client.mget("tomorrow", "large") == ["x", "l" * 100_000], "they are written anew"
+            )
+            assert client.mget("both", "gone", "today") == ["after", "before", "y"]
+        fast.wait_writable()
+        cluster.wait_equal()
+        assert all(node.status()["held_origins"] == 0 for node in cluster.nodes)
+        assert len((fast.data_dir / dead_letters.FILE).read_text().splitlines()) == 3
+        fast.client().set("now", "z")
+        eventually(lambda: others[0].client().get("now") == "z", "it is heard of again")
+        fast.stop()
+        cluster.start(fast)
         cluster.wait_equal()
 
 
