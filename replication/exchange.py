@@ -353,7 +353,7 @@ class Exchange:
         if any(replica.origin(lane) in void for lane in (Lane.SMALL, Lane.BULK)):
             self.core.rotate_soon("its writes were voided")
             return
-        voided = replica.cut(void)
+        voided = replica.cut(void, self._hlc_of_peers())
         self.core.log.warning("what an origin wrote was voided", origins=len(void), values=len(voided))
         self.core.count("voided_total", len(voided))
         letters = [(one.stamp, one.change) for one in voided if not _is_of_cluster(one)]
@@ -364,7 +364,6 @@ class Exchange:
         replica.put_local(_VOIDED, b"yes")
         self.vectors.take_back_promise()
         self.rejoin.enter(Standing.REJOINING)
-        self._deferred.append(self._lower_clock)
         self._staged.append(lambda: self.core.make_durable(self._tell_anew))
 
     def _cover_own(self) -> None:
@@ -375,12 +374,11 @@ class Exchange:
             replica.cover({origin: ends[origin] for origin in own if ends[origin]}, {}, 0)
             replica.put_local(_VOIDED, None)
 
-    def _lower_clock(self) -> None:
-        """Take the peers' clock values for this node's: of what is left here, all that others wrote is there as well."""
+    def _hlc_of_peers(self) -> int:
+        """Return a clock value that covers all that is not void: of what is here, what others wrote is there as well."""
         wall_ms = self.core.wall_ms()
         told = [known.head_hlc for known in self.vectors.known.values()]
-        near = [hlc for hlc in told if not self.clock.held_seconds(hlc, wall_ms)]
-        self.core.replica.lower_clock(max(near, default=0))
+        return max((hlc for hlc in told if not self.clock.held_seconds(hlc, wall_ms)), default=0)
 
     def _tell_anew(self) -> None:
         """Begin all links again: what this node has claimed on them is more than it covers now."""

@@ -371,24 +371,18 @@ class Replica(Protocol):
         """Remove exactly the registers with these dots (as `unlisted` gave them); return how many there were."""
         ...
 
-    def cut(self, limits: Mapping[bytes, int]) -> list[Voided]:
+    def cut(self, limits: Mapping[bytes, int], hlc: int) -> list[Voided]:
         """Remove all that carries a dot of these origins beyond their limits; return what was live.
 
         What it had replaced is gone, whoever wrote that, so nothing is covered any more but what the origins in use have
-        written: a full sync has to follow. None of them may be cut. Costs as much as there are such dots, in one go.
+        written: a full sync has to follow. None of them may be cut. The clock is lowered to the wall's time, or to `hlc`
+        if that is later; the caller knows that nothing which is left has a greater stamp. A tick of its own. Costs as
+        much as there are such dots, in one go.
         """
         ...
 
     def uncovered(self) -> VersionVector:
         """Return the greatest sequence of each origin that was merged without being covered yet."""
-        ...
-
-    def lower_clock(self, hlc: int) -> None:
-        """Lower the clock to the wall's time, or to `hlc` if that is later, on disk as well.
-
-        The caller knows that nothing which is still here has a greater stamp. Inside a tick, before anything is
-        written.
-        """
         ...
 
     def write_anew(self, voided: Voided) -> None:

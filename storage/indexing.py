@@ -179,32 +179,24 @@ def _groups(seqs: list[int], ends: dict[int, int], last: int) -> list[tuple[int,
     return [(index, count) for index, count in pairs if count > 1]
 
 
-def truncate(engine: Engine, txn: Transaction, number: int, upto: int) -> None:
-    """Take out of the log, in the tick, all dots of an origin beyond `upto`."""
-    start = change_key(number, upto + 1)
-    rows = engine.iterate(Family.CHANGES, change_key(number, 0), start, reverse=True)
-    holder = next(rows, None)
-    if holder is not None:
-        first_seq = parse_change_key(holder[0])[1]
-        chunk = decode_chunk(holder[1])
-        count = upto - first_seq + 1
-        if count < len(chunk.places):
-            groups = [(index, min(size, count - index)) for index, size in chunk.groups if index < count]
-            kept = [(index, size) for index, size in groups if size > 1]
-            last_hlc = min(chunk.last_hlc, hlc_at(txn.now_ms))
-            encoded = encode_chunk(last_hlc, chunk.places[:count], kept)
-            txn.puts.append((Family.CHANGES, holder[0], encoded))
-    txn.ranges.append((Family.CHANGES, start, change_key(number + 1, 0)))
+def truncate(engine: Engine, txn: Transaction, number: int, upto: int | None, hlc: int) -> None:
+    """Let the log of an origin end, in the tick, at a sequence, and tell no greater clock value than `hlc`.
 
-
-def lower_end(engine: Engine, txn: Transaction, number: int) -> None:
-    """Let the end of an origin's log tell no greater clock value than the transaction's: it told the clock of its time."""
-    rows = engine.iterate(Family.CHANGES, change_key(number, 0), change_key(number + 1, 0), reverse=True)
-    for key, value in rows:
-        chunk = decode_chunk(value)
-        if chunk.last_hlc <= txn.hlc:
-            return
-        txn.puts.append((Family.CHANGES, key, encode_chunk(txn.hlc, chunk.places, chunk.groups)))
+    None for the sequence: where it ends now. Clock values that are too great are those of this node's clock at the time.
+    """
+    start = change_key(number, 0)
+    end = change_key(number + 1, 0) if upto is None else change_key(number, upto + 1)
+    for key, value in engine.iterate(Family.CHANGES, start, end, reverse=True):
+        first_seq, chunk = parse_change_key(key)[1], decode_chunk(value)
+        count = len(chunk.places) if upto is None else min(upto - first_seq + 1, len(chunk.places))
+        if count == len(chunk.places) and chunk.last_hlc <= hlc:
+            break
+        groups = [(index, min(size, count - index)) for index, size in chunk.groups if index < count]
+        kept = [(index, size) for index, size in groups if size > 1]
+        encoded = encode_chunk(min(chunk.last_hlc, hlc), chunk.places[:count], kept)
+        txn.puts.append((Family.CHANGES, key, encoded))
+    if upto is not None:
+        txn.ranges.append((Family.CHANGES, end, change_key(number + 1, 0)))
 
 
 def places_since(engine: Engine, ledger: Ledger, namespace: bytes, hlc: int) -> list[Place]:

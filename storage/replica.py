@@ -33,7 +33,7 @@ from storage.errors import RecordError, StorageError
 from storage.expiry import is_bodyless
 from storage.feed import SnapshotFeed, find_body
 from storage.fresh import Fresh
-from storage.indexing import lower_end, truncate
+from storage.indexing import truncate
 from storage.keyspace import Keyspace
 from storage.layout import (
     BODYLESS_PREFIX,
@@ -58,7 +58,16 @@ from storage.record import (
 )
 from storage.store import Store
 from storage.transaction import LaneLog
-from storage.version import NO_PREV, ORIGIN_BYTES, PREV_BYTES, STAMP_BYTES, dot_bytes, is_newer, pack_register
+from storage.version import (
+    NO_PREV,
+    ORIGIN_BYTES,
+    PREV_BYTES,
+    STAMP_BYTES,
+    dot_bytes,
+    hlc_at,
+    is_newer,
+    pack_register,
+)
 
 _BODYLESS_MAX: Final = 256
 _SCAN_ROWS: Final = 1024
@@ -229,8 +238,9 @@ class StoreReplica:
                     dropped += self._applier.remove(number, change)
         return dropped
 
-    def cut(self, limits: Mapping[bytes, int]) -> list[Voided]:
+    def cut(self, limits: Mapping[bytes, int], hlc: int) -> list[Voided]:
         voided: list[Voided] = []
+        ends: dict[int, int] = {}
         for origin, upto in limits.items():
             number = self._ledger.find(origin) if self._is_ours(origin) else 0
             if self._ledger.lane_of(number) is not None:
@@ -240,9 +250,16 @@ class StoreReplica:
                 voided += [one for change in found if (one := self._live(origin, change)) is not None]
                 for change in found:
                     self._applier.remove(number, change)
-                truncate(self._state.engine, self._txn, number, upto)
+                ends[number] = upto
         self._forget_coverage(limits)
+        self._lower_clock(max(hlc, hlc_at(self._txn.now_ms)), ends)
         return voided
+
+    def _lower_clock(self, hlc: int, ends: Mapping[int, int]) -> None:
+        """Let nothing on disk tell a greater clock value, and origins' logs end where `ends` says."""
+        for number in range(1, len(self._origins)):
+            truncate(self._state.engine, self._txn, number, ends.get(number), hlc)
+        self._txn.after.append(lambda: setattr(self._txn, "hlc", hlc))
 
     def _forget_coverage(self, limits: Mapping[bytes, int]) -> None:
         """Cover nothing of the group any more, but what the origins in use have written."""
@@ -275,13 +292,6 @@ class StoreReplica:
         stamp = Stamp(change.hlc, origin, change.seq)
         whole = change._replace(content=value)
         return Voided(stamp, whole, None if expires_at_ms == NEVER else expires_at_ms)
-
-    def lower_clock(self, hlc: int) -> None:
-        txn = self._txn
-        txn.hlc = hlc
-        txn.begin(txn.now_ms)
-        for number in range(1, len(self._origins)):
-            lower_end(self._state.engine, txn, number)
 
     def write_anew(self, voided: Voided) -> None:
         change, expires_at_ms = voided.change, voided.expires_at_ms

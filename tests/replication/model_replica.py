@@ -169,10 +169,7 @@ class ModelReplica:
     def uncovered(self) -> VersionVector:
         return VersionVector()
 
-    def cut(self, limits: Mapping[bytes, int]) -> list[Voided]:
-        raise AssertionError("nothing is cut here")
-
-    def lower_clock(self, hlc: int) -> None:
+    def cut(self, limits: Mapping[bytes, int], hlc: int) -> list[Voided]:
         raise AssertionError("nothing is cut here")
 
     def write_anew(self, voided: Voided) -> None:
