@@ -6,8 +6,7 @@ operator may cut the origin instead, while a majority holds it:
     cut:<origin><sequence, 8 bytes>   {}        everything beyond that sequence is void; of several the least counts
 
 Nobody takes a void dot in any more. Who holds some, the node that wrote them above all, removes them once its own clock
-is right: it keeps the values as dead letters, forgets the coverage, lowers its clock, and catches up by a full sync, for
-what they had replaced is gone. Then the writer writes its values anew (`Exchange`).
+is right, and catches up (`voiding`).
 
 Departs from the spec in that nothing else has to be told apart: a cut is a record for ever, so that it also holds for a
 backup of that node which is put back years later.
@@ -20,7 +19,7 @@ from typing import Final
 
 from replication.core import Core
 from replication.messages import encode_record
-from storage.changes import Run
+from storage.changes import Run, group_of
 
 CUT: Final = b"cut:"
 _ORIGIN_BYTES: Final = 16
@@ -43,6 +42,10 @@ class Cuts:
             self._upto = self._read()
         return self._upto
 
+    def of_group(self, group: int) -> Mapping[bytes, int]:
+        """Return the same of a group's origins."""
+        return {origin: upto for origin, upto in self.all().items() if group_of(origin) == group}
+
     def record(self, origin: bytes, upto: int) -> None:
         """Void what an origin wrote beyond `upto`. Inside a tick."""
         name = CUT + origin + upto.to_bytes(_SEQ_BYTES, "big")
@@ -53,19 +56,14 @@ class Cuts:
         """Return up to where an origin counts; None if it was not cut."""
         return self.all().get(origin)
 
-    def trimmed(self, run: Run) -> Run:
-        """Return a run without its void changes."""
+    def voids(self, run: Run) -> bool:
+        """Tell whether any change of a run is void."""
         upto = self.limit(run.origin)
-        if upto is None:
-            return run
-        return run._replace(changes=[change for change in run.changes if change.seq <= upto])
+        return upto is not None and any(change.seq > upto for change in run.changes)
 
-    def clamped(self, vector: Mapping[bytes, int]) -> Mapping[bytes, int]:
-        """Return a vector that claims nothing void."""
-        cuts = self.all()
-        if not cuts:
-            return vector
-        return {origin: min(seq, cuts.get(origin, seq)) for origin, seq in vector.items()}
+    def is_beyond(self, vector: Mapping[bytes, int]) -> bool:
+        """Tell whether whoever has `vector` holds what is void, and may lack what that has replaced."""
+        return any(vector.get(origin, 0) > upto for origin, upto in self.all().items())
 
     def _read(self) -> dict[bytes, int]:
         found: dict[bytes, int] = {}

@@ -296,7 +296,7 @@ class Dissemination:
         limit = self.limit(run.origin)
         if limit is not None and run.upto > limit:
             return
-        if self._must_hold(run):
+        if self.must_hold(run):
             return
         if run.after > covered or run.origin in self._fetching:
             self._park(run, flow)
@@ -341,7 +341,7 @@ class Dissemination:
         replica = self._core.replica
         return origin in {replica.origin(Lane.SMALL), replica.origin(Lane.BULK)}
 
-    def _must_hold(self, run: Run) -> bool:
+    def must_hold(self, run: Run) -> bool:
         """Tell whether the origin has to wait until this node's clock has come near to it (R3.2)."""
         if run.origin in self.held:
             return True

@@ -31,13 +31,9 @@ from replication.stability import Stability
 from replication.sync import Syncs, is_below
 from replication.vectors import Known, Vectors
 from replication.verification import Verification
-from replication.writers import RUN
-from storage.changes import CLUSTER_NAMESPACE, Lane, Run, VersionVector, Voided, group_of
+from replication.voiding import Voiding
+from storage.changes import Lane, Run, VersionVector, group_of
 
-_VOIDED: Final = "voided"  # the local setting of a node that catches up after a cut
-_OWN_RUNS: Final = (
-    CLUSTER_NAMESPACE + RUN
-)  # records that are written by themselves when something has changed
 _WHOLE: Final = frozenset({Standing.READY, Standing.LEAVING})
 _CATCHING_UP: Final = frozenset({Standing.JOINING, Standing.REJOINING})
 
@@ -51,6 +47,7 @@ class Exchange:
         participants: Participants,
         clock: ClockGate,
         cuts: Cuts,
+        voiding: Voiding,
         *,
         staged: list[Callable[[], None]],
         deferred: list[Callable[[], None]],
@@ -60,7 +57,7 @@ class Exchange:
         self.participants = participants
         self.clock = clock
         self._cuts = cuts
-        self._to_write_anew: list[Voided] = []
+        self.voiding = voiding
         self._staged = staged
         self._deferred = deferred
         self.bodies = Bodies(core)
@@ -106,8 +103,8 @@ class Exchange:
         self.syncs.on_served = self.dissemination.caught_up
         self.syncs.on_covered = self._on_covered
         self.syncs.on_need_full = self._on_need_full
-        self.syncs.trimmed = self._cuts.trimmed
-        self.syncs.clamped = self._cuts.clamped
+        self.syncs.is_void = self._cuts.voids
+        self.syncs.on_ahead = self.dissemination.must_hold
         self.dissemination.limit = self._cuts.limit
         self.vectors.on_known = self._on_known
         self.vectors.on_rollback = self._on_rollback
@@ -166,13 +163,14 @@ class Exchange:
             self.syncs.drop_serving(link)
 
     def _is_usable(self, link: Link) -> bool:
-        """Tell whether a peer may serve this node: it is whole, and not from a past that was purged here."""
+        """Tell whether a peer may serve this node: it is whole, not from a past that was purged here, and holds nothing void."""
         known = self.vectors.known.get(link.node)
         return (
             known is not None
             and known.boot == link.boot
             and known.ready
             and not is_below(known.vector, self.core.replica.floors())
+            and not self._cuts.is_beyond(known.vector)
         )
 
     def _on_known(self, link: Link, known: Known) -> None:
@@ -236,7 +234,7 @@ class Exchange:
     def _on_covered(self, raised: list[bytes], granted: VersionVector | None) -> None:
         """A sync session is about to grant what it has brought; a full one `granted`. Inside its tick."""
         if granted is not None:
-            self._cover_own()
+            self.voiding.cover_own(self)
             self.rejoin.on_covered(granted)
         self.dissemination.unpark_all()
         self._staged.append(lambda: self._after_covered(raised))
@@ -259,8 +257,8 @@ class Exchange:
         self.stability.may_purge = whole
         self.verification.enabled = whole
         self.on_standing(standing)
-        if standing == Standing.READY and self._to_write_anew:
-            self._deferred.append(self._write_anew)
+        if standing == Standing.READY and self.voiding.has_to_write(self):
+            self._deferred.append(lambda: self.voiding.write_anew(self))
         self._deferred.append(self._reconsider)
         self._staged.append(self.vectors.tell_all)
 
@@ -314,7 +312,6 @@ class Exchange:
             or self.bodies.stalled(now)
             or self.is_catching_up
             or self._may_settle(now)
-            or (self._find_void() and self._may_cut(now))
         )
 
     def tick_in_store(self, now: float) -> None:
@@ -325,73 +322,14 @@ class Exchange:
             self._settle(now)
         self.bodies.tick_in_store(now)
         self.rejoin.tick(now)
-        if self._may_cut(now):
-            self._cut(self._find_void())
 
-    # --- what was written with a clock that was wrong
+    def claim_anew(self) -> None:
+        """Begin all links again, after the tick: what this node has claimed on them is more than it covers now."""
+        self._staged.append(lambda: self.core.make_durable(self._drop_links))
 
-    def _find_void(self) -> dict[bytes, int]:
-        """Return the origins of which this node holds what has been voided, and up to where they count."""
-        covered = self.core.replica.covered
-        return {
-            origin: upto
-            for origin, upto in self._cuts.all().items()
-            if group_of(origin) == self.group and covered(origin) > upto
-        }
-
-    def _may_cut(self, now: float) -> bool:
-        """Tell whether this node can be counted on again to stamp what it writes anew."""
-        return (
-            self.rejoin.standing != Standing.REMOVED and self.clock.refusal(now, self.core.wall_ms()) is None
-        )
-
-    def _cut(self, void: Mapping[bytes, int]) -> None:
-        """Remove what was voided, and catch up on what it had replaced. Inside a tick."""
-        replica = self.core.replica
-        if not void:
-            return
-        if any(replica.origin(lane) in void for lane in (Lane.SMALL, Lane.BULK)):
-            self.core.rotate_soon("its writes were voided")
-            return
-        voided = replica.cut(void, self._hlc_of_peers())
-        self.core.log.warning("what an origin wrote was voided", origins=len(void), values=len(voided))
-        self.core.count("voided_total", len(voided))
-        letters = [(one.stamp, one.change) for one in voided if not _is_of_cluster(one)]
-        if letters:
-            self.rejoin.dead_letter(letters)
-        own = replica.own_origins()
-        self._to_write_anew += [one for one in voided if one.stamp.origin in own]
-        replica.put_local(_VOIDED, b"yes")
-        self.vectors.take_back_promise()
-        self.rejoin.enter(Standing.REJOINING)
-        self._staged.append(lambda: self.core.make_durable(self._tell_anew))
-
-    def _cover_own(self) -> None:
-        """After a cut: take this node's earlier writes for covered again. What nobody else has of them is here. In a tick."""
-        replica = self.core.replica
-        if replica.get_local(_VOIDED) is not None:
-            own, ends = replica.own_origins(), replica.uncovered()
-            replica.cover({origin: ends[origin] for origin in own if ends[origin]}, {}, 0)
-            replica.put_local(_VOIDED, None)
-
-    def _hlc_of_peers(self) -> int:
-        """Return a clock value that covers all that is not void: of what is here, what others wrote is there as well."""
-        wall_ms = self.core.wall_ms()
-        told = [known.head_hlc for known in self.vectors.known.values()]
-        return max((hlc for hlc in told if not self.clock.held_seconds(hlc, wall_ms)), default=0)
-
-    def _tell_anew(self) -> None:
-        """Begin all links again: what this node has claimed on them is more than it covers now."""
+    def _drop_links(self) -> None:
         for link in list(self.core.links.values()):
             link.drop("what this node covers has been voided")
-
-    def _write_anew(self) -> None:
-        """Write this node's voided values with its clock as it is now. Inside a tick."""
-        voided, self._to_write_anew = self._to_write_anew, []
-        for one in voided:
-            if not one.change.place.startswith(_OWN_RUNS):
-                self.core.replica.write_anew(one)
-        self.stability.close_origins()
 
     def _may_settle(self, now: float) -> bool:
         """Tell whether it is time to settle the clock value, and somebody hears of it; not with a clock that is wrong."""
@@ -426,10 +364,6 @@ class Exchange:
         """Give back all snapshots."""
         self.syncs.close()
         self.verification.close()
-
-
-def _is_of_cluster(voided: Voided) -> bool:
-    return voided.change.place.startswith(CLUSTER_NAMESPACE)
 
 
 def _is_never() -> bool:

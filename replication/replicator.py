@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from replication import messages as m
 from replication.bodies import Bodies
-from replication.carriers import CarriedGroups, Carriers
+from replication.carriers import CarriedGroups, Carriers, Participants
 from replication.clock import ClockGate
 from replication.core import Core, Identity, Link
 from replication.cuts import Cuts
@@ -34,6 +34,7 @@ from replication.sync import Syncs
 from replication.topology import Network, Topology
 from replication.vectors import Vectors
 from replication.verification import Verification
+from replication.voiding import Voiding
 from replication.writers import Writers
 from storage.changes import COMMON_GROUP, Kind, Replica, group_of
 
@@ -72,10 +73,9 @@ class Replicator:
         self.topology = Topology(core, self.roster, self.membership, allowed=allowed)
         self.writers = Writers(core)
         self.cuts = Cuts(core)
-        self.common = Exchange(
-            core, self.roster, self.clock, self.cuts, staged=self._staged, deferred=self.deferred
-        )
-        self.exchanges: dict[int, Exchange] = {COMMON_GROUP: self.common}
+        self.exchanges: dict[int, Exchange] = {}
+        self.voiding = Voiding(core, self.cuts, self.clock, self.exchanges)
+        self.common = self.exchanges[COMMON_GROUP] = self._exchange(core, self.roster)
         self._fresh_exchanges: list[int] = []  # opened in the tick under way
         self._link_numbers = 0
         self._fresh_link: Link | None = None  # came up in the tick under way
@@ -102,6 +102,17 @@ class Replicator:
             m.Publish: self._on_publish,
         }
         self._wire()
+
+    def _exchange(self, core: Core, participants: Participants) -> Exchange:
+        return Exchange(
+            core,
+            participants,
+            self.clock,
+            self.cuts,
+            self.voiding,
+            staged=self._staged,
+            deferred=self.deferred,
+        )
 
     def _with_time(self, handler: Callable[[Link, Any, float], None]) -> Callable[[Link, Any], None]:
         return lambda link, message: handler(link, message, self.core.now)
@@ -204,14 +215,7 @@ class Replicator:
         self._staged.append(self._offer_groups)
 
     def _open_group(self, group: int) -> None:
-        exchange = Exchange(
-            self.core.of_group(group),
-            self._carriers(group),
-            self.clock,
-            self.cuts,
-            staged=self._staged,
-            deferred=self.deferred,
-        )
+        exchange = self._exchange(self.core.of_group(group), self._carriers(group))
         exchange.is_partial_view = lambda: (
             self.topology.is_partial
             and len(exchange.participants.remaining()) > self.core.options.full_mesh_max
@@ -505,6 +509,7 @@ class Replicator:
             or any(exchange.needs_tick_of_store(now) for exchange in self.exchanges.values())
             or now >= self._roster_due
             or (self._may_record(now) and self.writers.is_due())
+            or self.voiding.is_due(now)
             or self._may_open_groups(now)
             or self._may_keep_members(now)
         )
@@ -512,6 +517,8 @@ class Replicator:
     def tick_in_store(self, now: float) -> None:
         """Do what may write. Inside a tick of the store."""
         self.core.now = now
+        if self.voiding.is_due(now) and self.voiding.tick():
+            return
         if self._may_keep_members(now):
             self._keep_members(now)
         if self._may_record(now):
@@ -628,10 +635,13 @@ class Replicator:
     def cut(self, origin: bytes) -> int | None:
         """Void what a held origin wrote beyond what this node has; return up to where it counts. Inside a tick.
 
-        None: it is not held by a majority of the members that exchange it.
+        None: it is held neither by a majority of the members that exchange it, nor by all but one of them, who wrote it.
         """
         exchange = self.exchanges.get(group_of(origin))
-        if exchange is None or 2 * self.holders(origin) <= len(exchange.participants.remaining()):
+        if exchange is None:
+            return None
+        members, holders = len(exchange.participants.remaining()), self.holders(origin)
+        if 2 * holders <= members and not (holders and holders == members - 1):
             return None
         upto = exchange.core.replica.covered(origin)
         self.cuts.record(origin, upto)

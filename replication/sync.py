@@ -136,8 +136,8 @@ class Syncs:
         self._wanted: dict[int, Link] = {}  # by link number: to be asked as soon as there is room
         self._not_before: dict[bytes, float] = {}  # by peer: it was busy
         self._next_random = 0.0
-        self.trimmed: Callable[[Run], Run] = _whole  # a run without what has been voided
-        self.clamped: Callable[[Mapping[bytes, int]], Mapping[bytes, int]] = _all_of  # a vector, likewise
+        self.is_void: Callable[[Run], bool] = _is_never  # whether any of its changes has been voided
+        self.on_ahead: Callable[[Run], object] = _is_never  # a run of a batch that has to wait
         self.may_serve = True  # False while this node itself is joining or rejoining
         self.is_usable: Callable[[Link], bool] = _always  # whether a peer may serve this node
         # A session has ended well, in its tick: with the origins whose entries it has raised, and the vector that a
@@ -234,9 +234,15 @@ class Syncs:
             link.drop("a sync without a start")
             return
         session.progress_at = self._core.now
-        runs = [self.trimmed(run) for run in batch.runs]
+        runs = batch.runs
+        if any(self.is_void(run) for run in runs):
+            # What that has replaced is not sent, and would be missing.
+            self._fail(session, SyncFailure.HELD)
+            return
         held = self._seconds_ahead(max((change.hlc for run in runs for change in run.changes), default=0))
         if held > 0:
+            for run in runs:
+                self.on_ahead(run)
             # What is sent again before that time is refused again.
             self._fail(session, SyncFailure.HELD, retry=min(held, self._core.options.sync_interval))
             return
@@ -387,7 +393,6 @@ class Syncs:
     def _cover(self, vector: Mapping[bytes, int], floors: Mapping[bytes, int], horizon: int) -> list[bytes]:
         """Grant coverage; return the origins whose entries it has raised."""
         replica = self._core.replica
-        vector = self.clamped(vector)
         raised = [origin for origin, seq in vector.items() if seq > replica.covered(origin)]
         replica.cover(vector, floors, horizon)
         return raised
@@ -647,12 +652,8 @@ def _cut_at_bodies(run: Run) -> list[Run]:
     return found
 
 
-def _whole(run: Run) -> Run:
-    return run
-
-
-def _all_of(vector: Mapping[bytes, int]) -> Mapping[bytes, int]:
-    return vector
+def _is_never(run: Run) -> bool:
+    return False
 
 
 def _ignore_raised(raised: list[bytes], granted: VersionVector | None) -> None:

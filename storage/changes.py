@@ -153,10 +153,10 @@ class Conflict(NamedTuple):
 
 
 class Voided(NamedTuple):
-    """A value that was live under a dot which has been voided."""
+    """What readers saw of a dot that has been voided: a live value, or that the key was deleted."""
 
     stamp: Stamp
-    change: Change  # with its value, however large
+    change: Change  # VALUE, with its value, however large; or FLOOR
     expires_at_ms: int | None
 
 
@@ -371,13 +371,12 @@ class Replica(Protocol):
         """Remove exactly the registers with these dots (as `unlisted` gave them); return how many there were."""
         ...
 
-    def cut(self, limits: Mapping[bytes, int], hlc: int) -> list[Voided]:
-        """Remove all that carries a dot of these origins beyond their limits; return what was live.
+    def cut(self, limits: Mapping[bytes, int]) -> list[Voided]:
+        """Remove all that carries a dot of these origins beyond their limits; return what readers saw of it.
 
         What it had replaced is gone, whoever wrote that, so nothing is covered any more but what the origins in use have
-        written: a full sync has to follow. None of them may be cut. The clock is lowered to the wall's time, or to `hlc`
-        if that is later; the caller knows that nothing which is left has a greater stamp. A tick of its own. Costs as
-        much as there are such dots, in one go.
+        written: a full sync has to follow. None of them may be cut. A tick of its own. Costs as much as there are such
+        dots, in one go.
         """
         ...
 
@@ -385,8 +384,22 @@ class Replica(Protocol):
         """Return the greatest sequence of each origin that was merged without being covered yet."""
         ...
 
-    def write_anew(self, voided: Voided) -> None:
-        """Write a value again, with the current stamp."""
+    def ahead(self, hlc: int) -> dict[bytes, int]:
+        """Return this data directory's origins whose log goes beyond a clock value, with the last sequence before that.
+
+        What others gave back of such an origin may count as beyond, for its log tells the clock of its time.
+        """
+        ...
+
+    def lower_clock(self, hlc_max: int, hlc: int) -> None:
+        """Lower the clock to the wall's time, or `hlc`, or the greatest value up to `hlc_max` that logs tell, on disk as well.
+
+        The caller knows that nothing which is left has a greater stamp than that. In the tick of `cut`.
+        """
+        ...
+
+    def write_anew(self, voided: Sequence[Voided]) -> None:
+        """Write values again, and delete what was deleted, all as one transaction with the current stamp."""
         ...
 
     def void(self, place: bytes, stamp: Stamp) -> None:

@@ -179,24 +179,51 @@ def _groups(seqs: list[int], ends: dict[int, int], last: int) -> list[tuple[int,
     return [(index, count) for index, count in pairs if count > 1]
 
 
-def truncate(engine: Engine, txn: Transaction, number: int, upto: int | None, hlc: int) -> None:
-    """Let the log of an origin end, in the tick, at a sequence, and tell no greater clock value than `hlc`.
+def truncate(engine: Engine, txn: Transaction, number: int, upto: int) -> None:
+    """Let the log of an origin end, in the tick, at a sequence."""
+    end = change_key(number, upto + 1)
+    last = next(engine.iterate(Family.CHANGES, change_key(number, 0), end, reverse=True), None)
+    if last is not None:
+        first_seq, chunk = parse_change_key(last[0])[1], decode_chunk(last[1])
+        count = upto - first_seq + 1
+        if count < len(chunk.places):
+            groups = [(index, min(size, count - index)) for index, size in chunk.groups if index < count]
+            kept = [(index, size) for index, size in groups if size > 1]
+            encoded = encode_chunk(chunk.last_hlc, chunk.places[:count], kept)
+            txn.puts.append((Family.CHANGES, last[0], encoded))
+    txn.ranges.append((Family.CHANGES, end, change_key(number + 1, 0)))
 
-    None for the sequence: where it ends now. Clock values that are too great are those of this node's clock at the time.
-    """
-    start = change_key(number, 0)
-    end = change_key(number + 1, 0) if upto is None else change_key(number, upto + 1)
-    for key, value in engine.iterate(Family.CHANGES, start, end, reverse=True):
-        first_seq, chunk = parse_change_key(key)[1], decode_chunk(value)
-        count = len(chunk.places) if upto is None else min(upto - first_seq + 1, len(chunk.places))
-        if count == len(chunk.places) and chunk.last_hlc <= hlc:
+
+def last_before(engine: Engine, number: int, hlc: int) -> int | None:
+    """Return the last sequence before an origin's log goes beyond a clock value; None if it does not."""
+    found: int | None = None
+    rows = engine.iterate(Family.CHANGES, change_key(number, 0), change_key(number + 1, 0), reverse=True)
+    for key, value in rows:
+        if decode_chunk(value).last_hlc <= hlc:
             break
-        groups = [(index, min(size, count - index)) for index, size in chunk.groups if index < count]
-        kept = [(index, size) for index, size in groups if size > 1]
-        encoded = encode_chunk(min(chunk.last_hlc, hlc), chunk.places[:count], kept)
-        txn.puts.append((Family.CHANGES, key, encoded))
-    if upto is not None:
-        txn.ranges.append((Family.CHANGES, end, change_key(number + 1, 0)))
+        found = parse_change_key(key)[1] - 1
+    return found
+
+
+def lower_ends(engine: Engine, txn: Transaction, hlc_max: int, hlc: int) -> int:
+    """Let no log tell a clock value beyond `hlc_max`, in the tick; return the greatest that one tells, `hlc` at least.
+
+    What is beyond gets that value: it was this node's clock at the time.
+    """
+    pending = {key: value for family, key, value in txn.puts if family is Family.CHANGES}
+    removed = [(start, end) for family, start, end in txn.ranges if family is Family.CHANGES]
+    beyond: list[tuple[bytes, Chunk]] = []
+    for key, value in engine.iterate(Family.CHANGES):
+        if any(start <= key < end for start, end in removed):
+            continue
+        chunk = decode_chunk(pending.get(key, value))
+        if chunk.last_hlc > hlc_max:
+            beyond.append((key, chunk))
+        else:
+            hlc = max(hlc, chunk.last_hlc)
+    for key, chunk in beyond:
+        txn.puts.append((Family.CHANGES, key, encode_chunk(hlc, chunk.places, chunk.groups)))
+    return hlc
 
 
 def places_since(engine: Engine, ledger: Ledger, namespace: bytes, hlc: int) -> list[Place]:

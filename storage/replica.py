@@ -33,7 +33,7 @@ from storage.errors import RecordError, StorageError
 from storage.expiry import is_bodyless
 from storage.feed import SnapshotFeed, find_body
 from storage.fresh import Fresh
-from storage.indexing import truncate
+from storage.indexing import last_before, lower_ends, truncate
 from storage.keyspace import Keyspace
 from storage.layout import (
     BODYLESS_PREFIX,
@@ -238,28 +238,33 @@ class StoreReplica:
                     dropped += self._applier.remove(number, change)
         return dropped
 
-    def cut(self, limits: Mapping[bytes, int], hlc: int) -> list[Voided]:
+    def cut(self, limits: Mapping[bytes, int]) -> list[Voided]:
         voided: list[Voided] = []
-        ends: dict[int, int] = {}
         for origin, upto in limits.items():
             number = self._ledger.find(origin) if self._is_ours(origin) else 0
             if self._ledger.lane_of(number) is not None:
                 raise ValueError("an origin in use cannot be cut; rotate first")
             if number:
                 found = self._alive_after(origin, upto)
-                voided += [one for change in found if (one := self._live(origin, change)) is not None]
+                voided += [one for change in found if (one := self._seen(origin, change)) is not None]
                 for change in found:
                     self._applier.remove(number, change)
-                ends[number] = upto
+                truncate(self._state.engine, self._txn, number, upto)
         self._forget_coverage(limits)
-        self._lower_clock(max(hlc, hlc_at(self._txn.now_ms)), ends)
         return voided
 
-    def _lower_clock(self, hlc: int, ends: Mapping[int, int]) -> None:
-        """Let nothing on disk tell a greater clock value, and origins' logs end where `ends` says."""
-        for number in range(1, len(self._origins)):
-            truncate(self._state.engine, self._txn, number, ends.get(number), hlc)
-        self._txn.after.append(lambda: setattr(self._txn, "hlc", hlc))
+    def ahead(self, hlc: int) -> dict[bytes, int]:
+        found: dict[bytes, int] = {}
+        for origin in self.own_origins():
+            upto = last_before(self._state.engine, self._ledger.find(origin), hlc)
+            if upto is not None:
+                found[origin] = upto
+        return found
+
+    def lower_clock(self, hlc_max: int, hlc: int) -> None:
+        txn = self._txn
+        lowered = lower_ends(self._state.engine, txn, hlc_max, max(hlc, hlc_at(txn.now_ms)))
+        txn.after.append(lambda: setattr(txn, "hlc", lowered))
 
     def _forget_coverage(self, limits: Mapping[bytes, int]) -> None:
         """Cover nothing of the group any more, but what the origins in use have written."""
@@ -281,24 +286,28 @@ class StoreReplica:
             feed.close()
         return [change for run in runs if run.origin == origin for change in run.changes]
 
-    def _live(self, origin: bytes, change: Change) -> Voided | None:
-        """Return the value that a change carries, if a reader can see it."""
-        if change.kind != Kind.VALUE or change.content is None:
-            return None
+    def _seen(self, origin: bytes, change: Change) -> Voided | None:
+        """Return what a reader sees of a change, if anything."""
+        stamp = Stamp(change.hlc, origin, change.seq)
         record = self._read(change.place)
         value, expires_at_ms = record[VALUE], record[EXPIRES_AT]
-        if value is None or expires_at_ms <= self._txn.now_ms:
+        is_live = value is not None and expires_at_ms > self._txn.now_ms
+        if change.kind == Kind.FLOOR and not is_live:
+            return Voided(stamp, change, None)
+        if change.kind != Kind.VALUE or not is_live:
             return None
-        stamp = Stamp(change.hlc, origin, change.seq)
         whole = change._replace(content=value)
         return Voided(stamp, whole, None if expires_at_ms == NEVER else expires_at_ms)
 
-    def write_anew(self, voided: Voided) -> None:
-        change, expires_at_ms = voided.change, voided.expires_at_ms
-        assert isinstance(change.content, bytes)
-        keyspace, key = self._place(change.place)
-        expiry = NEVER if expires_at_ms is None else expires_at_ms
-        self._rewrite(keyspace, key, change.content, expiry, change.metadata)
+    def write_anew(self, voided: Sequence[Voided]) -> None:
+        with self._store.atomic():
+            for _, change, expires_at_ms in voided:
+                keyspace, key = self._place(change.place)
+                if isinstance(change.content, bytes):
+                    expiry = NEVER if expires_at_ms is None else expires_at_ms
+                    self._rewrite(keyspace, key, change.content, expiry, change.metadata)
+                else:
+                    keyspace.delete(key)
 
     def unlisted(self, start: bytes, end: bytes, listed: Sequence[Run]) -> list[Run]:
         dots = {

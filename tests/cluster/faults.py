@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from functools import partial
 from random import Random
 
 import attrs
+import trio
 
 from replication.node import StoreFailed
 from tests.cluster.checkers import check_survived, cut_power, kill
@@ -176,6 +179,32 @@ async def wipe(world: World, name: str) -> None:
 def step_clock(world: World, name: str, offset_ms: float) -> None:
     world.latest_ms()
     world.hosts[name].clock.offset_ms += offset_ms
+
+
+@kind("keep-cutting")
+def keep_cutting(world: World) -> None:
+    """Let an operator look after held origins from now on."""
+    world.nursery.start_soon(_keep_cutting, world)
+
+
+async def _keep_cutting(world: World) -> None:
+    while True:
+        for host in world.up():
+            cut_held(world, host.name)
+        await trio.sleep(3.0)
+
+
+@kind("cut-held")
+def cut_held(world: World, name: str) -> None:
+    """Void what a host holds, as an operator does."""
+    host = world.hosts[name]
+    if not host.is_whole:
+        return
+    replicator = host.node.replicator
+    held = [origin for exchange in replicator.exchanges.values() for origin in exchange.dissemination.held]
+    with contextlib.suppress(StoreFailed):
+        for origin in held:
+            host.node._in_tick(partial(replicator.cut, origin))
 
 
 @kind("drift")
@@ -550,6 +579,31 @@ def draw_clock(rng: Random, names: list[str], end: float) -> Draw:
     return [Event(at, "clock", (name, step)), Event(until, "clock", (name, -step))]
 
 
+def draw_ahead(rng: Random, names: list[str], end: float) -> Draw:
+    """Let a host that is cut off write with a clock that is far ahead; later it is right again, and what waits is cut."""
+    name = rng.choice(names)
+    others = [other for other in names if other != name]
+    at, until = _span(rng, end, 2.0, 5.0)
+    ahead = rng.choice((10_000.0, 60_000.0, 3_600_000.0))
+    right, cut = sorted((until + rng.uniform(0.5, 4.0), until + rng.uniform(0.5, 4.0)))
+    found = [
+        Event(at - 0.01, "kill", (name,)),
+        Event(at, "clock", (name, ahead)),
+        Event(at, "start", (name,)),
+        Event(right, "clock", (name, -ahead)),
+        Event(cut, "cut-held", (rng.choice(others),)),
+        Event(cut + 1.0, "keep-cutting"),
+        *_parted(name, others, at - 0.02, until),
+    ]
+    for number in range(8):
+        key = f"h{number % 4}"
+        written = rng.uniform(at + 1.1, until)
+        kind_name, value = rng.choice((("set", (f"ahead{number}.{at:.3f}",)), ("del", ())))
+        found.append(Event(written, kind_name, (name, key, *value)))
+        found.append(Event(rng.uniform(at - 3, cut), "set", (rng.choice(others), key, f"h{number}.{at:.3f}")))
+    return found
+
+
 def draw_drift(rng: Random, names: list[str], end: float) -> Draw:
     return [Event(0.0, "drift", (name, rng.uniform(-0.003, 0.003))) for name in names]
 
@@ -598,4 +652,5 @@ FAULTS = {
     "expelled": (draw_expelled, 1),
     "halfway": (draw_halfway, 2),
     "overtaken": (draw_overtaken, 2),
+    "ahead": (draw_ahead, 1),
 }

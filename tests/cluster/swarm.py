@@ -54,7 +54,7 @@ PURGING_FAULTS: Final = (
     "overtaken",
 )
 # Histories with a plot of their own, for clusters in which syncs take long.
-STORIES: Final = ("past", "expelled", "halfway", "overtaken")
+STORIES: Final = ("past", "expelled", "halfway", "overtaken", "ahead")
 CPU_SECONDS: Final = 20.0  # fifty times what a seed takes
 
 
@@ -95,9 +95,14 @@ def with_carriers(plan: Plan) -> Plan:
     late = [name for name in [*carrying[1:], *joining] if rng.random() < 0.3]
     end = max((event.at for event in plan.events), default=1.0)
     events = [Event(rng.uniform(0, end), "carry", (name,)) for name in late]
+    kinds = plan.kinds
+    if rng.random() < 0.25:
+        events += faults.draw_ahead(rng, names, end)
+        kinds += ("ahead",)
     return attrs.evolve(
         plan,
         carriers=tuple(name for name in carrying if name not in late),
+        kinds=kinds,
         events=tuple(sorted([*plan.events, *events], key=lambda event: event.at)),
     )
 

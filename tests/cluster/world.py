@@ -35,7 +35,7 @@ from replication.options import Options
 from replication.rejoin import Standing
 from replication.sync import Syncs
 from storage import state as storage_state
-from storage.changes import COMMON_GROUP, Change, Replica, VersionVector, draw_id, group_of
+from storage.changes import COMMON_GROUP, Change, Replica, VersionVector, Voided, draw_id, group_of
 from storage.engine import Family
 from storage.engine_memory import Image
 from storage.errors import StorageError
@@ -159,6 +159,7 @@ class Host:
         self.rolled_back = (
             False  # its disk lost what it had claimed: an image was restored, or it was deleted
         )
+        self.was_cut = False  # it has voided what it covered
         self.was_synced = False  # a sync has granted something in the tick under way, or since the last look
         self.seen_vector = VersionVector()
         self.claimed = VersionVector()  # everything that its disk was ever known to keep, of all groups
@@ -281,10 +282,24 @@ class Host:
         def open_watched(group: int) -> None:
             open_group(group)
             self._watch_syncs(replicator.exchanges[group].syncs)
+            self._watch_cuts(replicator.exchanges[group].core.replica)
 
         replicator._open_group = open_watched  # type: ignore[method-assign]
         self._watch_syncs(replicator.syncs)
+        self._watch_cuts(self._replica)
         self.node.open(founds=founds)
+
+    def _watch_cuts(self, replica: Replica) -> None:
+        """Take note that what the host covered is void: from then on it need not have what it had claimed."""
+        cut = replica.cut
+
+        def watched(limits: Mapping[bytes, int]) -> list[Voided]:
+            self.rolled_back = self.was_cut = True
+            self.seen_vector = VersionVector()
+            self.world.kept.pop(self.name, None)
+            return cut(limits)
+
+        replica.cut = watched  # type: ignore[method-assign]
 
     def _watch_syncs(self, syncs: Syncs) -> None:
         covered = syncs.on_covered

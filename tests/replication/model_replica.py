@@ -169,10 +169,16 @@ class ModelReplica:
     def uncovered(self) -> VersionVector:
         return VersionVector()
 
-    def cut(self, limits: Mapping[bytes, int], hlc: int) -> list[Voided]:
+    def cut(self, limits: Mapping[bytes, int]) -> list[Voided]:
         raise AssertionError("nothing is cut here")
 
-    def write_anew(self, voided: Voided) -> None:
+    def ahead(self, hlc: int) -> dict[bytes, int]:
+        raise AssertionError("nothing is cut here")
+
+    def lower_clock(self, hlc_max: int, hlc: int) -> None:
+        raise AssertionError("nothing is cut here")
+
+    def write_anew(self, voided: Sequence[Voided]) -> None:
         raise AssertionError("nothing is cut here")
 
     def origin(self, lane: Lane) -> bytes | None:

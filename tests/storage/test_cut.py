@@ -42,11 +42,12 @@ def test_what_is_void_goes_and_is_returned_if_a_reader_could_see_it(nodes: Nodes
     node = nodes()
     origin, upto = bad(node)
     node.store.begin(NOW_MS + DAY_MS + 2)
-    voided = node.replica.cut({origin: upto}, HLC)
+    voided = node.replica.cut({origin: upto})
     node.store.commit()
     node.store.begin(NOW_MS)
     found = {one.change.place[16:]: one for one in voided}
-    assert sorted(found) == [b"both", b"new"]
+    assert sorted(found) == [b"both", b"gone", b"new"]
+    assert found[b"gone"].change.kind == Kind.FLOOR
     new = found[b"new"]
     assert (new.change.content, new.change.metadata, new.expires_at_ms) == (b"v", b"{}", NOW_MS + 2 * DAY_MS)
     assert (new.stamp.origin, new.stamp.seq) == (origin, new.change.seq)
@@ -67,7 +68,7 @@ def test_nothing_is_covered_any_more_and_what_is_left_is_found(nodes: Nodes) -> 
     node = nodes()
     node.receive([run_of(dot(1, b"theirs"))])
     origin, upto = bad(node)
-    node.replica.cut({origin: upto}, HLC)
+    node.replica.cut({origin: upto})
     node.store.commit()
     for _ in range(2):
         assert node.replica.vector() == VersionVector()
@@ -97,7 +98,8 @@ def test_a_full_sync_brings_back_what_had_been_replaced(nodes: Nodes) -> None:
     assert origin is not None
     b.replica.rotate()
     b.store.begin(NOW_MS)
-    (voided,) = b.replica.cut({origin: 0}, a.replica.hlc)
+    voided = b.replica.cut({origin: 0})
+    b.replica.lower_clock(HLC, a.replica.hlc)
     b.store.commit()
     feed = a.replica.feed()
     for _, runs in feed.runs_by_place(b""):
@@ -110,11 +112,11 @@ def test_a_full_sync_brings_back_what_had_been_replaced(nodes: Nodes) -> None:
     assert contents(b.store) == contents(a.store)
     assert b.replica.vector() == a.replica.vector()
     assert not b.replica.is_partial()
+    b.replica.take_fresh()
     b.replica.write_anew(voided)
     b.store.commit()
-    assert b.value(b"both") == b"after"
     a.receive(b.replica.take_fresh())
-    assert a.value(b"both") == b"after"
+    assert [a.value(b"both"), a.value(b"gone")] == [b.value(b"both"), b.value(b"gone")] == [b"after", None]
     assert findings(a.store) == findings(b.store) == []
 
 
@@ -124,7 +126,8 @@ def test_the_clock_is_lowered_for_good(nodes: Nodes) -> None:
     node.store.begin(NOW_MS + DAY_MS)
     node.receive([run_of(dot(1, b"theirs"))])  # its chunk of the log tells this node's clock
     node.store.begin(NOW_MS)
-    node.replica.cut({origin: upto}, hlc_at(NOW_MS + 5))
+    node.replica.cut({origin: upto})
+    node.replica.lower_clock(hlc_at(NOW_MS + 60_000), hlc_at(NOW_MS + 5))
     node.store.commit()
     assert node.replica.hlc == hlc_at(NOW_MS + 5)
     nodes.reopen(node)
@@ -133,6 +136,33 @@ def test_the_clock_is_lowered_for_good(nodes: Nodes) -> None:
     (run,) = node.commit()
     assert run.changes[0].hlc >> 16 <= NOW_MS + 5
     assert findings(node.store) == []
+
+
+def test_own_logs_that_go_beyond_a_clock_value_are_found(nodes: Nodes) -> None:
+    node = nodes()
+    origin, upto = bad(node)
+    assert node.replica.ahead(hlc_at(NOW_MS + 60_000)) == {origin: upto}
+    assert node.replica.ahead(hlc_at(NOW_MS + 2 * DAY_MS)) == {}
+    node.store.begin(NOW_MS + DAY_MS)
+    node.put(b"in use", b"v")
+    (run,) = node.commit()
+    node.store.begin(NOW_MS)
+    assert node.replica.ahead(hlc_at(NOW_MS + 60_000)) == {origin: upto, run.origin: 0}
+
+
+def test_a_chunk_that_is_cut_in_the_middle_is_lowered_as_it_is_then(nodes: Nodes) -> None:
+    node = nodes()
+    node.store.begin(NOW_MS + DAY_MS)
+    for number in range(4):
+        node.put(b"%d" % number, b"v")
+    (run,) = node.commit()
+    node.replica.rotate()
+    node.store.begin(NOW_MS)
+    node.replica.cut({run.origin: 2})
+    node.replica.lower_clock(HLC, HLC)
+    node.store.commit()
+    assert [one.seq for one in all_changes(node.replica)] == [1, 2]
+    assert node.replica.hlc == HLC
 
 
 def test_large_values_and_opaque_kinds_are_voided_as_well(nodes: Nodes) -> None:
@@ -144,7 +174,7 @@ def test_large_values_and_opaque_kinds_are_voided_as_well(nodes: Nodes) -> None:
     node.receive([run_of(dot(1, kind=70, sub=b"s"), dot(2, b"kept"), dot(3, kind=70, sub=b"t"))])
     node.replica.rotate()
     node.store.begin(NOW_MS)
-    (voided,) = node.replica.cut({bulk: 0, X: 2}, HLC)
+    (voided,) = node.replica.cut({bulk: 0, X: 2})
     node.store.commit()
     assert (voided.change.place, voided.change.content) == (key_place(b"big"), BIG)
     assert [(one.seq, one.kind) for one in all_changes(node.replica)] == [(1, 70), (2, Kind.VALUE)]
@@ -158,14 +188,14 @@ def test_an_origin_in_use_is_not_cut(nodes: Nodes) -> None:
     origin = node.replica.origin(Lane.SMALL)
     assert origin is not None
     with pytest.raises(ValueError, match="in use"):
-        node.replica.cut({origin: 0}, HLC)
+        node.replica.cut({origin: 0})
 
 
 def test_an_unknown_origin_has_nothing_to_void(nodes: Nodes) -> None:
     node = nodes()
     node.put(b"k", b"v")
     node.commit()
-    assert node.replica.cut({X: 3}, HLC) == []
+    assert node.replica.cut({X: 3}) == []
     node.store.commit()
     assert node.value(b"k") == b"v"
     own = node.replica.origin(Lane.SMALL)
@@ -177,7 +207,7 @@ def test_a_failed_cut_leaves_everything_as_it_was(nodes: Nodes) -> None:
     origin, upto = bad(node)
     before, vector = contents(node.store), node.replica.vector()
     floor = node.store.keyspace(1).floor
-    node.replica.cut({origin: upto}, HLC)
+    node.replica.cut({origin: upto})
     node.store.poison("a test")
     with pytest.raises(Aborted):
         node.store.commit()
@@ -186,7 +216,7 @@ def test_a_failed_cut_leaves_everything_as_it_was(nodes: Nodes) -> None:
     assert node.store.keyspace(1).floor == floor
     assert node.replica.hlc >> 16 >= NOW_MS + DAY_MS
     assert findings(node.store) == []
-    assert len(node.replica.cut({origin: upto}, HLC)) == 3
+    assert len(node.replica.cut({origin: upto})) == 4
 
 
 def test_a_sync_under_way_does_not_bring_a_claim_back(nodes: Nodes) -> None:
@@ -194,7 +224,7 @@ def test_a_sync_under_way_does_not_bring_a_claim_back(nodes: Nodes) -> None:
     origin, upto = bad(node)
     ledger = node.store.state.ledger
     mark = ledger.mark()
-    node.replica.cut({origin: upto}, HLC)
+    node.replica.cut({origin: upto})
     node.store.commit()
     ledger.settle(mark)
     assert node.replica.durable() == VersionVector()
@@ -211,7 +241,7 @@ def test_a_chunk_is_cut_in_the_middle(nodes: Nodes, cut_in: int) -> None:
     (run,) = node.commit()
     node.replica.rotate()
     node.store.begin(NOW_MS)
-    assert len(node.replica.cut({run.origin: cut_in}, HLC)) == 6 - cut_in
+    assert len(node.replica.cut({run.origin: cut_in})) == 6 - cut_in
     node.store.commit()
     assert [one.seq for one in all_changes(node.replica)] == list(range(1, cut_in + 1))
     assert {one.group_end for one in all_changes(node.replica)[:3]} == {min(cut_in, 3) if cut_in > 1 else 0}

@@ -1,0 +1,218 @@
+"""The way back of a node whose clock was far ahead, once what it wrote has been cut.
+
+    a cut is heard of ──▶ the clock is right, the peers have all the rest ──▶ one tick:
+        what is void goes; live values are kept, also as dead letters
+        the clock is lowered below the hold of others
+        nothing is covered any more, for what was replaced is gone ──▶ REJOINING, a full sync
+    READY ──▶ own values are written anew, own deletions made anew
+
+The clock can be lowered only if nothing stays that has a greater stamp, or this node's next write of that key would lose against
+its own past. So with what was cut goes all else that this node has stamped too far ahead since, which nobody can have
+taken yet: it is cut as well, on its own account. Of the rest peers must have all, so that their clock values are beyond it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from typing import TYPE_CHECKING, Final
+
+from replication.core import Core
+from replication.rejoin import Standing
+from replication.writers import RUN
+from storage.changes import CLUSTER_NAMESPACE, Kind, Lane, VersionVector, Voided
+
+if TYPE_CHECKING:
+    from replication.clock import ClockGate
+    from replication.cuts import Cuts
+    from replication.exchange import Exchange
+
+VOIDED: Final = "voided"  # the local setting of a node that catches up after a cut
+_OWN_RUNS: Final = (
+    CLUSTER_NAMESPACE + RUN
+)  # records that are written by themselves when something has changed
+
+Limits = dict[bytes, int]  # by origin, up to where it counts
+
+
+class Voiding:
+    """Voids on this node what was cut, over all its groups."""
+
+    def __init__(self, core: Core, cuts: Cuts, clock: ClockGate, exchanges: Mapping[int, Exchange]) -> None:
+        self._core = core
+        self._cuts = cuts
+        self._clock = clock
+        self._exchanges = exchanges
+        self._to_write_anew: dict[int, list[Voided]] = {}  # by group
+        self._to_record: Limits = {}
+
+    # --- when
+
+    def is_due(self, now: float) -> bool:
+        """Tell whether `tick` has something to do."""
+        is_wanted = self._to_record or self._is_ahead() or self._find_void()
+        return bool(is_wanted) and self._is_clock_right(now)
+
+    def _is_ahead(self) -> bool:
+        """Tell whether others would hold what this node writes next."""
+        return self._core.replica.hlc > self._hlc_max()
+
+    def _find_void(self) -> Limits:
+        """Return the origins of which this node holds what has been voided."""
+        found: Limits = {}
+        for exchange in self._exchanges.values():
+            replica = exchange.core.replica
+            for origin, upto in self._cuts.of_group(exchange.group).items():
+                if replica.covered(origin) > upto or replica.uncovered()[origin] > upto:
+                    found[origin] = upto
+        return found
+
+    def _is_clock_right(self, now: float) -> bool:
+        is_member = self._exchanges[0].rejoin.standing != Standing.REMOVED
+        return is_member and self._clock.refusal(now, self._core.wall_ms()) is None
+
+    def tick(self) -> bool:
+        """Go on with what is due; tell whether it has. Inside a tick of the store, and nothing else may be done in it."""
+        if self._to_record:
+            self._record()
+            return True
+        void = self._find_void()
+        return self._void(void) if void else self._lower_clock()
+
+    def _lower_clock(self) -> bool:
+        """Lower a clock value that nothing was stamped with: that needs no operator."""
+        exchanges = self._exchanges.values()
+        hlc_max = self._hlc_max()
+        if any(exchange.core.replica.ahead(hlc_max) for exchange in exchanges):
+            return False
+        if not all(self._is_elsewhere(exchange, {}) for exchange in exchanges):
+            return False
+        self._core.replica.lower_clock(hlc_max, self._heads())
+        return True
+
+    def _record(self) -> None:
+        """Cut what this node has voided on its own account, now that its stamps are right again."""
+        to_record, self._to_record = self._to_record, {}
+        for origin, upto in to_record.items():
+            self._cuts.record(origin, upto)
+
+    # --- what
+
+    def _void(self, void: Limits) -> bool:
+        exchanges = list(self._exchanges.values())
+        if any(_has_origin_in_use(exchange) for exchange in exchanges):
+            self._core.rotate_soon("its writes were voided")
+            return False
+        limits = {exchange.group: self._limits(exchange, void) for exchange in exchanges}
+        if not all(self._is_elsewhere(exchange, limits[exchange.group]) for exchange in exchanges):
+            return False
+        for exchange in exchanges:
+            if limits[exchange.group]:
+                self._cut(exchange, limits[exchange.group])
+        self._core.replica.lower_clock(self._hlc_max(), self._heads())
+        own = {
+            origin: upto for found in limits.values() for origin, upto in found.items() if origin not in void
+        }
+        self._to_record.update(own)
+        return True
+
+    def _limits(self, exchange: Exchange, void: Limits) -> Limits:
+        """Return up to where a group's origins count: those that were cut, and own ones that are too far ahead."""
+        replica, elsewhere = exchange.core.replica, _elsewhere(exchange)
+        ahead = {
+            origin: max(upto, elsewhere[origin]) for origin, upto in replica.ahead(self._hlc_max()).items()
+        }
+        beyond = {
+            origin: upto
+            for origin, upto in ahead.items()
+            if max(replica.covered(origin), replica.uncovered()[origin]) > upto
+        }
+        cut = self._cuts.of_group(exchange.group)
+        return beyond | {origin: upto for origin, upto in void.items() if origin in cut}
+
+    def _is_elsewhere(self, exchange: Exchange, limits: Limits) -> bool:
+        """Tell whether peers have all that others wrote and that stays."""
+        if exchange.participants.remaining() == [self._core.identity.node]:
+            return True
+        replica, elsewhere = exchange.core.replica, _elsewhere(exchange)
+        own = replica.own_origins()
+        held = replica.vector().merged(replica.uncovered())
+        return bool(exchange.core.links) and all(
+            min(seq, limits.get(origin, seq)) <= elsewhere[origin]
+            for origin, seq in held.items()
+            if origin not in own
+        )
+
+    def _hlc_max(self) -> int:
+        """Return the greatest clock value that others take."""
+        return (self._core.wall_ms() + int(self._core.options.hold * 1000)) << 16
+
+    def _heads(self) -> int:
+        """Return the greatest clock value of peers whose clocks are not ahead, too."""
+        known = [one for exchange in self._exchanges.values() for one in exchange.vectors.known.values()]
+        return max((one.head_hlc for one in known if one.head_hlc <= self._hlc_max()), default=0)
+
+    def _cut(self, exchange: Exchange, limits: Limits) -> None:
+        replica = exchange.core.replica
+        voided = replica.cut(limits)
+        exchange.core.log.warning("what an origin wrote was voided", origins=len(limits), values=len(voided))
+        self._core.count("voided_total", len(voided))
+        letters = [(one.stamp, one.change) for one in voided if _is_letter(one)]
+        if letters:
+            exchange.rejoin.dead_letter(letters)
+        own = replica.own_origins()
+        found = [
+            one for one in voided if one.stamp.origin in own and not one.change.place.startswith(_OWN_RUNS)
+        ]
+        self._to_write_anew.setdefault(exchange.group, []).extend(found)
+        replica.put_local(VOIDED, b"yes")
+        exchange.vectors.take_back_promise()
+        exchange.rejoin.enter(Standing.REJOINING)
+        exchange.claim_anew()
+
+    # --- afterwards
+
+    def cover_own(self, exchange: Exchange) -> None:
+        """Take this node's earlier writes for covered again: what nobody else has of them is here. In a tick."""
+        replica = exchange.core.replica
+        if replica.get_local(VOIDED) is not None:
+            own, ends = replica.own_origins(), replica.uncovered()
+            replica.cover({origin: ends[origin] for origin in own if ends[origin]}, {}, 0)
+            replica.put_local(VOIDED, None)
+
+    def write_anew(self, exchange: Exchange) -> None:
+        """Write a group's values with the clock as it is now. In a tick, once this node is whole again."""
+        voided = self._to_write_anew.pop(exchange.group, [])
+        for _, together in groupby(voided, key=_hlc):  # what was one transaction is one again
+            exchange.core.replica.write_anew(list(together))
+        exchange.stability.close_origins()
+
+    def has_to_write(self, exchange: Exchange) -> bool:
+        return exchange.group in self._to_write_anew
+
+
+def _has_origin_in_use(exchange: Exchange) -> bool:
+    replica = exchange.core.replica
+    return any(replica.origin(lane) is not None for lane in (Lane.SMALL, Lane.BULK))
+
+
+def _elsewhere(exchange: Exchange) -> VersionVector:
+    """Return what linked peers have, all together."""
+    return _merged(
+        known.vector for node, known in exchange.vectors.known.items() if node in exchange.core.links
+    )
+
+
+def _merged(vectors: Iterable[VersionVector]) -> VersionVector:
+    found = VersionVector()
+    for vector in vectors:
+        found = found.merged(vector)
+    return found
+
+
+def _is_letter(voided: Voided) -> bool:
+    return voided.change.kind == Kind.VALUE and not voided.change.place.startswith(CLUSTER_NAMESPACE)
+
+
+def _hlc(voided: Voided) -> int:
+    return voided.stamp.hlc
