@@ -11,7 +11,7 @@ from storage.keyring import Keyring
 from storage.replica import StoreReplica
 from storage.store import Store, StoreOptions
 
-# What `replication.rejoin` and `replication.roster` keep in the data directory.
+# What `replication.rejoin` and `replication.roster` keep in the data directory, the first two for each group.
 _LOCAL: Final = ("cluster_id", "member_state", "absences", "members")
 
 
@@ -27,8 +27,9 @@ def reseed(data_dir: Path, keyring: Keyring | None = None) -> int:
         names = [name for name, _, _ in replica.list_system(b"") if not name.startswith(users.PREFIX)]
         for name in names:
             store.keyspaces.cluster.delete(name)
-        for setting in _LOCAL:
-            replica.put_local(setting, None)
+        for setting in store.local_names():
+            if setting.rpartition(":")[2] in _LOCAL:
+                replica.put_local(setting, None)
         replica.renew_node()
         store.commit()
         store.sync()
