@@ -266,9 +266,9 @@ def test_who_names_carriers_that_nobody_knows_is_named_for_what_waits(seeds: Seq
         exchange = hosts[0].node.replicator.exchanges[GROUP]
         exchange.vectors.known[node_of(hosts[1])].carriers += (bytes(16),)
         assert delete(hosts[0], "k")
-        assert await world.wait_until(
-            lambda: exchange.stability.blocked_by == [node_of(hosts[1])], 30
-        ), "nobody is told why nothing is purged"
+        assert await world.wait_until(lambda: exchange.stability.blocked_by == [node_of(hosts[1])], 30), (
+            "nobody is told why nothing is purged"
+        )
         origin = exchange.core.replica.origin(Lane.SMALL)
         assert origin is not None
         assert not exchange.stability.covers(origin, exchange.core.replica.vector()[origin])

@@ -547,3 +547,32 @@ def test_a_walk_reads_the_rows_of_its_group_alone(
     assert a.replica.unlisted(b"", END_OF_PLACES, [])
     assert read
     assert {group_of(key) for key in read} == {3}
+
+
+def test_a_vector_is_made_anew_when_its_group_has_changed_and_not_before(
+    grouped: Callable[..., Grouped],
+) -> None:
+    """There may be many groups, each with many origins, and every commit is followed by a look at the vectors."""
+    a = grouped()
+    made = a.create()
+    made.put(b"k", b"v")
+    a.node.store.commit()
+    three, common = a.replica.vector(), a.node.replica.vector()
+    a.node.put(b"k", b"v")
+    a.node.store.commit()
+    assert a.replica.vector() is three
+    assert a.node.replica.vector() != common
+    common = a.node.replica.vector()
+    made.put(b"k", b"w")
+    a.node.store.commit()
+    assert a.replica.vector() != three
+    assert a.node.replica.vector() is common
+    three = a.replica.vector()
+    other = draw_id(3, entropy_of(b"other"))
+    a.replica.apply(run_of(dot(1, place=made.id + b"l"), origin=other))
+    a.node.store.commit()
+    assert a.replica.vector() == three.merged({other: 1})
+    a.replica.cover({other: 5}, {}, 0)
+    a.node.store.commit()
+    assert a.replica.vector() == three.merged({other: 5})
+    assert a.node.replica.vector() is common
