@@ -214,6 +214,7 @@ class Replicator:
         exchange.rejoin.dead_letter = self.rejoin.dead_letter
         exchange.rejoin.is_first = lambda: self._is_first(exchange)
         exchange.stability.stable_records = self.stability.stable
+        exchange.stability.closed = self.stability.closed
         exchange.stability.knows_members = self._is_known_to_carry
         exchange.vectors.carriers = lambda: tuple(exchange.participants.members())
         self.exchanges[group] = exchange

@@ -31,7 +31,7 @@ import attrs
 
 from replication.core import Core
 from replication.vectors import CLOSED, Vectors
-from storage.changes import Lane, VersionVector
+from storage.changes import Lane, Stamp, VersionVector, group_of
 
 if TYPE_CHECKING:
     from replication.carriers import Participants
@@ -50,6 +50,30 @@ class _Frozen:
     at: float
 
 
+class ClosedOrigins:
+    """The origins of each group that write no more by their records, cached until one changes.
+
+    There are some for each start of each node, and every epoch of every group asks.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._version = -1
+        self._closed: dict[int, list[tuple[bytes, Stamp]]] = {}
+
+    def of(self, group: int) -> list[tuple[bytes, Stamp]]:
+        """Return (origin, stamp of its record) each. The list is shared: do not change it."""
+        replica = self._core.replica
+        version = replica.system_version_of(CLOSED)
+        if self._version != version:
+            self._version = version
+            self._closed = {}
+            for name, _, stamp in replica.list_system(CLOSED):
+                origin = name[len(CLOSED) :]
+                self._closed.setdefault(group_of(origin), []).append((origin, stamp))
+        return self._closed.get(group, [])
+
+
 class Stability:
     """Implements `storage.changes.Purging` for a node that has peers."""
 
@@ -65,6 +89,7 @@ class Stability:
         self._due = VersionVector()  # what everybody should cover by now
         self.may_purge = False  # not before this node is a whole member
         self.blocked_by: list[bytes] = []
+        self.closed = ClosedOrigins(core)
         # What all members have of the cluster's own records: that is this, in the common group.
         self.stable_records: Callable[[], VersionVector] = self.stable
         self.knows_members: Callable[[], bool] = (
@@ -205,12 +230,18 @@ class Stability:
         claims = self._claims()
         if claims is None:
             return
-        stable = self.stable_records()
-        for name, _, stamp in self._core.replica.list_system(CLOSED):
-            origin = name[len(CLOSED) :]
-            seq = claims[0][origin]
-            if seq and stamp.seq <= stable[stamp.origin] and all(claim[origin] == seq for claim in claims):
-                self._vectors.sealed[origin] = seq
+        sealed = self._vectors.sealed
+        ended = [
+            (origin, stamp)
+            for origin, stamp in self.closed.of(self._core.replica.group)
+            if (seq := claims[0][origin])
+            and sealed.get(origin) != seq
+            and all(c[origin] == seq for c in claims)
+        ]
+        stable = self.stable_records() if ended else VersionVector()
+        for origin, stamp in ended:
+            if stamp.seq <= stable[stamp.origin]:
+                sealed[origin] = claims[0][origin]
 
 
 def _always() -> bool:

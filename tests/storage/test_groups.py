@@ -26,6 +26,7 @@ from storage.changes import (
 from storage.engine import Family
 from storage.errors import Aborted, GroupNotCarried
 from storage.expiry import Apart
+from storage.feed import SnapshotFeed
 from storage.keyspace import Keyspace
 from storage.record import VALUE
 from storage.store import StoreOptions
@@ -541,6 +542,7 @@ def test_a_walk_reads_the_rows_of_its_group_alone(
 
     watch(a.node.store.engine)
     feed = a.replica.feed()
+    assert isinstance(feed, SnapshotFeed)
     watch(feed._snapshot)
     assert [change.kind for _, runs in feed.runs_by_place(b"") for run in runs for change in run.changes]
     feed.close()
