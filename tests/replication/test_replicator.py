@@ -150,6 +150,17 @@ def test_a_slow_peer_is_left_behind_and_comes_back_by_a_sync() -> None:
     assert not flow.behind
 
 
+def test_a_peer_whose_data_others_have_dropped_is_pushed_to_again_soon() -> None:
+    """Groups share a queue. One that lost nothing by it has nothing that its peer would miss, and ask a sync for."""
+    lab = ready(Lab("a", "b"))
+    a, b = lab["a"], lab["b"]
+    a.replicator.common.data_cleared(b.id)
+    flow = a.replicator.dissemination.flows[b.id]
+    assert flow.behind
+    lab.run(2.0)
+    assert not flow.behind
+
+
 # --- syncs
 
 
