@@ -22,7 +22,7 @@ from replication.messages import BodyData, BodyGet, BodyMiss
 from storage.changes import Change, Run
 
 _PIECES_AHEAD: Final = 8
-# Pieces that a peer may ask of this node before it has taken the earlier ones.
+# Pieces that a peer may ask of this node before it has taken the earlier ones, in each group.
 _BULK_BYTES_MAX: Final = 4 * 1024 * 1024
 
 # How long a body is kept whose next piece nobody asks for.
@@ -141,7 +141,7 @@ class Bodies:
 
     def on_get(self, link: Link, get: BodyGet) -> None:
         """Send a piece of a body of this store."""
-        if link.bulk_bytes > _BULK_BYTES_MAX:
+        if link.bulk_bytes > _BULK_BYTES_MAX * (1 + len(self._core.options.groups)):
             link.drop("it asks for more pieces than it takes")
             return
         body = self._body(link, get)

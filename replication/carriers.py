@@ -83,7 +83,7 @@ class CarriedGroups:
 
     def _read(self) -> dict[bytes, tuple[int, ...]]:
         return {
-            name[len(CARRIES) :]: groups_in(value)
+            name[len(CARRIES) :]: _groups_in(value)
             for name, value, _ in self._core.replica.list_system(CARRIES)
             if len(name) == len(CARRIES) + NODE_BYTES
         }
@@ -139,7 +139,7 @@ class GroupGivenUp(Exception):
         )
 
 
-def groups_in(value: bytes) -> tuple[int, ...]:
+def _groups_in(value: bytes) -> tuple[int, ...]:
     """Read a record. What makes no sense names no group."""
     try:
         groups = decode_record(value).get("groups")

@@ -199,9 +199,15 @@ class Replicator:
     # --- groups
 
     def _may_open_groups(self, now: float) -> bool:
-        """Tell whether there are groups that this node carries and does not exchange yet: it has to be a member first."""
+        """Tell whether there are groups that this node carries and does not exchange yet: it has to be a member first.
+
+        One that was about to leave when it stopped still has to hand them over.
+        """
         groups = self.core.options.groups
-        if len(self.exchanges) > len(groups) or self.rejoin.standing != Standing.READY:
+        if len(self.exchanges) > len(groups) or self.rejoin.standing not in {
+            Standing.READY,
+            Standing.LEAVING,
+        }:
             return False
         known = self.carried.of(self.core.identity.node)
         return self._may_record(now) or all(group in known for group in groups)
@@ -224,7 +230,8 @@ class Replicator:
         exchange.rejoin.dead_letter = self.rejoin.dead_letter
         exchange.rejoin.is_first = lambda: self._is_first(exchange)
         exchange.stability.stable_records = self.stability.stable
-        exchange.stability.knows_members = lambda: self.stability.has_caught_up or self.stability.alone
+        exchange.stability.closed = self.stability.closed
+        exchange.stability.knows_members = self._is_known_to_carry
         exchange.vectors.carriers = lambda: tuple(exchange.participants.members())
         self.exchanges[group] = exchange
         self._fresh_exchanges.append(group)
@@ -235,7 +242,9 @@ class Replicator:
         """Tell whether no other member carries a group, nor ever did.
 
         A majority of the members has on disk that this node does, and this node has all that they had then. Of two nodes
-        that find this out, there is a member in both majorities, so that one of the two hears of the other.
+        that find this out, there is a member in both majorities, so that one of the two hears of the other. Unless their
+        members are not the same, because halves of the cluster let others in, or one of them is from an old backup: then
+        both are whole, and are of one mind as soon as they meet, for none has purged anything (`_is_known_to_carry`).
         """
         own = self.core.identity.node
         stamp = self.carried.recorded_at(own)
@@ -249,6 +258,14 @@ class Replicator:
         ]
         vector = self.core.replica.vector()
         return 2 * len(having) > len(members) and all(vector.covers(claim) for claim in having)
+
+    def _is_known_to_carry(self) -> bool:
+        """Tell whether all members have the record of what this node carries, and this node all that they had then.
+
+        Then whoever is let in later hears of it before it can be the first that carries a group.
+        """
+        stamp = self.carried.recorded_at(self.core.identity.node)
+        return stamp is not None and self.stability.covers(stamp.origin, stamp.seq)
 
     def _carriers(self, group: int) -> Carriers:
         return Carriers(group, self.core.identity.node, self.roster, self.carried)

@@ -14,7 +14,9 @@ member that was cut off may have extended the expiry. See `storage.expiry`.
 
 In a group that not all nodes carry, all of that is about its carriers, and who these are this node knows from records
 of the common group. So it waits until it knows all that any of them knew when it made its claim, and purges nothing before
-it has been up to date with the common group once since its start: its records may be those of an old backup.
+all members of the cluster have the record of what it carries itself, and it all that they had then (`knows_members`).
+Its records may be those of an old backup; and two that each took itself for the first, in halves of a cluster that let
+others in, purge nothing that the other would then lack for ever.
 
 A member counts until its removal is known to all that remain (9.5), whether it is reachable or not: time
 alone never excludes anybody. `blocked_by` names those for whom everything waits.
@@ -29,7 +31,7 @@ import attrs
 
 from replication.core import Core
 from replication.vectors import CLOSED, Vectors
-from storage.changes import Lane, VersionVector
+from storage.changes import Lane, Stamp, VersionVector, group_of
 
 if TYPE_CHECKING:
     from replication.carriers import Participants
@@ -48,6 +50,30 @@ class _Frozen:
     at: float
 
 
+class ClosedOrigins:
+    """The origins of each group that write no more by their records, cached until one changes.
+
+    There are some for each start of each node, and every epoch of every group asks.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._version = -1
+        self._closed: dict[int, list[tuple[bytes, Stamp]]] = {}
+
+    def of(self, group: int) -> list[tuple[bytes, Stamp]]:
+        """Return (origin, stamp of its record) each. The list is shared: do not change it."""
+        replica = self._core.replica
+        version = replica.system_version_of(CLOSED)
+        if self._version != version:
+            self._version = version
+            self._closed = {}
+            for name, _, stamp in replica.list_system(CLOSED):
+                origin = name[len(CLOSED) :]
+                self._closed.setdefault(group_of(origin), []).append((origin, stamp))
+        return self._closed.get(group, [])
+
+
 class Stability:
     """Implements `storage.changes.Purging` for a node that has peers."""
 
@@ -63,12 +89,12 @@ class Stability:
         self._due = VersionVector()  # what everybody should cover by now
         self.may_purge = False  # not before this node is a whole member
         self.blocked_by: list[bytes] = []
+        self.closed = ClosedOrigins(core)
         # What all members have of the cluster's own records: that is this, in the common group.
         self.stable_records: Callable[[], VersionVector] = self.stable
         self.knows_members: Callable[[], bool] = (
-            _always  # whether this node's records of them are not from the past
+            _always  # whether all know this node for one of them, and it all whom they knew then
         )
-        self.has_caught_up = False  # whether an epoch has ended since the start
 
     @property
     def alone(self) -> bool:
@@ -110,13 +136,15 @@ class Stability:
         return claims
 
     def _find_blockers(self) -> None:
-        """Name those who say nothing, still lack what this node had at the interval before, or do not settle."""
+        """Name those who say nothing, still lack what this node had at the interval before, do not settle, or name carriers unknown here."""
         core = self._core
+        better_informed = self._better_informed()
         late_hlc = int(core.wall_ms() - _SETTLES_MISSED * 1000 * core.options.settle_interval) << 16
         self.blocked_by = [
             node
             for node, claim in self._claims_by_node().items()
             if claim is None
+            or node in better_informed
             or not claim.covers(self._due)
             or (node != core.identity.node and self._settled(node) < late_hlc)
         ]
@@ -157,14 +185,14 @@ class Stability:
 
     def _knows_carriers(self) -> bool:
         """Tell whether this node waits for all that any member knew to carry the group when it made its claim."""
+        return not self._better_informed()
+
+    def _better_informed(self) -> list[bytes]:
+        """Return the members that knew others to carry the group whom this node does not know."""
         members = self._participants.members()
         expected = {*members, *self._participants.departed()}
-        return all(
-            node in expected
-            for member in members
-            if (known := self._vectors.known.get(member)) is not None
-            for node in known.carriers
-        )
+        known = self._vectors.known
+        return [node for node in members if node in known and not expected.issuperset(known[node].carriers)]
 
     def _settled(self, node: bytes) -> int:
         """Return the clock value up to which a member says that it has written all that it will."""
@@ -180,7 +208,6 @@ class Stability:
             self._purgeable = self._purgeable.merged(frozen.least)
             self.settled_hlc = max(self.settled_hlc, frozen.settled_hlc)
             self._frozen = None
-            self.has_caught_up = True
             self._core.counters["gc_epoch_seconds"] = now - frozen.at
             self._seal()
 
@@ -203,12 +230,18 @@ class Stability:
         claims = self._claims()
         if claims is None:
             return
-        stable = self.stable_records()
-        for name, _, stamp in self._core.replica.list_system(CLOSED):
-            origin = name[len(CLOSED) :]
-            seq = claims[0][origin]
-            if seq and stamp.seq <= stable[stamp.origin] and all(claim[origin] == seq for claim in claims):
-                self._vectors.sealed[origin] = seq
+        sealed = self._vectors.sealed
+        ended = [
+            (origin, stamp)
+            for origin, stamp in self.closed.of(self._core.replica.group)
+            if (seq := claims[0][origin])
+            and sealed.get(origin) != seq
+            and all(c[origin] == seq for c in claims)
+        ]
+        stable = self.stable_records() if ended else VersionVector()
+        for origin, stamp in ended:
+            if stamp.seq <= stable[stamp.origin]:
+                sealed[origin] = claims[0][origin]
 
 
 def _always() -> bool:

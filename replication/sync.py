@@ -51,6 +51,8 @@ _UNLISTED_MAX: Final = 65_536
 # Snapshots that one link may keep open: a session, and one that has ended without the asker's having said so.
 _SESSIONS_A_LINK: Final = 2
 _RETRY_SECONDS: Final = 0.5
+# Until it is looked again whether a link whose queue others have filled has room for a batch.
+_ROOM_SECONDS: Final = 0.05
 
 
 @attrs.define
@@ -493,6 +495,11 @@ class Syncs:
     def _pump(self, key: tuple[int, int], session: _Serving) -> None:
         """Send one batch, if there is credit. Clients wait for as long as it is read: never two in one turn."""
         if session.ended_at is not None or session.credit <= 0 or self._core.now < session.resume_at:
+            return
+        if session.link.data_bytes > self._core.options.queue_bytes_max // 2:
+            # Of other groups: no credit bounds what all together send. More, and the next push would clear the queue.
+            session.resume_at = self._core.now + _ROOM_SECONDS
+            session.progress_at = self._core.now
             return
         try:
             batch = next(session.batches, None)

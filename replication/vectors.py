@@ -271,8 +271,8 @@ class Vectors:
         if now >= self._next:
             self._next = now + interval
             self.tell_all()
-        if self.relays_vectors:
-            self._relay(now)
+            if self.relays_vectors:
+                self._relay(now)
         return self._next
 
     def _relay(self, now: float) -> None:

@@ -72,6 +72,12 @@ def place_ranges(group: int) -> list[tuple[bytes, bytes]]:
     return [(b"", _mark_of(1)), (_after(_GROUP_MARK), END_OF_PLACES)]
 
 
+def places_between(group: int, start: bytes, end: bytes) -> list[tuple[bytes, bytes]]:
+    """Return where those places of a group lie that are in start <= place < end, as `place_ranges` does."""
+    ranges = [(max(start, first), min(end, last)) for first, last in place_ranges(group)]
+    return [(first, last) for first, last in ranges if first < last]
+
+
 def _mark_of(group: int) -> bytes:
     return _GROUP_MARK + group.to_bytes(2, "big")
 

@@ -22,7 +22,7 @@ from storage.cells import (
     runs_of,
 )
 from storage.changelog import Chunk, decode_chunk
-from storage.changes import END_OF_PLACES, Change, Run, VersionVector, place_ranges
+from storage.changes import END_OF_PLACES, Change, Run, VersionVector, places_between
 from storage.engine import Family, Reader, Snapshot
 from storage.errors import RecordError
 from storage.incoming import Place
@@ -234,10 +234,9 @@ class SnapshotFeed:
 
     def _rows_from(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield the rows of the group's places from `start` on."""
-        for first, end in place_ranges(self._moment.group):
-            if start < end:
-                stop = None if end == END_OF_PLACES else end
-                yield from self._snapshot.iterate(Family.RECORDS, max(start, first), stop)
+        for first, end in places_between(self._moment.group, start, END_OF_PLACES):
+            stop = None if end == END_OF_PLACES else end
+            yield from self._snapshot.iterate(Family.RECORDS, first, stop)
 
     def _changes_in(self, place: bytes, row: bytes) -> list[Numbered]:
         try:
@@ -251,8 +250,7 @@ class SnapshotFeed:
         """Return the members of start <= place < end and `end`; if they are many, of fewer places and the first left out."""
         found: list[Numbered] = []
         size, last = 0, b""
-        stop = None if end == END_OF_PLACES else members_start(end)
-        for row_key, row in self._snapshot.iterate(Family.MEMBERS, members_start(start), stop):
+        for row_key, row in self._member_rows(start, end):
             try:
                 place, kind, sub = parse_member(row_key)
                 member = decode_member(row)
@@ -267,6 +265,12 @@ class SnapshotFeed:
             found.append(numbered)
             size += size_of(numbered[1])
         return end, found
+
+    def _member_rows(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the rows of the members of the group's places in start <= place < end."""
+        for first, last in places_between(self._moment.group, start, end):
+            stop = None if last == END_OF_PLACES else members_start(last)
+            yield from self._snapshot.iterate(Family.MEMBERS, members_start(first), stop)
 
     def _namespace_floors(self) -> list[Numbered]:
         rows = self._snapshot.iterate(Family.META, FLOOR_PREFIX, after_prefix(FLOOR_PREFIX))

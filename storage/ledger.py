@@ -48,7 +48,9 @@ class Ledger:
         self._ended = dict(found.ended)  # own origins of earlier runs that have no row yet
         self._unstored: dict[int, int] = {}  # other nodes' origins without a row, with the first clock value
         self._stored = [origin != NOBODY for origin in self.origins]
-        self._vectors: dict[int, VersionVector] = {}  # by group, made when they are asked for
+        self._vectors: dict[
+            int, VersionVector
+        ] = {}  # by group, made when they are asked for; until it changes
         self._commits = 0
         self._lock = threading.Lock()
         self._durable: dict[int, int] = {}
@@ -89,7 +91,9 @@ class Ledger:
         return self._numbers.get(origin, 0)
 
     def lane_of(self, number: int) -> LaneLog | None:
-        """Return the lane that has this origin in use."""
+        """Return the lane that has this origin in use. Most origins are other nodes', and lanes may be many."""
+        if self.lanes[number] == FOREIGN:
+            return None
         for lane in self._txn.lanes:
             if number and lane.origin == number:
                 return lane
@@ -196,16 +200,18 @@ class Ledger:
         txn = self._txn
         if synced is not self._all_durable:
             self._change_durability(synced=synced)
-        self._vectors = {}
+        vectors = self._vectors
         self._commits += 1
         if self._is_plain():
             self._covered[txn.origin] = txn.seq
+            vectors.pop(txn.group, None)
             return
         for lane in txn.lanes:
             if lane.places:
                 self._stored[lane.origin] = True
                 if lane.lane is not Lane.LOCAL:
                     self._covered[lane.origin] = lane.seq
+                    vectors.pop(lane.group, None)
         if self._unstored or self._ended:
             for number in self._unstored:
                 self._stored[number] = True
@@ -214,6 +220,8 @@ class Ledger:
         incoming = txn.incoming
         if incoming is not None:
             self._covered.update(incoming.covered)
+            for number in incoming.covered:
+                vectors.pop(self.groups[number], None)
             for number, seq in incoming.uncovered.items():
                 self._uncovered[number] = max(seq, self._uncovered.get(number, 0))
             if self._uncovered:

@@ -26,6 +26,7 @@ from storage.changes import (
     VersionVector,
     Voided,
     group_of,
+    places_between,
 )
 from storage.digests import bucket, digest
 from storage.engine import Family
@@ -532,7 +533,11 @@ class StoreReplica:
                 yield found
 
     def _changes_between(self, start: bytes, end: bytes) -> Iterator[Numbered]:
-        """Yield the registers in a range of places, as the tick under way sees them, one key after the other."""
+        """Yield the registers in a range of the group's places, as the tick under way sees them, one key after the other."""
+        for first, last in places_between(self.group, start, end):
+            yield from self._changes_within(first, last)
+
+    def _changes_within(self, start: bytes, end: bytes) -> Iterator[Numbered]:
         stop = None if end >= END_OF_PLACES else end
         stored = dict(self._state.engine.iterate(Family.RECORDS, start, stop))
         pending = [key for key in self._txn.rows if start <= key < end]

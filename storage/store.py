@@ -44,7 +44,15 @@ from storage.incoming import Incoming, Place
 from storage.indexing import add_chunks, overlaps
 from storage.keyring import Keyring
 from storage.keyspace import Keyspace
-from storage.layout import COUNT_PREFIX, FLOOR_PREFIX, LOCAL_PREFIX, META_NODE, NAMESPACE_BYTES, change_key
+from storage.layout import (
+    COUNT_PREFIX,
+    FLOOR_PREFIX,
+    LOCAL_PREFIX,
+    META_NODE,
+    NAMESPACE_BYTES,
+    after_prefix,
+    change_key,
+)
 from storage.ledger import Ledger
 from storage.losses import Losses
 from storage.members import Members
@@ -416,6 +424,11 @@ class Store:
         key = LOCAL_PREFIX + name.encode()
         pending = self.state.txn.local_values
         return pending[key] if key in pending else self.state.engine.get(Family.META, key)
+
+    def local_names(self) -> list[str]:
+        """Return the names of the settings of the data directory that are on disk, those of all groups."""
+        rows = self.engine.iterate(Family.META, LOCAL_PREFIX, after_prefix(LOCAL_PREFIX))
+        return [key[len(LOCAL_PREFIX) :].decode() for key, _ in rows]
 
     def feed(self, group: int = COMMON_GROUP) -> SnapshotFeed:
         """Return a group's changes of this moment, as replication sees them. Close it after use."""

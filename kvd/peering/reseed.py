@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Final
 
 from kvd.peering import users
-from replication.carriers import CARRIES, groups_in
 from storage.keyring import Keyring
 from storage.replica import StoreReplica
 from storage.store import Store, StoreOptions
 
-# What `replication.rejoin` and `replication.roster` keep in the data directory, the first two for each group.
-_LOCAL: Final = ("cluster_id", "member_state", "absences", "members")
+# What replication keeps in the data directory, the first three for each group.
+_LOCAL: Final = ("cluster_id", "member_state", "voided", "absences", "members")
 
 
 def reseed(data_dir: Path, keyring: Keyring | None = None) -> int:
@@ -24,19 +23,13 @@ def reseed(data_dir: Path, keyring: Keyring | None = None) -> int:
     store = Store.open(data_dir, StoreOptions(keyring=keyring))
     try:
         replica = StoreReplica(store)
-        carried = [
-            group
-            for name, value, _ in replica.list_system(CARRIES)
-            if name.endswith(replica.node_id)
-            for group in groups_in(value)
-        ]
         store.begin(time.time_ns() // 1_000_000)
         names = [name for name, _, _ in replica.list_system(b"") if not name.startswith(users.PREFIX)]
         for name in names:
             store.keyspaces.cluster.delete(name)
-        for one in (replica, *map(replica.of_group, carried)):
-            for setting in _LOCAL:
-                one.put_local(setting, None)
+        for setting in store.local_names():
+            if setting.rpartition(":")[2] in _LOCAL:
+                replica.put_local(setting, None)
         replica.renew_node()
         store.commit()
         store.sync()

@@ -10,6 +10,7 @@ import attrs
 import trio
 
 from replication.node import StoreFailed
+from replication.rejoin import Standing
 from tests.cluster.checkers import check_survived, cut_power, kill
 from tests.cluster.disk import Disk
 from tests.cluster.plan import Event, kind
@@ -291,10 +292,13 @@ async def perish(world: World, name: str) -> None:
 
 @kind("remove")
 def remove(world: World) -> None:
-    """Remove, as an operator does, the members that are known to be dead."""
+    """Remove, as an operator does, the members that are known to be dead.
+
+    By any that is whole in the common group: another group may wait for just this.
+    """
     for node in list(world.to_remove):
         for host in world.up():
-            if host.is_whole and host.remove_member(node):
+            if host.standing in {Standing.READY, Standing.LEAVING} and host.remove_member(node):
                 del world.to_remove[node]
                 break
 

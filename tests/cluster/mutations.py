@@ -384,12 +384,12 @@ def _relay_uncommitted() -> list[Patch]:
 
 
 def _be_first_at_once() -> list[Patch]:
-    """A node that knows of no other carrier begins a group without asking anybody."""
+    """A node that knows of no other carrier begins a group without asking anybody, and purges like that."""
 
     def is_first(self: Replicator, exchange: Exchange) -> bool:
         return exchange.participants.remaining() == [self.core.identity.node]
 
-    return [(Replicator, "_is_first", is_first)]
+    return [(Replicator, "_is_first", is_first), (Replicator, "_is_known_to_carry", lambda self: True)]
 
 
 def _purge_from_the_past() -> list[Patch]:
@@ -448,7 +448,13 @@ MUTATIONS: Final = (
         "ignore-deletion", "a late deletion beneath a newer value is forgotten", _ignore_deletion, purges=True
     ),
     Mutation("observe-nothing", "the clock ignores what comes in", _observe_nothing),
-    Mutation("first-at-once", "a group's first carrier asks nobody", _be_first_at_once, True, grouped=True),
+    Mutation(
+        "first-at-once",
+        "a group's first carrier asks nobody, nor when it purges",
+        _be_first_at_once,
+        True,
+        grouped=True,
+    ),
     Mutation(
         "purge-from-past", "a group's carriers are those on disk", _purge_from_the_past, True, grouped=True
     ),

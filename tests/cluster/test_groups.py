@@ -10,7 +10,7 @@ import trio
 
 from replication.node import StoreFailed
 from replication.rejoin import Standing
-from storage.changes import VersionVector, group_of
+from storage.changes import Lane, VersionVector, group_of
 from tests.cluster import faults
 from tests.cluster.checkers import Watch, kill
 from tests.cluster.scenario import delete, end, join, node_of, part, play, put, seeds, value, write_for
@@ -149,6 +149,67 @@ def test_a_carrier_from_the_past_does_not_purge_as_if_it_were_alone(seeds: Seque
 
 
 @seeds(quick=2)
+def test_two_that_were_first_in_halves_that_grew_apart_purge_nothing_of_each_other(
+    seeds: Sequence[int],
+) -> None:
+    """A majority of a half that let others in need not meet that of the other half; and claims passed on may be old."""
+
+    async def story(world: World) -> None:
+        hosts = world.resume(template(3))
+        world.watch = Watch(world)
+        world.options = attrs.evolve(world.options, full_mesh_max=2)
+        for host in hosts:
+            host.node.replicator.core.options = host.options = attrs.evolve(host.options, full_mesh_max=2)
+        assert await world.wait_until(lambda: world.is_formed(3), 20)
+        await trio.sleep(8)  # until the claims of all were passed on
+        part(world, [hosts[0], hosts[2]], hosts[1:2])
+        await faults.carry(world, "n0")
+        assert await world.wait_until(lambda: standing(hosts[0]) == Standing.READY, 30)
+        for name in ("n3", "n4"):
+            faults.join(world, name)
+            part(world, [hosts[0], hosts[2]], [world.hosts[name]])
+        late = world.hosts["n3"]
+        assert await world.wait_until(lambda: late.is_whole and world.hosts["n4"].is_whole, 30)
+        await faults.carry(world, "n3")
+        assert await world.wait_until(lambda: standing(late) == Standing.READY, 30)
+        await write_for(world, [hosts[0], late], 12, 20, deletes=0.5)
+        for host in (hosts[0], late):
+            assert not host.node.replicator.exchanges[GROUP].core.replica.floors()
+        join(world, [hosts[0], hosts[2]], [hosts[1], late, world.hosts["n4"]])
+        await end(world)
+        assert vector(hosts[0]) == vector(late)
+        assert await world.wait_until(
+            lambda: bool(hosts[0].node.replicator.exchanges[GROUP].core.replica.floors()), 60
+        ), "nothing is purged any more"
+
+    play("group founded in halves", story, seeds)
+
+
+@seeds(quick=2)
+def test_a_carrier_that_broke_down_while_it_left_can_go_on(seeds: Sequence[int]) -> None:
+    async def story(world: World) -> None:
+        hosts = await form_grouped(world, 4, ("n0", "n2"))
+        part(world, hosts[:1], hosts[2:3])
+        await write_for(world, hosts[:1], 1, 20)
+        assert put(hosts[0], "last", "word")
+        faults.leave(world, "n0")
+        await trio.sleep(2)
+        await kill(world, hosts[0])
+        del world.gone["n0"]
+        faults.start(world, hosts[0])
+        await trio.sleep(1)
+        assert standing(hosts[0]) == Standing.READY, "it does not even exchange the group"
+        join(world, hosts[:1], hosts[2:3])
+        world.gone["n0"] = None
+        await faults._leave(hosts[0])
+        assert hosts[0].has_handed_over
+        await end(world)
+        assert value(hosts[2], "last") == b"word"
+
+    play("group left at the second try", story, seeds)
+
+
+@seeds(quick=2)
 def test_a_carrier_hands_a_group_over_before_it_is_known_to_leave(seeds: Sequence[int]) -> None:
     """Its departure travels by nodes that do not carry the group, too."""
 
@@ -194,6 +255,25 @@ def test_a_group_purges_while_a_member_that_does_not_carry_it_is_away(seeds: Seq
         await end(world)
 
     play("group purged", story, seeds)
+
+
+@seeds(quick=1)
+def test_who_names_carriers_that_nobody_knows_is_named_for_what_waits(seeds: Sequence[int]) -> None:
+    async def story(world: World) -> None:
+        hosts = await form_grouped(world, 3, ("n0", "n1"))
+        assert put(hosts[0], "k", "v")
+        await world.wait_until(world.is_converged, 20)
+        exchange = hosts[0].node.replicator.exchanges[GROUP]
+        exchange.vectors.known[node_of(hosts[1])].carriers += (bytes(16),)
+        assert delete(hosts[0], "k")
+        assert await world.wait_until(lambda: exchange.stability.blocked_by == [node_of(hosts[1])], 30), (
+            "nobody is told why nothing is purged"
+        )
+        origin = exchange.core.replica.origin(Lane.SMALL)
+        assert origin is not None
+        assert not exchange.stability.covers(origin, exchange.core.replica.vector()[origin])
+
+    play("group of unknown carriers", story, seeds)
 
 
 @seeds(quick=1)

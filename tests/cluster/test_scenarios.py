@@ -918,7 +918,8 @@ def test_deletions_are_purged_in_a_partial_view_too(seeds: Sequence[int]) -> Non
         world.options = attrs.evolve(world.options, full_mesh_max=5, degree=3, degree_low=2, degree_high=4)
         hosts = world.found(8)
         assert await world.wait_until(lambda: all(host.is_whole for host in hosts), 120, step=1.0)
-        assert await world.wait_until(lambda: all(len(links(host)) < 7 for host in hosts), 120, step=1.0)
+        # One, whom the others have joined by, may keep its links with all.
+        assert await world.wait_until(lambda: sum(len(links(host)) < 7 for host in hosts) >= 7, 120, step=1.0)
         await write_for(world, hosts, 3, 20, deletes=0.5)
         for key in range(8):
             delete(hosts[key], f"k{key}")

@@ -207,6 +207,26 @@ def test_no_more_bodies_are_kept_than_may_be() -> None:
     assert not a.replicator.bodies._kept
 
 
+@pytest.mark.parametrize("groups", [(), (3, 4, 5, 6)])
+def test_as_many_pieces_may_wait_as_all_groups_together_ask_for(groups: tuple[int, ...]) -> None:
+    """Each group asks by itself for several bodies, and they share a connection that may be slow."""
+    lab = ready(Lab("a", "b"))
+    a = lab["a"]
+    link = end(lab.wire("a", "b"), a)
+    a.put("large", LARGE)
+    origin = a.replica.origin(Lane.SMALL)
+    assert origin is not None
+    a.replicator.core.options = options = attrs.evolve(FAST, groups=groups, body_piece_bytes=100_000)
+    get = m.BodyGet(origin, a.replica.covered(origin), place("large"), 0)
+    at_once = options.bodies_max * 8 * (1 + len(groups))
+    for _ in range(at_once):
+        a.replicator.bodies.on_get(link, get)
+    assert link.dropped is None
+    for _ in range(at_once):
+        a.replicator.bodies.on_get(link, get)
+    assert link.dropped == "it asks for more pieces than it takes"
+
+
 def test_a_large_value_that_differs_is_mended() -> None:
     lab = ready(Lab("a", "b", "c"))
     lab["a"].put("large", LARGE)
@@ -346,6 +366,35 @@ def test_a_server_reads_one_batch_in_one_turn() -> None:
         counts.append(a.replicator.syncs.serving[link.number, 77].count - before)
     assert max(counts) <= 2
     assert sum(counts) >= 3
+
+
+def test_a_sync_waits_while_others_fill_the_queue() -> None:
+    """Syncs of many groups share a queue. If they filled it, each push would clear it, and all begin anew for ever."""
+    options = attrs.evolve(FAST, sync_batch_bytes=2_000, queue_bytes_max=20_000)
+    lab = ready(Lab("a", "b", options=options))
+    a = lab["a"]
+    lab.cut(lab.wire("a", "b"))
+    for number in range(50):
+        a.put(f"key{number:02}", "x" * 1000)
+    lab.run(0.1)
+    link = end(lab.link("a", "b"), a)
+    lab.wires.clear()
+    a.replicator.on_messages(link, [m.SyncRequest(77, True, {}, {}, 0, b"", 1 << 20)], lab.now)
+    for then in a.durables:
+        then()
+    a.replicator.after_commit()
+    link.send_frame(bytes(8_000))
+    session = a.replicator.syncs.serving[link.number, 77]
+    for _ in range(100):
+        lab.now += 0.1
+        a.replicator.tick(lab.now)
+    assert 8_000 < link.data_bytes < 20_000
+    assert 0 < session.count < 50
+    while session.ended_at is None:
+        link.clear_data()
+        lab.now += 0.1
+        assert a.replicator.tick(lab.now) > lab.now - 0.1
+    assert session.count >= 50
 
 
 def test_a_peer_does_not_make_this_node_keep_more_and_more_snapshots() -> None:

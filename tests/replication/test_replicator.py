@@ -12,9 +12,10 @@ from replication.options import Options
 from replication.rejoin import HasOwnData, Standing, WrongCluster
 from replication.replicator import Replicator
 from replication.shapes import SEQ_MAX
+from replication.vectors import CLOSED
 from replication.verification import differ
 from replication.writers import RUN
-from storage.changes import INLINE_BYTES_MAX, Change, Kind, Lane, Run
+from storage.changes import INLINE_BYTES_MAX, Change, Kind, Lane, Run, Stamp
 from tests.replication.lab import FAST, Lab, Node, contents, is_equal, place, ready
 from tests.replication.model_replica import ModelReplica
 
@@ -146,6 +147,17 @@ def test_a_slow_peer_is_left_behind_and_comes_back_by_a_sync() -> None:
     lab.wires.append(wire)
     lab.run(3.0)
     assert is_equal([lab["a"], lab["b"]])
+    assert not flow.behind
+
+
+def test_a_peer_whose_data_others_have_dropped_is_pushed_to_again_soon() -> None:
+    """Groups share a queue. One that lost nothing by it has nothing that its peer would miss, and ask a sync for."""
+    lab = ready(Lab("a", "b"))
+    a, b = lab["a"], lab["b"]
+    a.replicator.common.data_cleared(b.id)
+    flow = a.replicator.dissemination.flows[b.id]
+    assert flow.behind
+    lab.run(2.0)
     assert not flow.behind
 
 
@@ -372,6 +384,29 @@ def test_closed_origins_are_sealed_and_left_out_of_vectors() -> None:
     assert former not in full.vector
     assert full.sealed_count == 1
     assert lab["b"].replicator.vectors.known[lab["a"].id].vector[former]
+
+
+def test_the_records_of_closed_origins_are_read_when_one_has_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They grow in number with every start of a node, and every epoch of every group looks at them."""
+    lab = ready(Lab("a", "b"))
+    lab.run(5.0)
+    replica = lab["a"].replica
+    read: list[bytes] = []
+    list_system = replica.list_system
+
+    def watched(prefix: bytes) -> list[tuple[bytes, bytes, Stamp]]:
+        read.append(prefix)
+        return list_system(prefix)
+
+    monkeypatch.setattr(replica, "list_system", watched)
+    lab.run(10.0)
+    assert CLOSED not in read
+    replica.put_system(CLOSED + bytes(16), b"")
+    lab["a"].replicator.after_commit()
+    lab.run(5.0)
+    assert read.count(CLOSED) == 1
 
 
 # --- joining and coming back

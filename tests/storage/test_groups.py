@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import attrs
 import pytest
@@ -25,6 +26,7 @@ from storage.changes import (
 from storage.engine import Family
 from storage.errors import Aborted, GroupNotCarried
 from storage.expiry import Apart
+from storage.feed import SnapshotFeed
 from storage.keyspace import Keyspace
 from storage.record import VALUE
 from storage.store import StoreOptions
@@ -513,3 +515,69 @@ def test_an_index_of_members_does_not_show_other_groups(grouped: Callable[..., G
             one for run in replica.unlisted(b"", END_OF_PLACES, []) for one in run.changes if one.kind == 70
         ]
         assert len(missing) == count
+
+
+def test_a_walk_reads_the_rows_of_its_group_alone(
+    grouped: Callable[..., Grouped], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small group beside a large one costs what is in it: a slice of a walk is one step, and clients wait for it."""
+    a = grouped()
+    made = a.create()
+    a.replica.apply(run_of(dot(1, kind=70, place=made.id + b"k", content=b"x"), origin=draw_id(3, bytes)))
+    for number in range(50):
+        a.node.put(b"%d" % number, b"v")
+    common = [dot(seq, kind=70, place=bytes(16) + b"%d" % seq, content=b"x") for seq in range(1, 51)]
+    a.node.replica.apply(run_of(*common, origin=entropy_of(b"common")(16)))
+    made.put(b"k", b"v")
+    a.node.store.commit()
+    read: list[bytes] = []
+
+    def watch(reader: Any) -> None:
+        iterate = reader.iterate
+
+        def watched(family: Family, *bounds: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+            for key, row in iterate(family, *bounds):
+                if family in {Family.RECORDS, Family.MEMBERS}:
+                    read.append(key)
+                yield key, row
+
+        monkeypatch.setattr(reader, "iterate", watched)
+
+    watch(a.node.store.engine)
+    feed = a.replica.feed()
+    assert isinstance(feed, SnapshotFeed)
+    watch(feed._snapshot)
+    assert [change.kind for _, runs in feed.runs_by_place(b"") for run in runs for change in run.changes]
+    feed.close()
+    assert a.replica.unlisted(b"", END_OF_PLACES, [])
+    assert read
+    assert {group_of(key) for key in read} == {3}
+
+
+def test_a_vector_is_made_anew_when_its_group_has_changed_and_not_before(
+    grouped: Callable[..., Grouped],
+) -> None:
+    """There may be many groups, each with many origins, and every commit is followed by a look at the vectors."""
+    a = grouped()
+    made = a.create()
+    made.put(b"k", b"v")
+    a.node.store.commit()
+    three, common = a.replica.vector(), a.node.replica.vector()
+    a.node.put(b"k", b"v")
+    a.node.store.commit()
+    assert a.replica.vector() is three
+    assert a.node.replica.vector() != common
+    common = a.node.replica.vector()
+    made.put(b"k", b"w")
+    a.node.store.commit()
+    assert a.replica.vector() != three
+    assert a.node.replica.vector() is common
+    three = a.replica.vector()
+    other = draw_id(3, entropy_of(b"other"))
+    a.replica.apply(run_of(dot(1, place=made.id + b"l"), origin=other))
+    a.node.store.commit()
+    assert a.replica.vector() == three.merged({other: 1})
+    a.replica.cover({other: 5}, {}, 0)
+    a.node.store.commit()
+    assert a.replica.vector() == three.merged({other: 5})
+    assert a.node.replica.vector() is common
