@@ -552,7 +552,7 @@ class Replicator:
 
     def _may_record(self, now: float) -> bool:
         """Tell whether this node may write about itself: with a wrong clock the record would wait everywhere."""
-        is_ready = self.rejoin.standing == Standing.READY
+        is_ready = self.rejoin.standing == Standing.READY and not self.voiding.is_pending()
         return is_ready and self.clock.may_promise(now, self.core.wall_ms())
 
     def _may_keep_members(self, now: float) -> bool:

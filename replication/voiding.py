@@ -53,6 +53,10 @@ class Voiding:
         is_wanted = self._to_record or self._is_ahead() or self._find_void()
         return bool(is_wanted) and self._is_clock_right(now)
 
+    def is_pending(self) -> bool:
+        """Tell whether this node holds what is void, or stamps too far ahead: what it wrote now would be void, too."""
+        return self._is_ahead() or bool(self._find_void())
+
     def _is_ahead(self) -> bool:
         """Tell whether others would hold what this node writes next."""
         return self._core.replica.hlc > self._hlc_max()
@@ -100,11 +104,11 @@ class Voiding:
 
     def _void(self, void: Limits) -> bool:
         exchanges = list(self._exchanges.values())
-        if any(_has_origin_in_use(exchange) for exchange in exchanges):
-            self._core.rotate_soon("its writes were voided")
-            return False
         limits = {exchange.group: self._limits(exchange, void) for exchange in exchanges}
         if not all(self._is_elsewhere(exchange, limits[exchange.group]) for exchange in exchanges):
+            return False
+        if any(_has_origin_in_use(exchange) for exchange in exchanges):
+            self._core.rotate_soon("its writes were voided")
             return False
         for exchange in exchanges:
             if limits[exchange.group]:
@@ -137,7 +141,7 @@ class Voiding:
         replica, elsewhere = exchange.core.replica, _elsewhere(exchange)
         own = replica.own_origins()
         held = replica.vector().merged(replica.uncovered())
-        return bool(exchange.core.links) and all(
+        return all(
             min(seq, limits.get(origin, seq)) <= elsewhere[origin]
             for origin, seq in held.items()
             if origin not in own

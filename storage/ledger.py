@@ -230,7 +230,10 @@ class Ledger:
 
     def lowered(self, ends: Mapping[int, int]) -> None:
         """Take note of a commit that covers nothing any more of origins whose log goes on up to `ends`."""
-        self._uncovered.update({number: end for number, end in ends.items() if end})
+        for number, end in ends.items():
+            self._uncovered.pop(number, None)
+            if end:
+                self._uncovered[number] = end
         with self._lock:
             # What a sync under way has marked before is not to come back.
             self._durable_commits = self._commits

@@ -265,7 +265,10 @@ class StoreReplica:
     def lower_clock(self, hlc_max: int, hlc: int) -> None:
         txn = self._txn
         lowered = lower_ends(self._state.engine, txn, hlc_max, max(hlc, hlc_at(txn.now_ms)))
-        txn.after.append(lambda: setattr(txn, "hlc", lowered))
+        if txn.is_empty():
+            txn.hlc = lowered
+        else:
+            txn.after.append(lambda: setattr(txn, "hlc", lowered))
 
     def _forget_coverage(self, limits: Mapping[bytes, int]) -> None:
         """Cover nothing of the group any more, but what the origins in use have written."""

@@ -82,6 +82,17 @@ def test_nothing_is_covered_any_more_and_what_is_left_is_found(nodes: Nodes) -> 
     assert findings(node.store) == []
 
 
+def test_nothing_void_is_left_of_what_an_unfinished_sync_has_brought(nodes: Nodes) -> None:
+    node = nodes()
+    node.replica.merge(run_of(dot(3)))
+    node.store.commit()
+    assert node.replica.uncovered() == VersionVector({X: 3})
+    node.replica.cut({X: 0})
+    node.store.commit()
+    assert node.replica.uncovered() == VersionVector()
+    assert not node.replica.is_partial()
+
+
 def test_a_full_sync_brings_back_what_had_been_replaced(nodes: Nodes) -> None:
     a, b = nodes(b"a"), nodes(b"b")
     a.put(b"both", b"before")
@@ -136,6 +147,14 @@ def test_the_clock_is_lowered_for_good(nodes: Nodes) -> None:
     (run,) = node.commit()
     assert run.changes[0].hlc >> 16 <= NOW_MS + 5
     assert findings(node.store) == []
+
+
+def test_a_clock_that_nothing_was_stamped_with_is_lowered_at_once(nodes: Nodes) -> None:
+    node = nodes()
+    node.replica.observe(hlc_at(NOW_MS + DAY_MS))
+    node.replica.lower_clock(HLC, 0)
+    node.store.commit()
+    assert node.replica.hlc == hlc_at(NOW_MS)
 
 
 def test_own_logs_that_go_beyond_a_clock_value_are_found(nodes: Nodes) -> None:
