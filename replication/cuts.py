@@ -19,7 +19,7 @@ from typing import Final
 
 from replication.core import Core
 from replication.messages import encode_record
-from storage.changes import Run, group_of
+from storage.changes import Run, Stamp, group_of
 
 CUT: Final = b"cut:"
 _ORIGIN_BYTES: Final = 16
@@ -33,14 +33,20 @@ class Cuts:
         self._core = core
         self._version = -1
         self._upto: dict[bytes, int] = {}
+        self._stamps: dict[bytes, Stamp] = {}  # of the records that count
 
     def all(self) -> Mapping[bytes, int]:
         """Return up to where each origin that was cut counts."""
         version = self._core.replica.system_version_of(CUT)
         if version != self._version:
             self._version = version
-            self._upto = self._read()
+            self._read()
         return self._upto
+
+    def is_known_by(self, vector: Mapping[bytes, int], origin: bytes) -> bool:
+        """Tell whether whoever covers `vector` of the common group knows how an origin was cut."""
+        stamp = self._stamps[origin] if origin in self.all() else None
+        return stamp is not None and vector.get(stamp.origin, 0) >= stamp.seq
 
     def of_group(self, group: int) -> Mapping[bytes, int]:
         """Return the same of a group's origins."""
@@ -65,10 +71,9 @@ class Cuts:
         """Tell whether whoever has `vector` holds what is void, and may lack what that has replaced."""
         return any(vector.get(origin, 0) > upto for origin, upto in self.all().items())
 
-    def _read(self) -> dict[bytes, int]:
-        found: dict[bytes, int] = {}
-        for name, _, _ in self._core.replica.list_system(CUT):
+    def _read(self) -> None:
+        self._upto, self._stamps = {}, {}
+        for name, _, stamp in self._core.replica.list_system(CUT):
             origin, seq = name[len(CUT) : -_SEQ_BYTES], int.from_bytes(name[-_SEQ_BYTES:], "big")
-            if len(origin) == _ORIGIN_BYTES:
-                found[origin] = min(seq, found.get(origin, seq))
-        return found
+            if len(origin) == _ORIGIN_BYTES and seq < self._upto.get(origin, seq + 1):
+                self._upto[origin], self._stamps[origin] = seq, stamp

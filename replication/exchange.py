@@ -110,6 +110,7 @@ class Exchange:
         self.vectors.on_rollback = self._on_rollback
         self.vectors.is_current = self._is_current
         self.rejoin.on_change = self._on_standing
+        self.rejoin.on_begin = lambda: self.voiding.cover_all(self)
 
     @property
     def group(self) -> int:

@@ -72,6 +72,7 @@ class Rejoin:
         self.standing = Standing.READY
         self._before: Standing | None = None  # what it was when the tick under way began, if it has changed
         self.is_own_address: Callable[[str], bool] = _is_none  # set by the replicator
+        self.on_begin: Callable[[], None] = _nothing  # this node takes what it has for the whole
         self.is_first: Callable[[], bool] = _is_not  # whether nobody else can ever have held anything
         self.on_change: Callable[[Standing], None] = _ignore
         # Keeps writes that are about to be undone: (stamp, change) each, oldest first.
@@ -173,6 +174,7 @@ class Rejoin:
     def _be_whole(self, now: float) -> None:
         """Take what is here for all that there is."""
         self._syncs.walk = None
+        self.on_begin()
         self._participants.admit(self._core.identity.node, now)
         self.enter(Standing.READY)
 
@@ -184,7 +186,9 @@ class Rejoin:
         waiting = [one for one in known if one is not None and one.is_complete and not one.ready]
         if len(waiting) < len(others):
             return False
-        vectors = {own: self._core.replica.vector(), **{one.node: one.vector for one in waiting}}
+        replica = self._core.replica
+        held = replica.vector().merged(replica.uncovered())  # more than is covered, after a cut
+        vectors = {own: held, **{one.node: one.vector.merged(one.have) for one in waiting}}
         floors = [self._core.replica.floors(), *(one.floors for one in waiting)]
         whole = [node for node, vector in vectors.items() if not any(is_below(vector, one) for one in floors)]
         return bool(whole) and min(whole) == own
@@ -295,6 +299,10 @@ class HasOwnData(Exception):
 
 def _is_none(address: str) -> bool:
     return False
+
+
+def _nothing() -> None:
+    """Stand in for a callback that the exchange sets."""
 
 
 def _is_not() -> bool:

@@ -60,6 +60,7 @@ class Known:
     former: VersionVector | None = None  # what its boot before had claimed, until it is compared
     carriers: tuple[bytes, ...] = ()  # that it knew
     held: tuple[bytes, ...] = ()  # origins that wait there
+    have: VersionVector = attrs.field(factory=VersionVector)  # what it held when its link came up, no claim
 
     @property
     def version(self) -> tuple[bytes, int, int]:
@@ -127,6 +128,7 @@ class Vectors:
 
     def on_link_up(self, link: Link) -> None:
         """Tell a new peer everything."""
+        replica = self._core.replica
         self._notice_durable()
         self._notice_purge()
         sent = _Sent(link, self._durable_number, self._dissemination.advances)
@@ -134,7 +136,7 @@ class Vectors:
         self._send(
             sent,
             self._open_entries(self._durable),
-            self._open_entries(self._core.replica.vector()),
+            self._open_entries(replica.vector().merged(replica.uncovered())),
             full=True,
         )
 
@@ -390,6 +392,7 @@ class Vectors:
             former,
             carriers,
             message.held if message.node in self._core.links else (),
+            VersionVector(message.have) if known is None or message.is_full else known.have,
         )
 
     def _check_rollback(self, known: Known) -> None:

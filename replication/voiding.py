@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from replication.core import Core
 from replication.rejoin import Standing
 from replication.writers import RUN
-from storage.changes import CLUSTER_NAMESPACE, Kind, Lane, VersionVector, Voided
+from storage.changes import CLUSTER_NAMESPACE, COMMON_GROUP, Kind, Lane, VersionVector, Voided
 
 if TYPE_CHECKING:
     from replication.clock import ClockGate
@@ -72,7 +72,7 @@ class Voiding:
         return found
 
     def _is_clock_right(self, now: float) -> bool:
-        is_member = self._exchanges[0].rejoin.standing != Standing.REMOVED
+        is_member = self._exchanges[COMMON_GROUP].rejoin.standing != Standing.REMOVED
         return is_member and self._clock.refusal(now, self._core.wall_ms()) is None
 
     def tick(self) -> bool:
@@ -103,9 +103,12 @@ class Voiding:
     # --- what
 
     def _void(self, void: Limits) -> bool:
+        if not all(map(self._is_known, void)):
+            return False
         exchanges = list(self._exchanges.values())
         limits = {exchange.group: self._limits(exchange, void) for exchange in exchanges}
-        if not all(self._is_elsewhere(exchange, limits[exchange.group]) for exchange in exchanges):
+        is_ahead = self._is_ahead()
+        if is_ahead and not all(self._is_elsewhere(one, limits[one.group]) for one in exchanges):
             return False
         if any(_has_origin_in_use(exchange) for exchange in exchanges):
             self._core.rotate_soon("its writes were voided")
@@ -113,12 +116,19 @@ class Voiding:
         for exchange in exchanges:
             if limits[exchange.group]:
                 self._cut(exchange, limits[exchange.group])
-        self._core.replica.lower_clock(self._hlc_max(), self._heads())
+        if is_ahead:
+            self._core.replica.lower_clock(self._hlc_max(), self._heads())
         own = {
             origin: upto for found in limits.values() for origin, upto in found.items() if origin not in void
         }
         self._to_record.update(own)
         return True
+
+    def _is_known(self, origin: bytes) -> bool:
+        """Tell whether the linked members know of a cut: what only a node knows that rejoins, nobody hears of."""
+        common = self._exchanges[COMMON_GROUP]
+        linked = [known for node, known in common.vectors.known.items() if node in common.core.links]
+        return all(self._cuts.is_known_by(known.vector, origin) for known in linked)
 
     def _limits(self, exchange: Exchange, void: Limits) -> Limits:
         """Return up to where a group's origins count: those that were cut, and own ones that are too far ahead."""
@@ -178,10 +188,17 @@ class Voiding:
 
     def cover_own(self, exchange: Exchange) -> None:
         """Take this node's earlier writes for covered again: what nobody else has of them is here. In a tick."""
+        own, ends = exchange.core.replica.own_origins(), exchange.core.replica.uncovered()
+        self._cover(exchange, {origin: ends[origin] for origin in own if ends[origin]})
+
+    def cover_all(self, exchange: Exchange) -> None:
+        """Take all that is here for covered again: there is nobody to catch up from. In a tick."""
+        self._cover(exchange, exchange.core.replica.uncovered())
+
+    def _cover(self, exchange: Exchange, vector: Mapping[bytes, int]) -> None:
         replica = exchange.core.replica
         if replica.get_local(VOIDED) is not None:
-            own, ends = replica.own_origins(), replica.uncovered()
-            replica.cover({origin: ends[origin] for origin in own if ends[origin]}, {}, 0)
+            replica.cover(vector, {}, 0)
             replica.put_local(VOIDED, None)
 
     def write_anew(self, exchange: Exchange) -> None:

@@ -208,22 +208,29 @@ def last_before(engine: Engine, number: int, hlc: int) -> int | None:
 def lower_ends(engine: Engine, txn: Transaction, hlc_max: int, hlc: int) -> int:
     """Let no log tell a clock value beyond `hlc_max`, in the tick; return the greatest that one tells, `hlc` at least.
 
-    What is beyond gets that value: it was this node's clock at the time.
+    What is beyond gets that value: it was this node's clock at the time. What follows it is raised, so that no log goes back.
+    Reads the whole log twice.
     """
+    lowered = hlc
+    for _, chunk in _pending_chunks(engine, txn):
+        if lowered < chunk.last_hlc <= hlc_max:
+            lowered = chunk.last_hlc
+    number, last = 0, 0
+    for key, chunk in _pending_chunks(engine, txn):
+        before = last if parse_change_key(key)[0] == number else 0
+        number, last = parse_change_key(key)[0], max(before, min(chunk.last_hlc, lowered))
+        if last != chunk.last_hlc:
+            txn.puts.append((Family.CHANGES, key, encode_chunk(last, chunk.places, chunk.groups)))
+    return lowered
+
+
+def _pending_chunks(engine: Engine, txn: Transaction) -> Iterator[tuple[bytes, Chunk]]:
+    """Yield the chunks of all logs as they are after the tick."""
     pending = {key: value for family, key, value in txn.puts if family is Family.CHANGES}
     removed = [(start, end) for family, start, end in txn.ranges if family is Family.CHANGES]
-    beyond: list[tuple[bytes, Chunk]] = []
     for key, value in engine.iterate(Family.CHANGES):
-        if any(start <= key < end for start, end in removed):
-            continue
-        chunk = decode_chunk(pending.get(key, value))
-        if chunk.last_hlc > hlc_max:
-            beyond.append((key, chunk))
-        else:
-            hlc = max(hlc, chunk.last_hlc)
-    for key, chunk in beyond:
-        txn.puts.append((Family.CHANGES, key, encode_chunk(hlc, chunk.places, chunk.groups)))
-    return hlc
+        if not any(start <= key < end for start, end in removed):
+            yield key, decode_chunk(pending.get(key, value))
 
 
 def places_since(engine: Engine, ledger: Ledger, namespace: bytes, hlc: int) -> list[Place]:

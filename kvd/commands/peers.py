@@ -22,6 +22,7 @@ from kvd.peering.report import Bootstrap, GroupReport, MemberReport, member_repo
 from kvd.waiting import Waiting
 from protocol.replies import NO_REPLY, OK, ErrorReply, Reply
 from replication.node import StoreFailed
+from replication.rejoin import Standing
 from storage.changes import Conflict, Kind, Stamp
 
 if TYPE_CHECKING:
@@ -372,7 +373,7 @@ async def _leave(server: Server, peers: Peers, waiting: Waiting) -> None:
 def cluster_remove(session: Session, request: Request) -> Reply:
     peers = _peers(session)
     refusal = write_refusal(session.server)
-    if refusal is not None:
+    if refusal is not None and peers.standing is not Standing.REJOINING:  # it may wait for just this member
         raise refusal
     node = _find_member(peers, request[2])
     if not peers.replicator.roster.remove(node):

@@ -192,7 +192,17 @@ async def _keep_cutting(world: World) -> None:
     while True:
         for host in world.up():
             cut_held(world, host.name)
+        _remove_again(world)
         await trio.sleep(3.0)
+
+
+def _remove_again(world: World) -> None:
+    """Remove those that left for good, where that is not known any more: the record of it may have been voided."""
+    for name in world.gone:
+        node = world.hosts[name].node.replicator.core.identity.node
+        if all(host.node.replicator.roster.is_member(node) for host in world.up()):
+            world.to_remove[node] = None
+    remove(world)
 
 
 @kind("cut-held")
@@ -298,7 +308,8 @@ def remove(world: World) -> None:
     """
     for node in list(world.to_remove):
         for host in world.up():
-            if host.standing in {Standing.READY, Standing.LEAVING} and host.remove_member(node):
+            may_remove = {Standing.READY, Standing.LEAVING, Standing.REJOINING}
+            if host.standing in may_remove and host.remove_member(node):
                 del world.to_remove[node]
                 break
 
