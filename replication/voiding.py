@@ -128,7 +128,7 @@ class Voiding:
         """Tell whether the linked members know of a cut: what only a node knows that rejoins, nobody hears of."""
         common = self._exchanges[COMMON_GROUP]
         linked = [known for node, known in common.vectors.known.items() if node in common.core.links]
-        return all(self._cuts.is_known_by(known.vector, origin) for known in linked)
+        return all(self._cuts.is_known_by(known.vector.merged(known.have), origin) for known in linked)
 
     def _limits(self, exchange: Exchange, void: Limits) -> Limits:
         """Return up to where a group's origins count: those that were cut, and own ones that are too far ahead."""

@@ -274,6 +274,21 @@ class Sweeper:
             horizon.seqs[number] = max(horizon.seqs.get(number, 0), seq)
             puts.append((Family.META, purged_key(number), dumps(horizon.seqs[number])))
 
+    def lower_horizon(self, ends: dict[int, int], hlc: int) -> None:
+        """Take note in the tick that nothing counts as purged beyond a seq by origin number, nor beyond a clock value."""
+        horizon = self.horizon
+        if self._horizon_before is None:
+            self._horizon_before = horizon.copy()
+        puts = self._state.txn.puts
+        for number, seq in ends.items():
+            if horizon.seqs.get(number, 0) > seq:
+                horizon.seqs[number] = seq
+                puts.append((Family.META, purged_key(number), dumps(seq)))
+        for group, purged in horizon.hlcs.items():
+            if purged > hlc:
+                horizon.hlcs[group] = hlc
+                puts.append((Family.META, purged_hlc_key(group), dumps(hlc)))
+
     def want(self, row_key: bytes, record: Record) -> None:
         """Take note in the tick that the value of a record is wanted back."""
         register = record[VALUE_STAMP]

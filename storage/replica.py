@@ -60,6 +60,7 @@ from storage.record import (
 from storage.store import Store
 from storage.transaction import LaneLog
 from storage.version import (
+    HLC_MAX,
     NO_PREV,
     ORIGIN_BYTES,
     PREV_BYTES,
@@ -251,6 +252,7 @@ class StoreReplica:
                 for change in found:
                     self._applier.remove(number, change)
                 truncate(self._state.engine, self._txn, number, upto)
+                self._sweeper.lower_horizon({number: upto}, HLC_MAX)
         self._forget_coverage(limits)
         return voided
 
@@ -265,6 +267,7 @@ class StoreReplica:
     def lower_clock(self, hlc_max: int, hlc: int) -> None:
         txn = self._txn
         lowered = lower_ends(self._state.engine, txn, hlc_max, max(hlc, hlc_at(txn.now_ms)))
+        self._sweeper.lower_horizon({}, lowered)
         if txn.is_empty():
             txn.hlc = lowered
         else:

@@ -198,18 +198,19 @@ async def _keep_cutting(world: World) -> None:
 
 def _remove_again(world: World) -> None:
     """Remove those that left for good, where that is not known any more: the record of it may have been voided."""
-    for name in world.gone:
-        node = world.hosts[name].node.replicator.core.identity.node
-        if all(host.node.replicator.roster.is_member(node) for host in world.up()):
-            world.to_remove[node] = None
-    remove(world)
+    gone = [world.hosts[name].node.replicator.core.identity.node for name in world.gone]
+    for node in [*gone, *world.removed]:
+        for host in world.up():
+            may_remove = host.standing in {Standing.READY, Standing.REJOINING}
+            if may_remove and host.node.replicator.roster.is_member(node):
+                host.remove_member(node)
 
 
 @kind("cut-held")
 def cut_held(world: World, name: str) -> None:
     """Void what a host holds, as an operator does."""
     host = world.hosts[name]
-    if not host.is_whole:
+    if not host.is_up or host.standing != Standing.READY:
         return
     replicator = host.node.replicator
     held = [origin for exchange in replicator.exchanges.values() for origin in exchange.dissemination.held]
@@ -310,6 +311,7 @@ def remove(world: World) -> None:
         for host in world.up():
             may_remove = {Standing.READY, Standing.LEAVING, Standing.REJOINING}
             if host.standing in may_remove and host.remove_member(node):
+                world.removed[node] = None
                 del world.to_remove[node]
                 break
 

@@ -582,6 +582,7 @@ class World:
         self.patches: list[Callable[[Host], None]] = []  # applied to each new process
         self.nursery: trio.Nursery = None  # type: ignore[assignment]
         self.gone: dict[str, None] = {}  # hosts that will never come back
+        self.removed: dict[bytes, None] = {}  # members that an operator has removed
         self.expelled: dict[str, None] = {}  # hosts whose member was removed while they ran
         self.sessions: dict[str, tuple[VersionVector, int]] = {}  # client -> token, number seen last
         self._latest_ms = 0

@@ -157,6 +157,25 @@ def test_a_clock_that_nothing_was_stamped_with_is_lowered_at_once(nodes: Nodes) 
     assert node.replica.hlc == hlc_at(NOW_MS)
 
 
+def test_what_was_purged_of_what_is_void_does_not_count(nodes: Nodes) -> None:
+    node = nodes()
+    node.receive([run_of(dot(1))])
+    node.store.begin(NOW_MS + DAY_MS)
+    node.receive([run_of(dot(2, content=None, kind=Kind.FLOOR, hlc=hlc_at(NOW_MS + DAY_MS)))])
+    node.store.begin(NOW_MS + 2 * DAY_MS)
+    node.store.sweep(10)
+    assert node.replica.floors() == VersionVector({X: 2})
+    assert node.replica.horizon() == hlc_at(NOW_MS + DAY_MS)
+    node.store.begin(NOW_MS)
+    node.replica.cut({X: 1})
+    node.replica.lower_clock(HLC, 0)
+    node.store.commit()
+    for _ in range(2):
+        assert node.replica.floors() == VersionVector({X: 1})
+        assert node.replica.horizon() <= HLC
+        nodes.reopen(node)
+
+
 def test_own_logs_that_go_beyond_a_clock_value_are_found(nodes: Nodes) -> None:
     node = nodes()
     origin, upto = bad(node)
