@@ -1,6 +1,6 @@
 """The way back of a node whose clock was far ahead, once what it wrote has been cut.
 
-    a cut is heard of ──▶ the clock is right, the peers have all the rest ──▶ one tick:
+    a cut is heard of ──▶ the clock is right, the peers know of the cut ──▶ one tick:
         what is void goes; live values are kept, also as dead letters
         the clock is lowered below the hold of others
         nothing is covered any more, for what was replaced is gone ──▶ REJOINING, a full sync
@@ -8,7 +8,7 @@
 
 The clock can be lowered only if nothing stays that has a greater stamp, or this node's next write of that key would lose against
 its own past. So with what was cut goes all else that this node has stamped too far ahead since, which nobody can have
-taken yet: it is cut as well, on its own account. Of the rest peers must have all, so that their clock values are beyond it.
+taken yet: it is cut as well, on its own account. The clock values of peers are beyond all that they have; the rest is looked at.
 """
 
 from __future__ import annotations
@@ -89,9 +89,10 @@ class Voiding:
         hlc_max = self._hlc_max()
         if any(exchange.core.replica.ahead(hlc_max) for exchange in exchanges):
             return False
-        if not all(self._is_elsewhere(exchange, {}) for exchange in exchanges):
+        latest = max(self._latest_left(exchange, {}) for exchange in exchanges)
+        if latest > hlc_max:
             return False
-        self._core.replica.lower_clock(hlc_max, self._heads())
+        self._core.replica.lower_clock(hlc_max, max(latest, self._heads()))
         return True
 
     def _record(self) -> None:
@@ -108,7 +109,8 @@ class Voiding:
         exchanges = list(self._exchanges.values())
         limits = {exchange.group: self._limits(exchange, void) for exchange in exchanges}
         is_ahead = self._is_ahead()
-        if is_ahead and not all(self._is_elsewhere(one, limits[one.group]) for one in exchanges):
+        latest = max(self._latest_left(one, limits[one.group]) for one in exchanges) if is_ahead else 0
+        if latest > self._hlc_max():
             return False
         if any(_has_origin_in_use(exchange) for exchange in exchanges):
             self._core.rotate_soon("its writes were voided")
@@ -117,7 +119,7 @@ class Voiding:
             if limits[exchange.group]:
                 self._cut(exchange, limits[exchange.group])
         if is_ahead:
-            self._core.replica.lower_clock(self._hlc_max(), self._heads())
+            self._core.replica.lower_clock(self._hlc_max(), max(latest, self._heads()))
         own = {
             origin: upto for found in limits.values() for origin, upto in found.items() if origin not in void
         }
@@ -125,10 +127,13 @@ class Voiding:
         return True
 
     def _is_known(self, origin: bytes) -> bool:
-        """Tell whether the linked members know of a cut: what only a node knows that rejoins, nobody hears of."""
+        """Tell whether all members know of a cut: of one that only nodes know which rejoin, the others would never hear."""
         common = self._exchanges[COMMON_GROUP]
-        linked = [known for node, known in common.vectors.known.items() if node in common.core.links]
-        return all(self._cuts.is_known_by(known.vector.merged(known.have), origin) for known in linked)
+        others = [node for node in common.participants.remaining() if node != self._core.identity.node]
+        known = [common.vectors.known.get(node) for node in others]
+        return all(
+            one is not None and self._cuts.is_known_by(one.vector.merged(one.have), origin) for one in known
+        )
 
     def _limits(self, exchange: Exchange, void: Limits) -> Limits:
         """Return up to where a group's origins count: those that were cut, and own ones that are too far ahead."""
@@ -144,18 +149,23 @@ class Voiding:
         cut = self._cuts.of_group(exchange.group)
         return beyond | {origin: upto for origin, upto in void.items() if origin in cut}
 
-    def _is_elsewhere(self, exchange: Exchange, limits: Limits) -> bool:
-        """Tell whether peers have all that others wrote and that stays."""
+    def _latest_left(self, exchange: Exchange, limits: Limits) -> int:
+        """Return the greatest clock value of what stays and no peer has. Costs as much as that is."""
         if exchange.participants.remaining() == [self._core.identity.node]:
-            return True
-        replica, elsewhere = exchange.core.replica, _elsewhere(exchange)
-        own = replica.own_origins()
-        held = replica.vector().merged(replica.uncovered())
-        return all(
-            min(seq, limits.get(origin, seq)) <= elsewhere[origin]
-            for origin, seq in held.items()
-            if origin not in own
-        )
+            return 0  # nobody else could have it: what is ahead is among the limits
+        feed = exchange.core.replica.feed()
+        try:
+            return max(
+                (
+                    change.hlc
+                    for run in feed.runs_after(_elsewhere(exchange))
+                    for change in run.changes
+                    if change.seq <= limits.get(run.origin, change.seq)
+                ),
+                default=0,
+            )
+        finally:
+            feed.close()
 
     def _hlc_max(self) -> int:
         """Return the greatest clock value that others take."""
