@@ -2,14 +2,14 @@
 
 Four readers, which agree on every stream that more than one of them would take:
 
-    ======================  ======================================  ==========================
+    ======================  ======================================  ================================
     reader                  takes                                   us a request: GET, SET
-    ======================  ======================================  ==========================
+    ======================  ======================================  ================================
     `lines.read_one`        one short request, whole                0.4, 0.6
     `pipelines`             many whole requests (hiredis)           0.2, 0.3
-    `lines.read_lines`      whole requests without line breaks      0.6, 0.7
+    `lines.read_lines`      whole requests without line breaks      0.35, 0.5 (if not alike 0.7, 0.8)
     `multibulk`             everything, byte by byte if need be     1.8, 2.3
-    ======================  ======================================  ==========================
+    ======================  ======================================  ================================
 
 The fast ones start at the start of a request only. Where they stop, the exact one takes the rest
 of what was fed, and it gives way again after a request that lies across two feeds. So no reader

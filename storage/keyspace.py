@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from storage.cache import Hot, cost, weight
@@ -143,6 +144,21 @@ class Keyspace:
         if record[1] > self._txn.now_ms and value.__class__ is bytes and not self._txn.rows:
             return value
         return None
+
+    def hot_values(self, keys: Sequence[bytes]) -> list[bytes] | None:
+        """Return the values of two keys or more that all have live records in the cache, not committed ones too.
+
+        None says nothing about the keys: `get` has to be asked for each.
+        """
+        # Hot. Most of the time goes into waiting for memory: looked up by one call without Python between them, the
+        # processor waits for several keys at once.
+        try:
+            records = itemgetter(*keys)(self._hot.young)
+        except KeyError:
+            return None
+        now_ms = self._txn.now_ms
+        values = [record[0] for record in records if record[1] > now_ms and record[0].__class__ is bytes]
+        return values if len(values) == len(keys) else None
 
     def version(self, key: bytes) -> bytes | None:
         """Return a token that changes whenever a register of `key` does, or with its expiry; None if it has none.

@@ -159,7 +159,7 @@ class _Servers:
                 pair.close()
 
     def compare_expiry(self, requests: Step) -> None:
-        """Run requests that give keys a short life, wait until both servers are without the key `a`, compare."""
+        """Run requests that give keys a short life, that of `a` the last to end; wait for its end in both; compare."""
         pair = self._pair(2)
         try:
             for request in [[b"FLUSHALL"], *requests]:
@@ -322,13 +322,13 @@ def test_keys_expire_as_in_redis(over_tcp: _Servers) -> None:
     """Times that really pass, on a running daemon: the sweep takes part."""
     over_tcp.compare_expiry(
         [
-            [b"SET", b"a", b"1", b"PX", b"40"],
             [b"PSETEX", b"b", b"40", b"1"],
             [b"MSET", b"c", b"1", b"user:1", b"1", b"user:2", b"1"],
             [b"PEXPIRE", b"c", b"40"],
             [b"GETEX", b"user:1", b"PX", b"40"],
             [b"RESTORE", b"user:10", b"40", b"\x00\x03foo\x09\x00\xa6\x0e\x05\x1f\xc9\x9b\x9e\x0f"],
             [b"SET", b"us*r", b"1", b"PX", b"60000"],
+            [b"SET", b"a", b"1", b"PX", b"40"],
         ]
     )
 

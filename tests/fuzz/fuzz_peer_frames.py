@@ -1,6 +1,7 @@
 """Coverage-guided search for bytes of a peer that do more than be refused.
 
     python tests/fuzz/fuzz_peer_frames.py -max_total_time=600
+    python tests/fuzz/fuzz_peer_frames.py -max_total_time=600 corpus   # and keep what was found in that directory
     python tests/fuzz/fuzz_peer_frames.py crash-0123...        # one input again
 
 Needs atheris (``pip install atheris``). Every option is libFuzzer's. An input is the body of a message;
@@ -93,7 +94,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(SEEDS):
             Path(corpus, str(number)).write_bytes(m.encode_body(seed) + bytes(TAIL_BYTES))
-        inputs = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+        inputs = [argument for argument in sys.argv[1:] if Path(argument).is_file()]
         atheris.Setup([sys.argv[0], *OPTIONS, *sys.argv[1:], *([] if inputs else [corpus])], check)
         atheris.Fuzz()
 

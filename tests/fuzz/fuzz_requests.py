@@ -1,6 +1,7 @@
 """Coverage-guided search for a stream on which the request readers differ, or fail.
 
     python tests/fuzz/fuzz_requests.py -max_total_time=600
+    python tests/fuzz/fuzz_requests.py -max_total_time=600 corpus   # and keep what was found in that directory
     python tests/fuzz/fuzz_requests.py crash-0123...        # one input again
 
 Needs atheris (``pip install atheris``). Every option is libFuzzer's. An input is a stream of bytes;
@@ -35,6 +36,7 @@ SEEDS: Final = [
     request(b"SET", b"key", b"value") * 4 + request(b"GET", b"key"),
     request(b"SET", b"key", b"*1\r\n$1\r\na\r\n"),
     request(b"SET", b"key", b"=%~>|+("),
+    request(b"SET", b"key", b"=%~>|+(") * 9,
     request(b"MGET", *[b"k"] * 40),
     b"SET 'a\\'b' \"c\\x41\\n\"\r\n",
     b"*0\r\n\r\n*-1\r\n",
@@ -67,7 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(SEEDS):
             Path(corpus, str(number)).write_bytes(seed + b"\x00\x00\x00")
-        inputs = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+        inputs = [argument for argument in sys.argv[1:] if Path(argument).is_file()]
         atheris.Setup([sys.argv[0], *OPTIONS, *sys.argv[1:], *([] if inputs else [corpus])], check)
         atheris.Fuzz()
 

@@ -65,3 +65,26 @@ def test_requests_are_taken_up_to_the_first_that_is_odd() -> None:
     ):
         assert read_lines(good + odd) == (expected, len(good))
         assert read_lines(odd) == ([], 0)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [1, 2, 11, 12])
+def test_requests_of_one_length_are_taken_up_to_the_first_that_is_odd(width: int, count: int) -> None:
+    requests = [[b"%d=%b" % (number, b"x" * place) for place in range(width)] for number in range(count)]
+    streams = [request(*arguments) for arguments in requests]
+    whole = b"".join(streams)
+    assert read_lines(whole) == (requests, len(whole))
+    for place in range(count):
+        before = b"".join(streams[:place])
+        for odd in (
+            streams[place].replace(b"*%d" % width, b"*0%d" % width, 1),
+            streams[place].replace(b"$2", b"$3", 1)
+            if place < 10
+            else streams[place].replace(b"$3", b"$2", 1),
+            streams[place].replace(b"=", b"\r\n", 1),
+            streams[place][:-1],
+        ):
+            data = before + odd + b"".join(streams[place + 1 :])
+            assert read_lines(data) == (requests[:place], len(before))
+    shorter = request(b"PING") if width > 1 else request(b"ECHO", b"1")
+    assert read_lines(whole + shorter)[0] == [*requests, read_lines(shorter)[0][0]]

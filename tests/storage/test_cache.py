@@ -223,3 +223,20 @@ def test_the_books_balance_after_any_kind_of_write() -> None:
     store.sweep(10)
     state = store.state
     assert state.cache.young_bytes == true_bytes(state.cache, [keyspace._hot])
+
+
+def test_the_collector_lets_go_of_records_while_a_store_is_overwritten() -> None:
+    """Else it would walk all of them at once, some day, and no client would be served meanwhile."""
+    store = Store(MemoryEngine(), now_ms=NOW_MS)
+    keyspace = store.keyspace(0)
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1_000_000)  # only the store itself collects here
+    try:
+        for number in range(40_000):
+            keyspace.put(b"%d" % (number % 20_000), os.urandom(20))
+            if number % 50 == 0:
+                store.commit()
+                store.begin(NOW_MS)
+        assert sum(map(gc.is_tracked, keyspace._hot.young.values())) < 2000
+    finally:
+        gc.set_threshold(*thresholds)
