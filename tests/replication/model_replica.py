@@ -173,7 +173,11 @@ class ModelReplica:
         raise AssertionError("nothing is cut here")
 
     def ahead(self, hlc: int) -> dict[bytes, int]:
-        raise AssertionError("nothing is cut here")
+        found: dict[bytes, int] = {}
+        for stamp, _ in self.cells.values():
+            if stamp.origin in self._own and stamp.hlc > hlc:
+                found[stamp.origin] = min(stamp.seq - 1, found.get(stamp.origin, stamp.seq))
+        return found
 
     def lower_clock(self, hlc_max: int, hlc: int) -> None:
         raise AssertionError("nothing is cut here")
