@@ -37,6 +37,7 @@ COUNTERS: Final = (
     "sync_bytes_total",
     "gc_purged_total",
     "origins_held_total",
+    "voided_total",
     "clock_jumps_total",
     "stale_writes_total",
     "divergence_total",
