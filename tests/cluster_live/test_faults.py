@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -250,13 +251,14 @@ def test_what_was_written_with_a_clock_far_ahead_is_cut_and_written_anew(tmp_pat
             client.set("today", "y")
             assert client.mget("tomorrow", "large", "both", "gone") == [None, None, "before", "before"]
             clock.write_text("0")
-            cut: list[object] = []
+            cut: list[dict[str, Any]] = []
 
             def are_cut() -> bool:
                 cut.extend(client.execute_command("KV.CLUSTER", "CUT"))
                 return len(cut) == 2
 
             eventually(are_cut, "a majority is known to hold them, and they are cut")
+            assert {row["upto"] for row in cut} == {0}
             eventually(
                 lambda: client.mget("tomorrow", "large") == ["x", "l" * 100_000], "they are written anew"
             )

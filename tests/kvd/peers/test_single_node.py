@@ -39,6 +39,7 @@ def test_there_is_nobody_to_wait_for(client: Client) -> None:
     assert client.send("KV.MEMBERS") == []
     assert client.send("KV.CONFLICTS") == []
     assert "no peers" in error(client.send("KV.CLUSTER", "STATUS"))
+    assert "no peers" in error(client.send("KV.CLUSTER", "CUT"))
 
 
 def test_a_record_is_stable_where_its_writer_is_alone(client: Client) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ import pytest
 import redis
 
 from tests.cluster_live.harness import Client, Cluster, eventually, measure
-from tests.servers import wait_until
+from tests.servers import ROOT, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -417,6 +419,23 @@ def test_a_member_cannot_be_removed_by_a_vague_name(clients: list[Client]) -> No
     for wrong in ("ab", "ffffffff", clients[0].execute_command("KV.CLUSTER", "STATUS")["node"]):
         with pytest.raises(redis.ResponseError):
             clients[0].execute_command("KV.CLUSTER", "REMOVE", wrong)
+
+
+def test_where_nothing_is_held_nothing_is_cut(cluster: Cluster, clients: list[Client]) -> None:
+    assert clients[0].execute_command("KV.CLUSTER", "CUT") == []
+    command = [
+        sys.executable,
+        "-m",
+        "kvd",
+        "cluster",
+        "cut",
+        "--yes",
+        "--url",
+        f"redis://127.0.0.1:{cluster[0].port}",
+    ]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "nothing is held by a majority of the members\n"
 
 
 def test_the_ports_file_names_the_port_for_peers(cluster: Cluster) -> None:
