@@ -141,6 +141,9 @@ local function send_table(value, depth)
             if field[2] == "table" then
                 return send_pairs(field[3], behind[found] or found, depth)
             end
+            if found == 0 then
+                found = tostring(found) -- as a number it would lose its sign on the way
+            end
             return introduce(field[3], found)
         end
     end

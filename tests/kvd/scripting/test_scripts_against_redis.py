@@ -119,6 +119,7 @@ _quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthC
 @example(value=b"{1,2,nil,4}", setresp=b"")
 @example(value=b"{err='My Err'}", setresp=b"")
 @example(value=b"{ok=1}", setresp=b"")
+@example(value=b"{double=-0.0}", setresp=b"")
 def test_any_value_is_returned_alike(pair: Pair, value: bytes, setresp: bytes) -> None:
     pair.same("EVAL", setresp + b"return " + value, 0)
 
