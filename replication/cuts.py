@@ -8,8 +8,7 @@ operator may cut the origin instead, while a majority holds it:
 Nobody takes a void dot in any more. Who holds some, the node that wrote them above all, removes them once its own clock
 is right, and catches up (`voiding`).
 
-Departs from the spec in that nothing else has to be told apart: a cut is a record for ever, so that it also holds for a
-backup of that node which is put back years later.
+A cut is never taken back, so that it also holds for a backup of that node which is put back years later.
 """
 
 from __future__ import annotations

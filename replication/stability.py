@@ -136,7 +136,7 @@ class Stability:
         return claims
 
     def _find_blockers(self) -> None:
-        """Name those who say nothing, still lack what this node had at the interval before, do not settle, or name carriers unknown here."""
+        """Name those who say nothing, still lack what this node had before, do not settle, or know carriers unknown here."""
         core = self._core
         better_informed = self._better_informed()
         late_hlc = int(core.wall_ms() - _SETTLES_MISSED * 1000 * core.options.settle_interval) << 16

@@ -234,6 +234,11 @@ class Vectors:
             self.settled_hlc, self._settled_ahead = self._settled_ahead[0], None
             self.tell_all()
 
+    @property
+    def promised_hlc(self) -> int:
+        """Return the clock value up to which this node has promised to write nothing more, told or about to be told."""
+        return self.settled_hlc if self._settled_ahead is None else self._settled_ahead[0]
+
     def take_back_promise(self) -> None:
         """Promise nothing any more: what was promised rests on a clock that was wrong. Inside a tick."""
         self._core.replica.put_local(_SETTLED, None)

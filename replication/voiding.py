@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from replication.exchange import Exchange
 
 VOIDED: Final = "voided"  # the local setting of a node that catches up after a cut
-_OWN_RUNS: Final = (
-    CLUSTER_NAMESPACE + RUN
-)  # records that are written by themselves when something has changed
+# Records of the cluster that a node writes by itself whenever what they tell has changed.
+_OWN_RUNS: Final = CLUSTER_NAMESPACE + RUN
 
 Limits = dict[bytes, int]  # by origin, up to where it counts
 
@@ -89,7 +88,8 @@ class Voiding:
         hlc_max = self._hlc_max()
         if any(exchange.core.replica.ahead(hlc_max) for exchange in exchanges):
             return False
-        latest = max(self._latest_left(exchange, {}) for exchange in exchanges)
+        promised = max(exchange.vectors.promised_hlc for exchange in exchanges)
+        latest = max(promised, *(self._latest_left(exchange, {}) for exchange in exchanges))
         if latest > hlc_max:
             return False
         self._core.replica.lower_clock(hlc_max, max(latest, self._heads()))
@@ -119,6 +119,8 @@ class Voiding:
             if limits[exchange.group]:
                 self._cut(exchange, limits[exchange.group])
         if is_ahead:
+            for exchange in exchanges:
+                exchange.vectors.take_back_promise()
             self._core.replica.lower_clock(self._hlc_max(), max(latest, self._heads()))
         own = {
             origin: upto for found in limits.values() for origin, upto in found.items() if origin not in void
@@ -190,7 +192,6 @@ class Voiding:
         ]
         self._to_write_anew.setdefault(exchange.group, []).extend(found)
         replica.put_local(VOIDED, b"yes")
-        exchange.vectors.take_back_promise()
         exchange.rejoin.enter(Standing.REJOINING)
         exchange.claim_anew()
 
