@@ -176,7 +176,9 @@ def test_verify_calls_a_sound_database_sound(sound: Path) -> None:
     result = run("verify", "--data-dir", str(sound))
     assert result.exit_code == 0, result.output
     (line,) = result.output.splitlines()
-    assert line.startswith("49 keys, 1 marks of what was deleted or has expired, 0 named namespaces, ")
+    assert line.startswith(
+        "49 keys, 1 marks of what was deleted or has expired, 0 past versions, 0 named namespaces, "
+    )
     assert line.endswith(": sound")
 
 
