@@ -6,7 +6,8 @@ operator may cut the origin instead, while a majority holds it:
     cut:<origin><sequence, 8 bytes>   {}        everything beyond that sequence is void; of several the least counts
 
 Nobody takes a void dot in any more. Who holds some, the node that wrote them above all, removes them once its own clock
-is right, and catches up (`voiding`).
+is right, and catches up (`voiding`). That needs the record first, and a node that catches up from nobody may not get it:
+so cuts are told with the vectors, too.
 
 A cut is never taken back, so that it also holds for a backup of that node which is put back years later.
 """
@@ -18,7 +19,7 @@ from typing import Final
 
 from replication.core import Core
 from replication.messages import encode_record
-from storage.changes import Run, Stamp, group_of
+from storage.changes import Run, VersionVector, group_of
 
 CUT: Final = b"cut:"
 _ORIGIN_BYTES: Final = 16
@@ -31,8 +32,10 @@ class Cuts:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._version = -1
-        self._upto: dict[bytes, int] = {}
-        self._stamps: dict[bytes, Stamp] = {}  # of the records that count
+        self._recorded: dict[bytes, int] = {}
+        self._heard: dict[bytes, int] = {}
+        self._upto: dict[bytes, int] = {}  # the least of both
+        self._told = VersionVector()
 
     def all(self) -> Mapping[bytes, int]:
         """Return up to where each origin that was cut counts."""
@@ -42,10 +45,22 @@ class Cuts:
             self._read()
         return self._upto
 
-    def is_known_by(self, vector: Mapping[bytes, int], origin: bytes) -> bool:
-        """Tell whether whoever covers `vector` of the common group knows how an origin was cut."""
-        stamp = self._stamps[origin] if origin in self.all() else None
-        return stamp is not None and vector.get(stamp.origin, 0) >= stamp.seq
+    def told(self) -> VersionVector:
+        """Return the first void sequence of each origin that was cut: the same object until there are more cuts."""
+        self.all()
+        return self._told
+
+    def on_told(self, cuts: Mapping[bytes, int]) -> None:
+        """Take in what a member has told."""
+        for origin, first in cuts.items():
+            if 0 < first <= self.all().get(origin, first):
+                self._heard[origin] = first - 1
+                self._version = -1
+
+    def unwritten(self) -> Mapping[bytes, int]:
+        """Return the cuts that this node has only heard of."""
+        upto = self.all()
+        return {origin: upto[origin] for origin in self._heard if self._recorded.get(origin) != upto[origin]}
 
     def of_group(self, group: int) -> Mapping[bytes, int]:
         """Return the same of a group's origins."""
@@ -71,8 +86,12 @@ class Cuts:
         return any(vector.get(origin, 0) > upto for origin, upto in self.all().items())
 
     def _read(self) -> None:
-        self._upto, self._stamps = {}, {}
-        for name, _, stamp in self._core.replica.list_system(CUT):
+        self._recorded = {}
+        for name, _, _ in self._core.replica.list_system(CUT):
             origin, seq = name[len(CUT) : -_SEQ_BYTES], int.from_bytes(name[-_SEQ_BYTES:], "big")
-            if len(origin) == _ORIGIN_BYTES and seq < self._upto.get(origin, seq + 1):
-                self._upto[origin], self._stamps[origin] = seq, stamp
+            if len(origin) == _ORIGIN_BYTES:
+                self._recorded[origin] = min(seq, self._recorded.get(origin, seq))
+        self._upto = dict(self._recorded)
+        for origin, seq in self._heard.items():
+            self._upto[origin] = min(seq, self._upto.get(origin, seq))
+        self._told = VersionVector({origin: seq + 1 for origin, seq in self._upto.items()})

@@ -49,7 +49,7 @@ from replication.shapes import (
     several,
     text,
 )
-from storage.changes import GROUP_MAX, Run
+from storage.changes import GROUP_MAX, Run, VersionVector
 
 PROTOCOL_VERSION: Final = 1
 OLDEST_VERSION: Final = 1  # the oldest that this node still speaks
@@ -197,6 +197,9 @@ class Members:
     wants_reply: bool = False
 
 
+_NO_CUTS: Final = VersionVector()
+
+
 @attrs.frozen
 class Vector:
     """The spec's VEC: what a member covers. Of one boot, the greater number is the later one."""
@@ -220,6 +223,7 @@ class Vector:
     held: tuple[
         bytes, ...
     ] = ()  # origins that wait at this node, because their clock is far ahead; only the sender's
+    cuts: Mapping[bytes, int] = _NO_CUTS  # all that the node knows, each with the first void sequence
 
 
 @attrs.frozen
@@ -654,6 +658,7 @@ _TABLES: Final[Mapping[_Class, _Table]] = {
         14: ("base", COUNT),
         15: ("carriers", several(ID, MEMBERS_MAX)),
         16: ("held", several(ID, HELD_MAX)),
+        17: ("cuts", VECTOR),
     },
     Push: {1: ("run", RUN), 2: ("more", FLAG), 3: ("wants_ack", FLAG)},
     Pull: {1: ("origin", ID), 2: ("after", SEQ), 3: ("upto", DOT_SEQ)},

@@ -122,6 +122,8 @@ class Replicator:
         self.common.is_partial_view = lambda: self.topology.is_partial
         self.common.boot_of = self._boot_of
         self.common.on_standing = self._on_standing
+        self.common.vectors.cuts = self.cuts.told
+        self.common.vectors.on_cuts = self.cuts.on_told
         self.common.rejoin.is_own_address = self.topology.is_own_address
         self.roster.liveness = self.membership
         self.clock.on_jump = self._on_jump

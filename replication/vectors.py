@@ -61,6 +61,7 @@ class Known:
     carriers: tuple[bytes, ...] = ()  # that it knew
     held: tuple[bytes, ...] = ()  # origins that wait there
     have: VersionVector = attrs.field(factory=VersionVector)  # what it held when its link came up, no claim
+    cuts: VersionVector = attrs.field(factory=VersionVector)  # that it knew: the first void sequences
 
     @property
     def version(self) -> tuple[bytes, int, int]:
@@ -90,6 +91,7 @@ class _Sent:
     settled_hlc: int = 0
     carriers: tuple[bytes, ...] = ()
     held: tuple[bytes, ...] = ()
+    cuts: VersionVector = attrs.field(factory=VersionVector)
     relayed: dict[bytes, tuple[bytes, int, int]] = attrs.field(factory=dict)  # node -> (boot, news, number)
 
 
@@ -119,6 +121,8 @@ class Vectors:
         self.ready = False  # whether this node may push and serve
         self.relays_vectors = False  # in a partial view
         self.carriers: Callable[[], tuple[bytes, ...]] = tuple  # those that this node knows
+        self.cuts: Callable[[], VersionVector] = VersionVector  # those that this node knows
+        self.on_cuts: Callable[[VersionVector], None] = _ignore_cuts  # a member has told those that it knows
         self.on_known: Callable[[Link, Known], None] = _ignore  # a peer's own vector has come
         self.is_current: Callable[[bytes, bytes], bool] = _is_any  # whether a member's boot is its latest
         self.on_rollback: Callable[[bytes], None] = _ignore_rollback
@@ -161,6 +165,7 @@ class Vectors:
         news = carriers if full or carriers != sent.carriers else ()
         sent.carriers = carriers
         sent.held = self._held()
+        sent.cuts, before = self.cuts(), VersionVector() if full else sent.cuts
         self._number += 1
         count, xor = seal_digest(self.sealed)
         sent.link.send(
@@ -180,6 +185,7 @@ class Vectors:
                 settled_hlc=self.settled_hlc,
                 carriers=news,
                 held=sent.held,
+                cuts=sent.cuts if sent.cuts != before else {},
             )
         )
 
@@ -267,8 +273,8 @@ class Vectors:
         if flow is not None:  # what the peer has told of itself is no news to it
             have = {origin: seq for origin, seq in have.items() if flow.have.get(origin, 0) < seq}
         purge = self._purge
-        told = (sent.horizon, sent.ready, sent.floors, sent.settled_hlc, sent.held)
-        current = (purge.horizon, self.ready, purge.floors, self.settled_hlc, self._held())
+        told = (sent.horizon, sent.ready, sent.floors, sent.settled_hlc, sent.held, sent.cuts)
+        current = (purge.horizon, self.ready, purge.floors, self.settled_hlc, self._held(), self.cuts())
         if claims or have or told != current:
             self._send(sent, claims, have, full=False)
 
@@ -320,6 +326,7 @@ class Vectors:
                     settled_hlc=known.settled_hlc,
                     base=0 if is_full else known.news,
                     carriers=known.carriers if is_full else (),
+                    cuts=known.cuts if is_full else {},
                 )
             )
 
@@ -350,6 +357,8 @@ class Vectors:
         known = self._taken(known, message)
         self.known[message.node] = known
         self._note_told(link, known)
+        if message.cuts:
+            self.on_cuts(known.cuts)
         if is_own and message.is_full and message.sealed_count:
             self._fill_sealed(link, known, message)
         self._check_rollback(known)
@@ -371,7 +380,8 @@ class Vectors:
             known.is_complete if known is not None and not message.is_full else not message.sealed_count
         )
         carriers = message.carriers or (() if known is None else known.carriers)
-        content = (message.boot, vector, floors, message.horizon, message.ready, complete, carriers)
+        cuts = VersionVector(message.cuts) or (VersionVector() if known is None else known.cuts)
+        content = (message.boot, vector, floors, message.horizon, message.ready, complete, carriers, cuts)
         is_same = known is not None and content == (
             known.boot,
             known.vector,
@@ -380,6 +390,7 @@ class Vectors:
             known.ready,
             known.is_complete,
             known.carriers,
+            known.cuts,
         )
         return Known(
             message.node,
@@ -398,6 +409,7 @@ class Vectors:
             carriers,
             message.held if message.node in self._core.links else (),
             VersionVector(message.have) if known is None or message.is_full else known.have,
+            cuts,
         )
 
     def _check_rollback(self, known: Known) -> None:
@@ -479,6 +491,10 @@ def _ignore(link: Link, known: Known) -> None:
 
 
 def _ignore_rollback(node: bytes) -> None:
+    """Stand in for a callback that the replicator sets."""
+
+
+def _ignore_cuts(cuts: VersionVector) -> None:
     """Stand in for a callback that the replicator sets."""
 
 

@@ -49,12 +49,17 @@ class Voiding:
 
     def is_due(self, now: float) -> bool:
         """Tell whether `tick` has something to do."""
-        is_wanted = self._to_record or self._is_ahead() or self._find_void()
+        is_wanted = self._to_record or self.is_pending() or self._may_write_down()
         return bool(is_wanted) and self._is_clock_right(now)
 
     def is_pending(self) -> bool:
         """Tell whether this node holds what is void, or stamps too far ahead: what it wrote now would be void, too."""
         return self._is_ahead() or bool(self._find_void())
+
+    def _may_write_down(self) -> bool:
+        """Tell whether this node may record cuts that it has only heard of: who told of them may have lost its records."""
+        is_ready = self._exchanges[COMMON_GROUP].rejoin.standing == Standing.READY
+        return is_ready and bool(self._cuts.unwritten()) and not self.is_pending()
 
     def _is_ahead(self) -> bool:
         """Tell whether others would hold what this node writes next."""
@@ -77,6 +82,10 @@ class Voiding:
     def tick(self) -> bool:
         """Go on with what is due; tell whether it has. Inside a tick of the store, and nothing else may be done in it."""
         if self._to_record:
+            self._record()
+            return True
+        if self._may_write_down():
+            self._to_record.update(self._cuts.unwritten())
             self._record()
             return True
         void = self._find_void()
@@ -133,9 +142,7 @@ class Voiding:
         common = self._exchanges[COMMON_GROUP]
         others = [node for node in common.participants.remaining() if node != self._core.identity.node]
         known = [common.vectors.known.get(node) for node in others]
-        return all(
-            one is not None and self._cuts.is_known_by(one.vector.merged(one.have), origin) for one in known
-        )
+        return all(one is not None and origin in one.cuts for one in known)
 
     def _limits(self, exchange: Exchange, void: Limits) -> Limits:
         """Return up to where a group's origins count: those that were cut, and own ones that are too far ahead."""

@@ -236,7 +236,7 @@ class Verifier:
     # The change log by itself.
 
     def _check_chunks(self) -> Iterator[Finding]:
-        last = (0, 0)  # origin number, last seq; the clock values told may go back, where dots were given back
+        last = (0, 0)  # origin number, last seq; clock values may go back, where a cut gave dots back
         for key, value in self._engine.iterate(Family.CHANGES):
             number, first_seq = parse_change_key(key)
             where = f"chunk of origin {number} from {first_seq} on"

@@ -596,6 +596,17 @@ def test_the_members_are_read_again_only_if_their_records_have_changed(three: La
     assert b.replicator.roster.is_removed(c.id)
 
 
+def test_a_cut_is_told_with_the_vectors_and_written_down_by_who_hears_it(three: Lab) -> None:
+    """Its record may be among what everybody has to catch up with first, and then nobody would begin."""
+    origin = bytes(16)
+    three["a"].replicator.cuts.on_told({origin: 5, b"\1" * 16: 0})
+    three["a"].replicator.cuts.on_told({origin: 6})
+    three.run(3.0)
+    cuts = [three[name].replicator.cuts for name in "abc"]
+    assert [dict(one.all()) for one in cuts] == [{origin: 4}] * 3
+    assert not any(one.unwritten() for one in cuts)
+
+
 def test_a_removed_node_is_told_so_and_reaches_nobody() -> None:
     lab = ready(Lab("a", "b", "c"))
     lab["a"].replicator.roster.remove(lab["c"].id)
