@@ -380,7 +380,9 @@ class Vectors:
             known.is_complete if known is not None and not message.is_full else not message.sealed_count
         )
         carriers = message.carriers or (() if known is None else known.carriers)
-        cuts = VersionVector(message.cuts) or (VersionVector() if known is None else known.cuts)
+        cuts = VersionVector(message.cuts)
+        if known is not None and not message.is_full:
+            cuts = cuts or known.cuts
         content = (message.boot, vector, floors, message.horizon, message.ready, complete, carriers, cuts)
         is_same = known is not None and content == (
             known.boot,
