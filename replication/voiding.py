@@ -8,7 +8,8 @@
 
 The clock can be lowered only if nothing stays that has a greater stamp, or this node's next write of that key would lose against
 its own past. So with what was cut goes all else that this node has stamped too far ahead since, which nobody can have
-taken yet: it is cut as well, on its own account. The clock values of peers are beyond all that they have; the rest is looked at.
+taken yet: it is cut as well, on its own account. What a peer has is no greater than its clock value; so if that is not ahead, only
+what no such peer has is looked at. A node whose own clock is behind sees all peers ahead, and lowers nothing.
 """
 
 from __future__ import annotations
@@ -97,12 +98,30 @@ class Voiding:
         hlc_max = self._hlc_max()
         if any(exchange.core.replica.ahead(hlc_max) for exchange in exchanges):
             return False
+        if not self._is_borne_out():
+            return False
         promised = max(exchange.vectors.promised_hlc for exchange in exchanges)
         latest = max(promised, *(self._latest_left(exchange, {}) for exchange in exchanges))
         if latest > hlc_max:
             return False
         self._core.replica.lower_clock(hlc_max, max(latest, self._heads()))
         return True
+
+    def _is_borne_out(self) -> bool:
+        """Tell whether some peer's clock value shows that this node's is ahead, and not its clock behind."""
+        common = self._exchanges[COMMON_GROUP]
+        own = common.core.replica.own_origins()
+        is_alone = common.participants.remaining() == [self._core.identity.node]
+        if is_alone:
+            return all(origin in own for origin in common.core.replica.vector())
+        return bool(self._right(common))
+
+    def _right(self, exchange: Exchange) -> list[VersionVector]:
+        """Return the vectors of linked peers whose clock values are not ahead: nothing in them is."""
+        hlc_max = self._hlc_max()
+        known = exchange.vectors.known
+        linked = [known[node] for node in exchange.core.links if node in known]
+        return [one.vector for one in linked if one.head_hlc <= hlc_max]
 
     def _record(self) -> None:
         """Cut what this node has voided on its own account, now that its stamps are right again."""
@@ -159,15 +178,13 @@ class Voiding:
         return beyond | {origin: upto for origin, upto in void.items() if origin in cut}
 
     def _latest_left(self, exchange: Exchange, limits: Limits) -> int:
-        """Return the greatest clock value of what stays and no peer has. Costs as much as that is."""
-        if exchange.participants.remaining() == [self._core.identity.node]:
-            return 0  # nobody else could have it: what is ahead is among the limits
+        """Return the greatest clock value of what stays, but for what peers have that are not ahead. Costs as much as that is."""
         feed = exchange.core.replica.feed()
         try:
             return max(
                 (
                     change.hlc
-                    for run in feed.runs_after(_elsewhere(exchange))
+                    for run in feed.runs_after(_merged(self._right(exchange)))
                     for change in run.changes
                     if change.seq <= limits.get(run.origin, change.seq)
                 ),
