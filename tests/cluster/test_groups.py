@@ -141,9 +141,11 @@ def test_a_carrier_from_the_past_does_not_purge_as_if_it_were_alone(seeds: Seque
         await trio.sleep(3)
         await write_for(world, [hosts[0], hosts[2]], 12, 20, deletes=0.5)
         assert not hosts[0].node.replicator.exchanges[GROUP].core.replica.floors()
+        has_purged = bool(hosts[2].node.replicator.exchanges[GROUP].core.replica.floors())
         await end(world)
         assert not hosts[2].dead_letters
-        assert not hosts[0].dead_letters
+        if not has_purged:  # else n0 lacks deletions that are forgotten: what it wrote meanwhile is kept aside
+            assert not hosts[0].dead_letters
 
     play("group from the past", story, seeds)
 
