@@ -89,12 +89,7 @@ class ClockGate:
         if now < self._next:
             return self._next
         self._next = now + INTERVAL
-        wall_ms = self._core.wall_ms()
-        if self._last is not None:
-            jump = (wall_ms - self._last[1]) / 1000 - (now - self._last[0])
-            if abs(jump) > self._core.options.clock_jump:
-                self._on_jump(jump)
-        self._last = (now, wall_ms)
+        self._look_for_jump(now, self._core.wall_ms())
         self._judge(now)
         return self._next
 
@@ -112,6 +107,10 @@ class ClockGate:
         self, node: bytes, *, sent_ms: int, received_ms: int, replied_ms: int, rtt: float, now: float
     ) -> None:
         """Take a measurement: our wall clock when the ping left, theirs when it came and when the answer left."""
+        wall_ms = self._core.wall_ms()
+        self._look_for_jump(now, wall_ms)  # before the sample, or it would be moved as well
+        if abs((wall_ms - sent_ms) / 1000 - rtt) > self._core.options.clock_jump:
+            return  # the clock has jumped while the ping was under way
         there = max(0.0, (replied_ms - received_ms) / 1000)
         uncertainty = max(0.0, rtt - there) / 2 + 0.001  # both clocks are read in whole ms
         offset = (received_ms + replied_ms) / 2000 - (sent_ms / 1000 + rtt / 2)
@@ -222,6 +221,13 @@ class ClockGate:
             self._best.pop(node, None)
 
     # --- jumps
+
+    def _look_for_jump(self, now: float, wall_ms: int) -> None:
+        if self._last is not None:
+            jump = (wall_ms - self._last[1]) / 1000 - (now - self._last[0])
+            if abs(jump) > self._core.options.clock_jump:
+                self._on_jump(jump)
+        self._last = (now, wall_ms)
 
     def _on_jump(self, seconds: float) -> None:
         self._core.log.warning("this node's clock has jumped", seconds=round(seconds, 3))

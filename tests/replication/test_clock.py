@@ -208,6 +208,28 @@ def test_a_jump_is_reported_and_moves_what_was_measured() -> None:
     assert node.clock.offset(node_id(1)) == pytest.approx(-10.0, abs=0.01)
 
 
+def test_what_is_measured_after_a_jump_is_not_moved_when_it_is_noticed() -> None:
+    node = lone()
+    node.clock.tick(node.mesh.now)
+    measure(node, 1, 0)
+    node.skew_ms -= 86_400_000
+    measure(node, 2, 0)
+    measure(node, 3, 0)
+    node.clock.tick(node.mesh.now)
+    assert [node.clock.offset(node_id(number)) for number in (2, 3)] == [pytest.approx(0.0, abs=0.1)] * 2
+    assert refusal(node) is None
+
+
+def test_a_ping_during_which_the_clock_jumps_measures_nothing() -> None:
+    node = lone()
+    sent_ms = node.wall_ms
+    node.skew_ms -= 86_400_000
+    node.clock.on_round_trip(
+        node_id(1), sent_ms=sent_ms, received_ms=sent_ms, replied_ms=sent_ms, rtt=0.01, now=node.mesh.now
+    )
+    assert node.clock.offset(node_id(1)) is None
+
+
 def test_a_slow_drift_is_no_jump() -> None:
     node = lone()
     jumps: list[float] = []
