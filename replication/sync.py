@@ -446,6 +446,16 @@ class Syncs:
         self._core.count("sync_failed_total")
         self._core.log.debug("sync failed", peer=session.link.node.hex()[:8], code=code, full=session.full)
 
+    def start_over(self) -> None:
+        """Give up what was asked before this node has come to cover less: what it brings is more than was asked for.
+
+        A full sync begins anew. Inside a tick.
+        """
+        for session in list(self.asking.values()):
+            self._fail(session, SyncFailure.CANCEL)
+        if self.walk is not None:
+            self.walk = Walk(started_at=self._core.now)
+
     # --- serving
 
     def on_request(self, link: Link, request: SyncRequest) -> None:

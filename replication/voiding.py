@@ -216,6 +216,7 @@ class Voiding:
         ]
         self._to_write_anew.setdefault(exchange.group, []).extend(found)
         replica.put_local(VOIDED, b"yes")
+        exchange.syncs.start_over()
         exchange.rejoin.enter(Standing.REJOINING)
         exchange.claim_anew()
 

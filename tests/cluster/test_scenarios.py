@@ -491,13 +491,15 @@ def test_f15_a_day_ahead_in_isolation(seeds: Sequence[int]) -> None:
             ),
             30,
         ), "the origin is not held"
-        for number in range(5):
-            assert put(others[0], f"today{number}", "y", database=number % 2)
-            assert await world.wait_until(
-                lambda: value(others[1], f"today{number}", database=number % 2) == b"y",  # noqa: B023
-                3,
-                step=0.05,
+
+        async def goes_on(key: str, database: int) -> bool:
+            assert put(others[0], key, "y", database=database)
+            return await world.wait_until(
+                lambda: value(others[1], key, database=database) == b"y", 3, step=0.05
             )
+
+        for number in range(5):
+            assert await goes_on(f"today{number}", number % 2)
         assert all(value(host, "tomorrow") is None for host in others)
         before = await _cut(world, others[0], fast, held)
         assert all(
@@ -522,15 +524,19 @@ def test_f15_a_day_ahead_in_isolation(seeds: Sequence[int]) -> None:
     play("F15", story, seeds)
 
 
+@pytest.mark.parametrize("seed", [21, 65])
+def test_f15_seed_that_once_failed(seed: int) -> None:
+    test_f15_a_day_ahead_in_isolation([seed])
+
+
 async def _cut(world: World, host: Host, fast: Host, held: Sequence[bytes]) -> int:
     """Set a clock right and void what it was wrong for; return how many dead letters there were."""
     before = len(fast.dead_letters)
     fast.clock.offset_ms = 0.0
     fast.rolled_back = True  # what it once claimed of itself is void
-    for origin in held:
-        assert await world.wait_until(lambda: host.node.replicator.holders(origin) == 3, 10)  # noqa: B023
-    for origin in held:
-        assert host.node._in_tick(lambda: host.node.replicator.cut(origin)) is not None  # noqa: B023
+    replicator = host.node.replicator
+    assert await world.wait_until(lambda: all(replicator.holders(origin) == 3 for origin in held), 10)
+    assert None not in host.node._in_tick(lambda: [replicator.cut(origin) for origin in held])
 
     def is_void() -> bool:
         fast.seen_vector = VersionVector()
@@ -918,8 +924,8 @@ def test_deletions_are_purged_in_a_partial_view_too(seeds: Sequence[int]) -> Non
         world.options = attrs.evolve(world.options, full_mesh_max=5, degree=3, degree_low=2, degree_high=4)
         hosts = world.found(8)
         assert await world.wait_until(lambda: all(host.is_whole for host in hosts), 120, step=1.0)
-        # One, whom the others have joined by, may keep its links with all.
-        assert await world.wait_until(lambda: sum(len(links(host)) < 7 for host in hosts) >= 7, 120, step=1.0)
+        # Links above `degree_high` are let go only beyond a slack, so a few hosts may keep theirs with all.
+        assert await world.wait_until(lambda: sum(len(links(host)) < 7 for host in hosts) >= 5, 120, step=1.0)
         await write_for(world, hosts, 3, 20, deletes=0.5)
         for key in range(8):
             delete(hosts[key], f"k{key}")
