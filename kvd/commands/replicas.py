@@ -1,9 +1,9 @@
 """What clients ask about masters, replicas and clusters of Redis's kind, of which kvd has none.
 
 ROLE answers as a master without replicas, also where there are peers: clients that find replicas in it read
-from them, at the port that it names. WAIT counts peers as Redis counts replicas: those that carry the group of the connection's namespace. The commands that would make a
-replica are refused; the cluster's say what an instance without cluster support says, which clients
-understand.
+from them, at the port that it names. WAIT counts peers as Redis counts replicas: those that carry the group
+of the connection's namespace. The commands that would make a replica are refused; the cluster's say what an
+instance without cluster support says, which clients understand.
 
 Source: Redis 7.2 ROLE, WAIT, REPLICAOF, and the replies of an instance with ``cluster-enabled no``.
 """

@@ -38,7 +38,7 @@ from replication.rejoin import HasOwnData, Standing, WrongCluster
 from replication.security import Credentials
 from replication.topology import Network as AddressRange
 from replication.transport import Network, parse_address
-from storage.changes import COMMON_GROUP, Change, Lane, Stamp, group_of
+from storage.changes import COMMON_GROUP, Change, Lane, Stamp, VersionVector, group_of
 from storage.errors import StorageError
 from storage.replica import StoreReplica
 
@@ -275,15 +275,13 @@ class Peers:
 
     def covers(self, vector: Mapping[bytes, int]) -> bool:
         """Tell whether this node has all of `vector` that is of groups which it carries."""
-        carried = {COMMON_GROUP, *self.replicator.core.options.groups}
-        parts: dict[int, dict[bytes, int]] = {}
-        for origin, seq in vector.items():
-            parts.setdefault(group_of(origin), {})[origin] = seq
-        exchanges = self.replicator.exchanges
+        # One that is not exchanged yet has nothing.
+        carried = dict.fromkeys(self.replicator.core.options.groups, VersionVector())
+        carried |= {replica.group: replica.vector() for replica in self.replicas()}
         return all(
-            group in exchanges and exchanges[group].core.replica.vector().covers(part)
-            for group, part in parts.items()
-            if group in carried
+            carried[group][origin] >= seq
+            for origin, seq in vector.items()
+            if (group := group_of(origin)) in carried
         )
 
     def having_written(self, group: int) -> Callable[[], int]:
