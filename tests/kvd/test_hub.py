@@ -21,7 +21,16 @@ from kvd.session import Endpoint
 from kvd.settings import Settings
 from storage.errors import NoSpace
 from tests.kvd.harness import encode
-from tests.kvd.live import Running, ask, receive_exactly, receive_to_end, running, settings_with, until
+from tests.kvd.live import (
+    Running,
+    ask,
+    plain_socket,
+    receive_exactly,
+    receive_to_end,
+    running,
+    settings_with,
+    until,
+)
 
 
 @pytest.fixture
@@ -60,7 +69,7 @@ async def test_clients_that_are_ready_together_share_one_commit(live: Running) -
         commits = live.server.store.commits
         # Without a checkpoint in between, all of this is in the sockets before the hub's next tick.
         for number, stream in enumerate(streams):
-            stream.socket._sock.send(encode("SET", f"k{number}", "v"))  # type: ignore[attr-defined]
+            plain_socket(stream).send(encode("SET", f"k{number}", "v"))
         for stream in streams:
             assert await receive_exactly(stream, 5) == b"+OK\r\n"
         assert live.server.store.commits == commits + 1
@@ -351,7 +360,7 @@ async def test_all_of_a_tick_with_a_long_script_are_answered() -> None:
             request = (
                 encode("EVAL", "for i = 1, 3000000 do end return 7", 0) if number == 4 else encode("PING")
             )
-            stream.socket._sock.send(request)  # type: ignore[attr-defined]
+            plain_socket(stream).send(request)
         for number, stream in enumerate(streams):
             reply = await stream.receive_some()
             assert reply == b":7\r\n" if number == 4 else reply[:5] in {b"+PONG", b"-BUSY"}

@@ -28,7 +28,7 @@ from kvd.settings import Settings
 from protocol.replies import Push
 from storage.errors import NoSpace, Unavailable
 from tests.kvd.harness import Client, InProcessServer, encode, error
-from tests.kvd.live import Running, ask, receive_exactly, receive_to_end, running, until
+from tests.kvd.live import Running, ask, plain_socket, receive_exactly, receive_to_end, running, until
 
 OK = b"+OK\r\n"
 PONG = b"+PONG\r\n"
@@ -307,7 +307,7 @@ async def test_who_comes_while_a_script_runs_may_end_it() -> None:
         await ask(caller, "PING", expect=PONG)
         # No checkpoint in between, so all of this is there before the hub's next tick.
         with socket.socket() as newcomer:
-            caller.socket._sock.send(encode("EVAL", "while true do end", 0))  # type: ignore[attr-defined]
+            plain_socket(caller).send(encode("EVAL", "while true do end", 0))
             live.hub.wake()
             newcomer.connect(("127.0.0.1", live.port))
             newcomer.send(encode("PING") + encode("SCRIPT", "KILL"))

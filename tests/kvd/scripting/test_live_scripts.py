@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from kvd.poller import ONCE, READ, open_poller
+from kvd.poller import ONCE, READ, Poller, open_poller
 from kvd.scripting.engine import BUSY, NOT_BUSY, UNKILLABLE
 from kvd.settings import ScriptingSettings, Settings
 from tests.kvd.harness import encode
@@ -97,22 +97,21 @@ def test_a_memory_bomb_leaves_the_daemon_as_it_was(daemon: RunningServer) -> Non
             assert ask(client, "EVAL", "return redis.call('ECHO', 'fine')", 0) == b"fine"
 
 
-class _Interposed(Interposed):
-    def wait_for_readable(self, count: int) -> None:
-        """Return when `count` of the hub's sockets have something to be received; without a checkpoint."""
-        deadline = time.monotonic() + 20
-        seen: dict[int, int] = {}
-        while len(seen) < count:
-            seen.update(self.poller.poll(0.01))
-            assert time.monotonic() < deadline
-        for fd in seen:
-            self.modify(fd, READ | ONCE)  # it would not be told of again
+def wait_for_readable(poller: Poller, count: int) -> None:
+    """Return when `count` of the hub's sockets have something to be received; without a checkpoint."""
+    deadline = time.monotonic() + 20
+    seen: dict[int, int] = {}
+    while len(seen) < count:
+        seen.update(poller.poll(0.01))
+        assert time.monotonic() < deadline
+    for fd in seen:
+        poller.modify(fd, READ | ONCE)  # it would not be told of again
 
 
 async def test_a_client_of_the_same_tick_gets_its_reply_while_the_script_runs() -> None:
     """Its PING comes before the script in one tick; without the reply it would never send SCRIPT KILL."""
     late_at_once = Settings(scripting=ScriptingSettings(time_limit_ms=1))
-    poller = _Interposed(open_poller())
+    poller = Interposed(open_poller())
     async with (
         running(late_at_once, poller) as live,
         await live.connect() as first,
@@ -131,9 +130,9 @@ async def test_a_client_of_the_same_tick_gets_its_reply_while_the_script_runs() 
         # Without a checkpoint in between the hub has no tick. What is sent arrives some time later, so wait for
         # it: then both are there for the next tick, in the order of their arrival.
         killer.send(encode("PING"))
-        poller.wait_for_readable(1)
+        wait_for_readable(poller, 1)
         plain_socket(second).send(encode("EVAL", LONG, 0))
-        poller.wait_for_readable(2)
+        wait_for_readable(poller, 2)
         poller.before = kill_when_answered
         assert b"Script killed by user" in await second.receive_some()
         assert await first.receive_some() == b"+OK\r\n"
