@@ -16,7 +16,7 @@ as it carries the group itself and has the other's record that it does (`carrier
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from replication import messages as m
 from replication.bodies import Bodies
@@ -33,9 +33,6 @@ from replication.vectors import Known, Vectors
 from replication.verification import Verification
 from replication.voiding import Voiding
 from storage.changes import Lane, Run, VersionVector, group_of
-
-_WHOLE: Final = frozenset({Standing.READY, Standing.LEAVING})
-_CATCHING_UP: Final = frozenset({Standing.JOINING, Standing.REJOINING})
 
 
 class Exchange:
@@ -119,7 +116,7 @@ class Exchange:
     @property
     def is_catching_up(self) -> bool:
         """Whether the records of the group are not all here yet."""
-        return self.rejoin.standing in _CATCHING_UP
+        return self.rejoin.standing.is_catching_up
 
     # --- the start
 
@@ -189,7 +186,7 @@ class Exchange:
         replica = self.core.replica
         self.rejoin.on_peer_horizon(known)
         standing = self.rejoin.standing
-        whole = standing in _WHOLE and known.ready
+        whole = standing.is_whole and known.ready
         ready = whole and self._is_usable(link) and not is_below(replica.vector(), known.floors)
         flow = self.dissemination.flows.get(link.node)
         was_ready = flow is not None and flow.ready
@@ -259,9 +256,7 @@ class Exchange:
                 self._on_known(link, known)
 
     def _on_standing(self, standing: Standing) -> None:
-        whole = standing in _WHOLE
-        self.stability.may_purge = whole
-        self.verification.enabled = whole
+        self.stability.may_purge = self.verification.enabled = standing.is_whole
         self.on_standing(standing)
         if standing == Standing.READY and self.voiding.has_to_write(self):
             self._deferred.append(lambda: self.voiding.write_anew(self))
@@ -342,7 +337,7 @@ class Exchange:
         return (
             now >= self._settle_at
             and bool(self.core.links)
-            and self.rejoin.standing in _WHOLE
+            and self.rejoin.standing.is_whole
             and self.clock.may_promise(now, self.core.wall_ms())
         )
 

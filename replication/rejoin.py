@@ -60,6 +60,15 @@ class Standing(enum.StrEnum):
     LEAVING = "leaving"
     REMOVED = "removed"
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all records are here, as far as they count on other members."""
+        return self in {Standing.READY, Standing.LEAVING}
+
+    @property
+    def is_catching_up(self) -> bool:
+        return self in {Standing.JOINING, Standing.REJOINING}
+
 
 class Rejoin:
     """The standing of this node, and the way to `READY`."""
@@ -105,10 +114,8 @@ class Rejoin:
 
     def begin(self) -> None:
         """Apply the standing to the other machines, at the start and after each change."""
-        ready = self.standing in {Standing.READY, Standing.LEAVING}
-        self._vectors.ready = ready
-        self._syncs.may_serve = ready
-        if self.standing in {Standing.JOINING, Standing.REJOINING}:
+        self._vectors.ready = self._syncs.may_serve = self.standing.is_whole
+        if self.standing.is_catching_up:
             self._syncs.want_full()
         self.on_change(self.standing)
 
@@ -129,7 +136,7 @@ class Rejoin:
         before, self._before = self._before, None
         if before is not None:
             self.standing = before
-        if before is not None or self.standing in {Standing.JOINING, Standing.REJOINING}:
+        if before is not None or self.standing.is_catching_up:
             self.begin()  # the end of a full sync may have been in that tick
 
     def on_need_full(self, link: Link) -> None:
@@ -143,7 +150,7 @@ class Rejoin:
         """A full sync has ended well and granted a vector. Inside its tick."""
         if self.standing == Standing.REJOINING:
             self._settle(list({**dict(self._stale(None)), **dict(self._strange(granted))}.items()))
-        if self.standing in {Standing.JOINING, Standing.REJOINING}:
+        if self.standing.is_catching_up:
             self.enter(Standing.READY)
 
     def on_peer_horizon(self, known: Known) -> None:

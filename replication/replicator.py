@@ -206,10 +206,7 @@ class Replicator:
         One that was about to leave when it stopped still has to hand them over.
         """
         groups = self.core.options.groups
-        if len(self.exchanges) > len(groups) or self.rejoin.standing not in {
-            Standing.READY,
-            Standing.LEAVING,
-        }:
+        if len(self.exchanges) > len(groups) or not self.rejoin.standing.is_whole:
             return False
         known = self.carried.of(self.core.identity.node)
         return self._may_record(now) or all(group in known for group in groups)
@@ -673,7 +670,7 @@ class Replicator:
     def refusal(self, now: float) -> str | None:
         """Return why clients may not write now, as an error text; None if they may."""
         standing = self.rejoin.standing
-        if standing in {Standing.JOINING, Standing.REJOINING}:
+        if standing.is_catching_up:
             return "LOADING this node is joining the cluster and catches up"
         if standing == Standing.REMOVED:
             return "READONLY this node was removed from the cluster"

@@ -92,9 +92,8 @@ class Stability:
         self.closed = ClosedOrigins(core)
         # What all members have of the cluster's own records: that is this, in the common group.
         self.stable_records: Callable[[], VersionVector] = self.stable
-        self.knows_members: Callable[[], bool] = (
-            _always  # whether all know this node for one of them, and it all whom they knew then
-        )
+        # Whether all know this node for one of them, and it all whom they knew then.
+        self.knows_members: Callable[[], bool] = _always
 
     @property
     def alone(self) -> bool:

@@ -102,9 +102,7 @@ class Topology:
         self._seen_version = (-1, -1)
         self._has_other_zones = False  # with members that could be dialled
         self.is_partial = False
-        self.carriers: Callable[[], list[list[bytes]]] = (
-            list  # the others that carry each of this node's groups
-        )
+        self.carriers: Callable[[], list[list[bytes]]] = list  # each group's of this node, but for itself
         self._kin: dict[bytes, None] = {}  # to be linked for the sake of a group, and not counted
         membership.wants = self.wants
         membership.missing = self.missing
@@ -269,8 +267,7 @@ class Topology:
                 continue
             ring = sorted([own, *others])
             place = ring.index(own)
-            steps = [2**exponent for exponent in range(len(ring).bit_length())]
-            for step in steps:
+            for step in (2**exponent for exponent in range(len(ring).bit_length())):
                 yield ring[(place + step) % len(ring)]
                 yield ring[(place - step) % len(ring)]
 

@@ -64,6 +64,20 @@ class Known:
     cuts: VersionVector = attrs.field(factory=VersionVector)  # that it knew: the first void sequences
 
     @property
+    def content(self) -> tuple[object, ...]:
+        """Return all that is news if it changes: not the times."""
+        return (
+            self.boot,
+            self.vector,
+            self.floors,
+            self.horizon,
+            self.ready,
+            self.is_complete,
+            self.carriers,
+            self.cuts,
+        )
+
+    @property
     def version(self) -> tuple[bytes, int, int]:
         """Return what tells this claim from others of the member: (boot, number of the last news, number)."""
         return self.boot, self.news, self.number
@@ -370,49 +384,39 @@ class Vectors:
 
     def _taken(self, known: Known | None, message: Vector) -> Known:
         """Return what is known of a member after its message."""
-        vector, floors = VersionVector(message.vector), VersionVector(message.floors)
-        former = None if known is None else known.former
-        if known is not None and not message.is_full:
-            vector, floors = known.vector.merged(vector), known.floors.merged(floors)
-        elif known is not None and known.boot != message.boot:
-            former = known.vector
-        complete = (
-            known.is_complete if known is not None and not message.is_full else not message.sealed_count
+        taken = Known(
+            node=message.node,
+            boot=message.boot,
+            number=message.number,
+            vector=VersionVector(message.vector),
+            floors=VersionVector(message.floors),
+            horizon=message.horizon,
+            ready=message.ready,
+            head_hlc=message.head_hlc,
+            at=self._core.now,
+            is_complete=not message.sealed_count,
+            settled_hlc=message.settled_hlc,
+            news=message.number,
+            carriers=message.carriers,
+            held=message.held if message.node in self._core.links else (),
+            have=VersionVector(message.have),
+            cuts=VersionVector(message.cuts),
         )
-        carriers = message.carriers or (() if known is None else known.carriers)
-        cuts = VersionVector(message.cuts)
-        if known is not None and not message.is_full:
-            cuts = cuts or known.cuts
-        content = (message.boot, vector, floors, message.horizon, message.ready, complete, carriers, cuts)
-        is_same = known is not None and content == (
-            known.boot,
-            known.vector,
-            known.floors,
-            known.horizon,
-            known.ready,
-            known.is_complete,
-            known.carriers,
-            known.cuts,
-        )
-        return Known(
-            message.node,
-            message.boot,
-            message.number,
-            vector,
-            floors,
-            message.horizon,
-            message.ready,
-            message.head_hlc,
-            self._core.now,
-            complete,
-            message.settled_hlc,
-            known.news if known is not None and is_same else message.number,
-            former,
-            carriers,
-            message.held if message.node in self._core.links else (),
-            VersionVector(message.have) if known is None or message.is_full else known.have,
-            cuts,
-        )
+        if known is None:
+            return taken
+        taken.former = known.former
+        taken.carriers = message.carriers or known.carriers
+        if not message.is_full:
+            taken.vector = known.vector.merged(taken.vector)
+            taken.floors = known.floors.merged(taken.floors)
+            taken.is_complete = known.is_complete
+            taken.have = known.have
+            taken.cuts = taken.cuts or known.cuts
+        elif known.boot != message.boot:
+            taken.former = known.vector
+        if taken.content == known.content:
+            taken.news = known.news
+        return taken
 
     def _check_rollback(self, known: Known) -> None:
         """See whether a member's new boot has all that the one before claimed, once all of it is told."""
@@ -459,10 +463,6 @@ class Vectors:
     def holding(self, origin: bytes) -> list[bytes]:
         """Return the linked members, other than this node, at which an origin waits."""
         return [node for node, known in self.known.items() if origin in known.held]
-
-    def covering(self, vector: Mapping[bytes, int]) -> list[bytes]:
-        """Return the members, other than this node, whose claims cover `vector`."""
-        return [node for node, known in self.known.items() if known.vector.covers(vector)]
 
 
 def seal_digest(sealed: Mapping[bytes, int]) -> tuple[int, bytes]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from replication.clock import ClockGate
     from replication.cuts import Cuts
     from replication.exchange import Exchange
+    from replication.vectors import Known
 
 VOIDED: Final = "voided"  # the local setting of a node that catches up after a cut
 # Records of the cluster that a node writes by itself whenever what they tell has changed.
@@ -116,12 +117,10 @@ class Voiding:
             return all(origin in own for origin in common.core.replica.vector())
         return bool(self._right(common))
 
-    def _right(self, exchange: Exchange) -> list[VersionVector]:
-        """Return the vectors of linked peers whose clock values are not ahead: nothing in them is."""
+    def _right(self, exchange: Exchange) -> list[Known]:
+        """Return the claims of linked peers whose clock values are not ahead: nothing in them is."""
         hlc_max = self._hlc_max()
-        known = exchange.vectors.known
-        linked = [known[node] for node in exchange.core.links if node in known]
-        return [one.vector for one in linked if one.head_hlc <= hlc_max]
+        return [one for one in _linked(exchange) if one.head_hlc <= hlc_max]
 
     def _record(self) -> None:
         """Cut what this node has voided on its own account, now that its stamps are right again."""
@@ -165,7 +164,7 @@ class Voiding:
 
     def _limits(self, exchange: Exchange, void: Limits) -> Limits:
         """Return up to where a group's origins count: those that were cut, and own ones that are too far ahead."""
-        replica, elsewhere = exchange.core.replica, _elsewhere(exchange)
+        replica, elsewhere = exchange.core.replica, _merged(_linked(exchange))
         ahead = {
             origin: max(upto, elsewhere[origin]) for origin, upto in replica.ahead(self._hlc_max()).items()
         }
@@ -253,17 +252,16 @@ def _has_origin_in_use(exchange: Exchange) -> bool:
     return any(replica.origin(lane) is not None for lane in (Lane.SMALL, Lane.BULK))
 
 
-def _elsewhere(exchange: Exchange) -> VersionVector:
-    """Return what linked peers have, all together."""
-    return _merged(
-        known.vector for node, known in exchange.vectors.known.items() if node in exchange.core.links
-    )
+def _linked(exchange: Exchange) -> list[Known]:
+    known = exchange.vectors.known
+    return [known[node] for node in exchange.core.links if node in known]
 
 
-def _merged(vectors: Iterable[VersionVector]) -> VersionVector:
+def _merged(claims: Iterable[Known]) -> VersionVector:
+    """Return what members have, all together."""
     found = VersionVector()
-    for vector in vectors:
-        found = found.merged(vector)
+    for one in claims:
+        found = found.merged(one.vector)
     return found
 
 
