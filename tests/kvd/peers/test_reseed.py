@@ -8,7 +8,7 @@ from kvd.peering.reseed import reseed
 from storage.replica import StoreReplica
 from storage.store import Store, StoreOptions
 
-_MEMBERSHIP = ("cluster_id", "member_state")
+_MEMBERSHIP = ("cluster_id", "member_state", "voided")
 
 
 def test_a_data_directory_forgets_its_cluster_in_every_group(tmp_path: Path) -> None:
@@ -25,6 +25,6 @@ def test_a_data_directory_forgets_its_cluster_in_every_group(tmp_path: Path) -> 
     store = Store.open(tmp_path, StoreOptions())
     common = StoreReplica(store)
     for replica in (common, common.of_group(3)):
-        assert [replica.get_local(name) for name in _MEMBERSHIP] == [None, None]
+        assert [replica.get_local(name) for name in _MEMBERSHIP] == [None, None, None]
         assert replica.get_local("settled_hlc") == b"x"
     store.close()
