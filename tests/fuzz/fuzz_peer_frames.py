@@ -50,7 +50,7 @@ _RUN: Final = Run(
 _MEMBER: Final = m.MemberRecord(_ID, 1, m.State.SUSPECT, _ID, ("host:1",), True, "zone", "1.0", 5, _ID)
 
 SEEDS: Final[list[m.Message]] = [
-    m.Hello(1, _ID, _ID, _ID, _ID * 2, 1, 2, 3, False, ("host:1",), "zone", "1.0", True, (0, 1)),
+    m.Hello(1, _ID, _ID, _ID, _ID * 2, 1, 2, 3, False, ("host:1",), "zone", "1.0", True, (0, 1), (7,)),
     m.Auth(_ID * 2),
     m.Welcome("host:1", (_MEMBER,)),
     m.Reject(1, "no", 5),
@@ -58,7 +58,7 @@ SEEDS: Final[list[m.Message]] = [
     m.Ping(1, 2, 3),
     m.Pong(1, 2, 3, 4, 5),
     m.Members((_MEMBER, _MEMBER), True, True),
-    m.Vector(_ID, _ID, 1, True, {_ID: 5}, {_ID: 6}, {}, 7, 1, _ID, 8, False),
+    m.Vector(_ID, _ID, 1, True, {_ID: 5}, {_ID: 6}, {}, 7, 1, _ID, 8, False, 9, 0, (_ID,), (_ID,), {_ID: 6}),
     m.Push(_RUN, True, True),
     m.SyncBatch(1, (_RUN, Run(_ID, 0, 0, _RUN.changes)), b"cursor", b"start"),
     m.SyncRequest(1, True, {_ID: 5}, {_ID: 4}, 3, b"cursor"),
@@ -67,6 +67,8 @@ SEEDS: Final[list[m.Message]] = [
     m.BucketRequest(1, (1, 2, 65535)),
     m.CellsRequest(1, (_ID, _ID + b"key")),
     m.Publish(_ID, _ID, 1, b"channel", b"payload", True),
+    m.Grouped(7, m.GroupOpen()),
+    m.Grouped(7, m.Push(_RUN)),
 ]
 
 
@@ -79,10 +81,18 @@ def check(data: bytes) -> None:
     frame = struct.pack(">II", len(body), google_crc32c.value(body)) + body
     try:
         for message in [found for piece in _cut(frame, tail[1:]) for found in reader.feed(piece)]:
-            if m.decode_body(m.encode_body(message)) != message:
+            if _is_known(message) and m.decode_body(m.encode_body(message)) != message:
                 raise AssertionError(f"{body.hex()}: {message!r} does not survive its bytes")
     except RemoteProtocolError:
         pass
+
+
+def _is_known(message: m.Message) -> bool:
+    """Tell whether a message can be written: what is of an unknown type in a group is read as None."""
+    inner: m.Message | None = message
+    while isinstance(inner, m.Grouped):
+        inner = inner.message
+    return inner is not None
 
 
 def _cut(frame: bytes, places: bytes) -> list[bytes]:
