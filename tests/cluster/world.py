@@ -18,7 +18,7 @@ import gc
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, reduce
 from math import inf
 from random import Random
 from typing import Any, Final, TypeVar
@@ -508,7 +508,7 @@ class Host:
             return False
         exchanges = self.node.replicator.exchanges
         return len(exchanges) == len(self.groups) and all(
-            exchange.rejoin.standing in {Standing.READY, Standing.LEAVING} for exchange in exchanges.values()
+            exchange.rejoin.standing.is_whole for exchange in exchanges.values()
         )
 
 
@@ -529,10 +529,7 @@ class Registers:
 
 def _all_of(vectors: Iterable[VersionVector]) -> VersionVector:
     """Return the entries of several groups' vectors, which have no origin in common."""
-    first, *others = vectors
-    return (
-        VersionVector({**first, **{o: s for other in others for o, s in other.items()}}) if others else first
-    )
+    return reduce(VersionVector.merged, vectors)
 
 
 def _trust(host: Host) -> Authenticator:

@@ -15,6 +15,7 @@ from replication import messages as m
 from replication.core import Link
 from replication.frames import encode
 from replication.node import PeerNode
+from replication.options import Options
 from replication.rejoin import Standing
 from replication.vectors import seal_digest
 from storage.changes import INLINE_BYTES_MAX, Change, Kind, Lane, Run
@@ -344,8 +345,8 @@ def test_a_sync_whose_reading_fails_grants_nothing(monkeypatch: pytest.MonkeyPat
     assert is_equal([a, b])
 
 
-def test_a_server_reads_one_batch_in_one_turn() -> None:
-    options = attrs.evolve(FAST, sync_batch_bytes=2_000)
+def be_asked(options: Options) -> tuple[Lab, Link]:
+    """Return two nodes of which the first holds 50 kB, and is asked for all as session 77 on a link that takes nothing."""
     lab = ready(Lab("a", "b", options=options))
     a = lab["a"]
     lab.cut(lab.wire("a", "b"))
@@ -357,6 +358,12 @@ def test_a_server_reads_one_batch_in_one_turn() -> None:
     a.replicator.on_messages(link, [m.SyncRequest(77, True, {}, {}, 0, b"", 1 << 20)], lab.now)
     for then in a.durables:
         then()
+    return lab, link
+
+
+def test_a_server_reads_one_batch_in_one_turn() -> None:
+    lab, link = be_asked(attrs.evolve(FAST, sync_batch_bytes=2_000))
+    a = lab["a"]
     a.replicator.on_messages(link, [m.Credit(77, 10_000)] * 5, lab.now)
     a.replicator.after_commit()
     counts = []
@@ -370,18 +377,8 @@ def test_a_server_reads_one_batch_in_one_turn() -> None:
 
 def test_a_sync_waits_while_others_fill_the_queue() -> None:
     """Syncs of many groups share a queue. If they filled it, each push would clear it, and all begin anew for ever."""
-    options = attrs.evolve(FAST, sync_batch_bytes=2_000, queue_bytes_max=20_000)
-    lab = ready(Lab("a", "b", options=options))
+    lab, link = be_asked(attrs.evolve(FAST, sync_batch_bytes=2_000, queue_bytes_max=20_000))
     a = lab["a"]
-    lab.cut(lab.wire("a", "b"))
-    for number in range(50):
-        a.put(f"key{number:02}", "x" * 1000)
-    lab.run(0.1)
-    link = end(lab.link("a", "b"), a)
-    lab.wires.clear()
-    a.replicator.on_messages(link, [m.SyncRequest(77, True, {}, {}, 0, b"", 1 << 20)], lab.now)
-    for then in a.durables:
-        then()
     a.replicator.after_commit()
     link.send_frame(bytes(8_000))
     session = a.replicator.syncs.serving[link.number, 77]
