@@ -140,7 +140,6 @@ class Vectors:
         self.on_known: Callable[[Link, Known], None] = _ignore  # a peer's own vector has come
         self.is_current: Callable[[bytes, bytes], bool] = _is_any  # whether a member's boot is its latest
         self.on_rollback: Callable[[bytes], None] = _ignore_rollback
-        self.on_claims: Callable[[], None] = _ignore_claims  # some member's vector has grown
 
     # --- telling
 
@@ -380,7 +379,6 @@ class Vectors:
             self.on_known(link, known)
             if message.have:
                 self._dissemination.on_have(link, message.have)
-        self.on_claims()
 
     def _taken(self, known: Known | None, message: Vector) -> Known:
         """Return what is known of a member after its message."""
@@ -451,7 +449,6 @@ class Vectors:
         known.is_complete = True
         self._check_rollback(known)
         self.on_known(link, known)
-        self.on_claims()
 
     def forget(self, node: bytes) -> None:
         """Forget a member that is gone for good."""
@@ -502,7 +499,3 @@ def _ignore_cuts(cuts: VersionVector) -> None:
 
 def _is_any(node: bytes, boot: bytes) -> bool:
     return True
-
-
-def _ignore_claims() -> None:
-    """Stand in for a callback that the replicator sets."""

@@ -54,7 +54,6 @@ Result = TypeVar("Result")
 _LOOK_SECONDS: Final = 0.1
 _CONFLICTS_REMEMBERED: Final = 1024
 # In these standings a node does not know what the cluster knows: it serves no reads either.
-_CATCHING_UP: Final = frozenset({Standing.JOINING, Standing.REJOINING})
 
 
 @attrs.define(eq=False)
@@ -92,7 +91,6 @@ class Peers:
             store_errors=(StorageError,),
         )
         self.replicator = self.node.replicator
-        self.replicator.vectors.on_claims = self._note_claims
         self.applied = Applied(server)
         self.users = SharedUsers(server, self._replica)
         self._carries_more = bool(options.groups)
@@ -146,7 +144,7 @@ class Peers:
             refusal = self.replicator.refusal(trio.current_time())
         except StorageError:
             return  # the store cannot be read at this moment: what held before holds
-        self.server.refuse(refusal, reads=self.standing in _CATCHING_UP)
+        self.server.refuse(refusal, reads=self.standing.is_catching_up)
         self._look_at_groups()
 
     def _look_at_groups(self) -> None:
@@ -337,9 +335,6 @@ class Peers:
     def wait_for(self, is_over: Callable[[], bool], try_to_answer: Callable[[], bool]) -> None:
         """Call `try_to_answer` whenever more is known, until it returns True or `is_over` does."""
         self._waiters.append(_Waiter(is_over, try_to_answer))
-
-    def _note_claims(self) -> None:
-        """Nothing to do at once: claims come in a tick, and after each the waiters are looked at."""
 
     def _look_at_waiters(self) -> None:
         self._waiters = [
