@@ -29,7 +29,7 @@ from storage.layout import (
     SYSTEM,
     after_prefix,
     member_suffix,
-    members_prefix,
+    place_prefix,
 )
 from storage.members import Member
 from storage.merge import content_rank, expiry_outranks, member_outranks, value_outranks
@@ -187,7 +187,7 @@ class Applier:
             flushed.lift_flush()
             return True
         if change.kind not in self._handlers:
-            row_key = members_prefix(change.place) + member_suffix(change.kind, change.sub)
+            row_key = place_prefix(change.place) + member_suffix(change.kind, change.sub)
             member = self._state.members.get(row_key)
             if member is None or register_dot(member[0]) != dot:
                 return False
@@ -412,7 +412,7 @@ class Applier:
             self._txn.accept().undecodable += 1
             return False
         suffix = member_suffix(kind, change.sub)
-        row_key = members_prefix(place) + suffix
+        row_key = place_prefix(place) + suffix
         member = (register, change.content, change.metadata)
         carried, won = self._put_member(row_key, place, kind, member)
         if carried:
@@ -507,7 +507,7 @@ class Applier:
         if change.kind == Kind.VALUE:
             current = record[VALUE_STAMP]
         else:
-            row_key = members_prefix(change.place) + member_suffix(change.kind, change.sub)
+            row_key = place_prefix(change.place) + member_suffix(change.kind, change.sub)
             member = self._state.members.get(row_key)
             current = None if member is None else member[0]
         stamp = (change.hlc, origin, change.seq)

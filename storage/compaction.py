@@ -29,7 +29,7 @@ from storage.deaddots import DeadDots
 from storage.engine import Family
 from storage.errors import RecordError, StorageError
 from storage.incoming import Place
-from storage.layout import META_LOG, NAMESPACE_BYTES, change_key, members_prefix, parse_change_key
+from storage.layout import META_LOG, NAMESPACE_BYTES, change_key, parse_change_key, place_prefix
 from storage.opening import read_floor
 from storage.record import EXPIRY, FLOOR, VALUE_STAMP, Record, dumps, loads
 from storage.registry import Keyspaces
@@ -253,7 +253,7 @@ class Compaction:
 
     def _is_member(self, place: list[bytes], dot: bytes) -> bool:
         """Tell whether the member at `place` carries `dot`."""
-        row = self._state.engine.get(Family.MEMBERS, members_prefix(place[0]) + place[1])
+        row = self._state.engine.get(Family.MEMBERS, place_prefix(place[0]) + place[1])
         return row is not None and _row_carries(row, dot)
 
     def _is_floor(self, namespace: bytes, dot: bytes) -> bool:

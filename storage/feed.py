@@ -30,10 +30,10 @@ from storage.layout import (
     FLOOR_PREFIX,
     after_prefix,
     change_key,
-    members_prefix,
     members_start,
     parse_change_key,
     parse_member,
+    place_prefix,
 )
 from storage.ledger import Ledger
 from storage.members import Member, decode_member
@@ -184,7 +184,7 @@ class SnapshotFeed:
             if register is None or register[8:20] != dot:
                 return None
             return floor_change(place[0], register, self._origins, group_end)
-        row_key = members_prefix(place[0]) + place[1]
+        row_key = place_prefix(place[0]) + place[1]
         member = self._member(row_key)
         if member is None or member[0][8:20] != dot:
             return None
@@ -285,7 +285,7 @@ class SnapshotFeed:
         )
 
     def _members_of(self, place: bytes) -> Iterator[Member]:
-        prefix = members_prefix(place)
+        prefix = place_prefix(place)
         for _, row in self._snapshot.iterate(Family.MEMBERS, prefix, after_prefix(prefix)):
             try:
                 yield decode_member(row)

@@ -43,8 +43,8 @@ from storage.layout import (
     NAMESPACE_BYTES,
     after_prefix,
     history_key,
-    history_prefix,
     parse_history_key,
+    place_prefix,
 )
 from storage.record import (
     EXPIRES_AT,
@@ -179,7 +179,7 @@ class History:
         namespace = place[:NAMESPACE_BYTES]
         if namespace not in self._bounds:
             return
-        prefix = history_prefix(place)
+        prefix = place_prefix(place)
         erased: list[bytes] = []
         if namespace not in self._cleared:
             erased = list(self._engine.keys(Family.HISTORY, prefix, after_prefix(prefix)))
@@ -222,7 +222,7 @@ class History:
 
     def _kept(self, place: bytes) -> Iterator[Past]:
         tail = self._tails.get(place)
-        prefix = start = history_prefix(place)
+        prefix = start = place_prefix(place)
         if tail is not None:
             yield from reversed(tail.added)
             if tail.number == 0:
@@ -277,7 +277,7 @@ class History:
         """Add to the batch what the tick has changed."""
         rows: list[tuple[bytes, bytes]] = []
         for place, tail in self._tails.items():
-            prefix = history_prefix(place)
+            prefix = place_prefix(place)
             for row_key in tail.erased:
                 batch.delete(Family.HISTORY, row_key)
             last = tail.last
@@ -295,8 +295,10 @@ class History:
             else:
                 batch.put(Family.META, HISTORY_PREFIX + namespace, dumps(bound))
 
-    def committed(self, history_of: Callable[[bytes], int | None] | None) -> None:
-        """Take what the tick has changed as being on the disk; and `settle`, if policies may have changed."""
+    def committed(self) -> None:
+        """Take what the tick has changed as being on the disk."""
+        if not self.is_dirty:
+            return
         newest = self._newest
         if len(newest) + len(self._tails) > _NEWEST_MAX:
             newest.clear()
@@ -306,8 +308,6 @@ class History:
         for place, tail in islice(self._tails.items(), _NEWEST_MAX):
             newest[place] = (tail.last, tail.register)
         self._end()
-        if history_of is not None:
-            self.settle(history_of)
 
     def reverted(self) -> None:
         """Forget what the tick has changed."""
@@ -356,7 +356,7 @@ class History:
         known = self._newest.get(place)
         if known is not None:
             return known
-        prefix = history_prefix(place)
+        prefix = place_prefix(place)
         for row_key, row in self._engine.iterate(Family.HISTORY, prefix, after_prefix(prefix)):
             number = parse_history_key(row_key)[1]
             try:

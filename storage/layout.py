@@ -156,49 +156,43 @@ def members_start(place: bytes) -> bytes:
     return place[:NAMESPACE_BYTES] + place[NAMESPACE_BYTES:].replace(b"\x00", b"\x00\xff")
 
 
-def members_prefix(place: bytes) -> bytes:
-    """Return what the rows of all members of `place` start with, and no others."""
+def place_prefix(place: bytes) -> bytes:
+    """Return what the rows of `place` in the members and in the history family start with, and no others."""
     return members_start(place) + _KEY_END
+
+
+def place_of(prefix: bytes) -> bytes:
+    """Return the place that a `place_prefix` is of."""
+    return prefix[:NAMESPACE_BYTES] + prefix[NAMESPACE_BYTES : -len(_KEY_END)].replace(b"\x00\xff", b"\x00")
 
 
 def parse_member(row_key: bytes) -> tuple[bytes, int, bytes]:
     """Return (place, kind, sub) of a row in `members`. Raise `ValueError` if it is none."""
-    end = row_key.index(_KEY_END, NAMESPACE_BYTES)
-    key = row_key[NAMESPACE_BYTES:end].replace(b"\x00\xff", b"\x00")
-    rest = row_key[end + len(_KEY_END) :]
+    end = row_key.index(_KEY_END, NAMESPACE_BYTES) + len(_KEY_END)
+    rest = row_key[end:]
     if len(rest) < _KIND.size:
         raise ValueError("a member without a kind")
     kind: int = _KIND.unpack_from(rest)[0]
-    return row_key[:NAMESPACE_BYTES] + key, kind, rest[_KIND.size :]
+    return place_of(row_key[:end]), kind, rest[_KIND.size :]
 
 
 def member_suffix(kind: int, sub: bytes) -> bytes:
-    """Return what follows `members_prefix` in the key of a member's row."""
+    """Return what follows `place_prefix` in the key of a member's row."""
     return _KIND.pack(kind) + sub
 
 
-def history_prefix(place: bytes) -> bytes:
-    """Return what the rows of all past versions of `place` start with, and no others."""
-    return members_start(place) + _KEY_END
-
-
 def history_key(prefix: bytes, number: int) -> bytes:
-    """Return the key of a past version's row, given its place's `history_prefix`."""
+    """Return the key of a past version's row, given its place's `place_prefix`."""
     return prefix + _VERSION.pack(_VERSION_MAX - number)
 
 
 def parse_history_key(row_key: bytes) -> tuple[bytes, int]:
-    """Return (its place's `history_prefix`, number) of a past version's row. Raise `ValueError` if it is none."""
+    """Return (its place's `place_prefix`, number) of a past version's row. Raise `ValueError` if it is none."""
     prefix = row_key[: -_VERSION.size]
     if len(prefix) < NAMESPACE_BYTES or not prefix.endswith(_KEY_END):
         raise ValueError("a past version without a key")
     inverted: int = _VERSION.unpack_from(row_key, len(prefix))[0]
     return prefix, _VERSION_MAX - inverted
-
-
-def parse_history_prefix(prefix: bytes) -> bytes:
-    """Return the place that a `history_prefix` is of."""
-    return prefix[:NAMESPACE_BYTES] + prefix[NAMESPACE_BYTES : -len(_KEY_END)].replace(b"\x00\xff", b"\x00")
 
 
 def after_prefix(prefix: bytes) -> bytes | None:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from storage.engine import Engine, Family
 from storage.errors import RecordError
-from storage.layout import NAMESPACE_BYTES, after_prefix, members_prefix, parse_member
+from storage.layout import NAMESPACE_BYTES, after_prefix, parse_member, place_prefix
 from storage.record import dumps, loads
 from storage.transaction import Transaction
 from storage.version import REGISTER_BYTES, is_newer
@@ -90,7 +90,7 @@ class Members:
     def of(self, place: bytes) -> Iterator[tuple[bytes, Member]]:
         """Yield the members of one key."""
         if self.may_have(place[:NAMESPACE_BYTES]):
-            prefix = members_prefix(place)
+            prefix = place_prefix(place)
             yield from self.rows(prefix, after_prefix(prefix))
 
     def erase_below(self, place: bytes, floor: bytes) -> None:

@@ -288,9 +288,9 @@ class Store:
         self._ledger.committed(synced=synced)
         if self.fresh is not None:
             self.fresh.committed(txn)
-        is_registry_changed = self.keyspaces.committed(txn.rows)
-        if is_registry_changed or self.history.is_dirty:
-            self.history.committed(self.keyspaces.history_of if is_registry_changed else None)
+        self.history.committed()
+        if self.keyspaces.committed(txn.rows):
+            self.history.settle(self.keyspaces.history_of)
         for keyspace in txn.recounted:
             keyspace.committed()
         for keyspace, _ in txn.flushed:
@@ -329,9 +329,10 @@ class Store:
         return self.keyspaces.databases[index]
 
     def flush_all(self) -> None:
-        """Flush every keyspace that this node carries, named ones too; the named namespaces themselves stay, and the cluster's records.
+        """Flush every keyspace that this node carries, named ones too.
 
-        Raise `GroupIncomplete` if one is not all here yet: then nothing is flushed.
+        The named namespaces themselves stay, and the cluster's records. Raise `GroupIncomplete` if one is not all
+        here yet: then nothing is flushed.
         """
         for group in self.keyspaces.incomplete:
             self.keyspaces.check_open(group)

@@ -50,11 +50,11 @@ from storage.layout import (
     SYSTEM,
     after_prefix,
     database_id,
-    members_prefix,
     parse_change_key,
     parse_deadline,
     parse_history_key,
-    parse_history_prefix,
+    place_of,
+    place_prefix,
 )
 from storage.members import decode_member, parse_place
 from storage.opening import FOREIGN, NOBODY, check_format, read_count, read_found
@@ -341,7 +341,7 @@ class Verifier:
             except ValueError as error:
                 yield Finding(f"past version {row_key!r}", str(error))
                 continue
-            place = parse_history_prefix(found)
+            place = place_of(found)
             if found != prefix:
                 prefix, count = found, 0
                 yield from self._check_past_of(place)
@@ -466,7 +466,7 @@ def _row_key(place: Place) -> bytes | None:
     """Return the key of the row that a place names; of a flush, its namespace."""
     if not isinstance(place, list):
         return place
-    return place[0] if len(place) == 1 else members_prefix(place[0]) + place[1]
+    return place[0] if len(place) == 1 else place_prefix(place[0]) + place[1]
 
 
 def _is_plain(past: Past) -> bool:

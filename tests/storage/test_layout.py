@@ -18,14 +18,17 @@ from storage.layout import (
     database_id,
     deadline_prefix,
     due_before,
+    history_key,
     member_suffix,
-    members_prefix,
     members_start,
     number_of,
     origin_key,
     parse_change_key,
     parse_deadline,
+    parse_history_key,
     parse_member,
+    place_of,
+    place_prefix,
 )
 
 
@@ -85,7 +88,7 @@ SUBS = st.binary(max_size=4) | USER_KEYS
 
 @given(NAMESPACES, USER_KEYS, KINDS, SUBS)
 def test_a_member_comes_back_from_its_row_key(namespace: bytes, key: bytes, kind: int, sub: bytes) -> None:
-    row_key = members_prefix(namespace + key) + member_suffix(kind, sub)
+    row_key = place_prefix(namespace + key) + member_suffix(kind, sub)
     assert parse_member(row_key) == (namespace + key, kind, sub)
 
 
@@ -94,11 +97,11 @@ def test_members_sort_as_their_keys_do(
     left: tuple[bytes, bytes, bytes], right: tuple[bytes, bytes, bytes]
 ) -> None:
     places = [namespace + key for namespace, key, _ in (left, right)]
-    rows = [members_prefix(namespace + key) + member_suffix(3, sub) for namespace, key, sub in (left, right)]
+    rows = [place_prefix(namespace + key) + member_suffix(3, sub) for namespace, key, sub in (left, right)]
     if places[0] != places[1]:
         assert (places[0] < places[1]) == (rows[0] < rows[1])
     assert (rows[0] >= members_start(places[1])) == (places[0] >= places[1])
-    assert rows[0].startswith(members_prefix(places[1])) == (places[0] == places[1])
+    assert rows[0].startswith(place_prefix(places[1])) == (places[0] == places[1])
 
 
 @pytest.mark.parametrize("row_key", [b"", b"n" * 16, b"n" * 16 + b"key", b"n" * 16 + b"key\x00\x01k"])
@@ -111,3 +114,15 @@ def test_a_row_key_that_is_no_members_is_refused(row_key: bytes) -> None:
 def test_no_bytes_crash_the_parser_of_members(row_key: bytes) -> None:
     with contextlib.suppress(ValueError):
         parse_member(row_key)
+
+
+def test_numbers_count_down_in_the_order_of_rows() -> None:
+    prefix = place_prefix(bytes(16) + b"a\x00b")
+    keys = [history_key(prefix, number) for number in (1, 2, 255, 256, 2**64 - 1)]
+    assert keys == sorted(keys, reverse=True)
+    assert [parse_history_key(key) for key in keys] == [(prefix, n) for n in (1, 2, 255, 256, 2**64 - 1)]
+
+
+@given(NAMESPACES, USER_KEYS)
+def test_a_place_comes_back_from_its_prefix(namespace: bytes, key: bytes) -> None:
+    assert place_of(place_prefix(namespace + key)) == namespace + key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,17 +23,19 @@ from storage.layout import (
     covered_key,
     database_id,
     deadline_prefix,
+    history_key,
     member_suffix,
-    members_prefix,
     origin_key,
     parse_deadline,
+    place_prefix,
 )
 from storage.record import NEVER, dumps, encode
 from storage.store import Store
 from storage.verify import Verifier, open_verifier
 from storage.version import NO_PREV, hlc_at, pack_register
 from tests.storage.conftest import NOW_MS
-from tests.storage.helpers import findings, keys_of, raw_delete, raw_put
+from tests.storage.helpers import findings, keys_of, raw_delete, raw_put, stamp_of
+from tests.storage.histories import change, remembering
 from tests.storage.replicas import Node, Nodes, dot, run_of
 
 DB = database_id(0)
@@ -319,7 +322,7 @@ def test_nothing_is_wrong_with_what_was_taken_over(shared: Node) -> None:
 
 
 def member_key(key: bytes, sub: bytes = b"") -> bytes:
-    return members_prefix(DB + key) + member_suffix(64, sub)
+    return place_prefix(DB + key) + member_suffix(64, sub)
 
 
 def put_member(key: bytes, row: bytes, sub: bytes = b"") -> Callable[[Engine], None]:
@@ -350,7 +353,7 @@ SHARED_FAULTS: dict[str, tuple[Callable[[Engine], None], list[str]]] = {
         lambda engine: raw_put(
             engine,
             Family.MEMBERS,
-            members_prefix(database_id(3) + b"k") + member_suffix(64, b""),
+            place_prefix(database_id(3) + b"k") + member_suffix(64, b""),
             dumps([register(4), b"v"]),
         ),
         [f"namespace {database_id(3).hex()}", "older than what deleted it"],
@@ -397,3 +400,81 @@ def test_a_fault_planted_in_what_was_taken_over_is_found(shared: Node, fault: st
     text = "\n".join(found)
     for part in wanted:
         assert part in text
+
+
+# Past versions.
+
+
+def planted(
+    store: Store,
+    row_key: bytes | None = None,
+    *,
+    value: bytes | None = b"v",
+    stamp: bytes | None = None,
+    expiry: tuple[bytes, int | None] | None = None,
+    floor: bytes | None = None,
+) -> list[str]:
+    """Write a past version behind the store's back and return what verification finds."""
+    keyspace = store.keyspaces.find("past")
+    assert keyspace is not None
+    row_key = row_key or history_key(place_prefix(keyspace.id + b"k"), 1)
+    record = (value, NEVER, None, stamp or stamp_of(keyspace, b"k"), expiry, floor)
+    raw_put(store.engine, Family.HISTORY, row_key, bytes(8) + encode(record))
+    return findings(store)
+
+
+@pytest.fixture
+def kept(store: Store) -> Store:
+    keyspace = remembering(store, 2)
+    for value in (b"one", b"two", b"three", b"four"):
+        keyspace.put(b"k", value)
+    store.commit()
+    assert findings(store) == []
+    return store
+
+
+def test_verification_counts_the_versions(kept: Store) -> None:
+    verifier = Verifier(kept.engine, now_ms=NOW_MS)
+    assert list(verifier.run()) == []
+    assert verifier.summary.versions == 2
+
+
+def test_verification_finds_one_too_many(kept: Store) -> None:
+    [finding] = planted(kept)
+    assert "more versions than the namespace may have" in finding
+
+
+def test_verification_finds_versions_of_what_does_not_exist(kept: Store) -> None:
+    keyspace = kept.keyspaces.find("past")
+    assert keyspace is not None
+    found = planted(kept, history_key(place_prefix(keyspace.id + b"other"), 1))
+    assert [finding for finding in found if "no such record" in finding]
+    found = planted(kept, history_key(place_prefix(b"n" * 16 + b"k"), 1))
+    assert [finding for finding in found if "namespace does not exist" in finding]
+
+
+def test_verification_finds_keys_that_make_no_sense(kept: Store) -> None:
+    for row_key in (b"short", bytes(40), place_prefix(bytes(16) + b"k")):
+        assert any("past version" in finding for finding in planted(kept, row_key))
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ({"floor": pack_register(hlc_at(NOW_MS), 1, 1, NO_PREV)}, "canonical"),
+        ({"expiry": (pack_register(1, 1, 1, NO_PREV), NOW_MS)}, "canonical"),
+        ({"expiry": (pack_register(hlc_at(NOW_MS + 1), 1, 9, NO_PREV), None)}, "canonical"),
+        ({"stamp": pack_register(hlc_at(NOW_MS), 99, 1, NO_PREV)}, "no known origin"),
+        ({"stamp": pack_register(hlc_at(NOW_MS + 9), 1, 1, NO_PREV)}, "newer than the newest"),
+        ({"value": None}, "neither a value nor a deletion"),
+    ],
+)
+def test_verification_finds_versions_that_no_store_writes(
+    kept: Store, parts: dict[str, Any], expected: str
+) -> None:
+    keyspace = kept.keyspaces.find("past")
+    assert keyspace is not None
+    change(kept, keyspace, 3)
+    keyspace.put(b"k", b"five")  # so that there may be three
+    kept.commit()
+    assert expected in " ".join(planted(kept, **parts))
