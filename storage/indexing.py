@@ -119,10 +119,7 @@ def _joined(batch: Batch, segment: _Segment, taken: Taken) -> tuple[Taken, int]:
 
 
 def _overlapped(engine: Engine, number: int, first: int, last: int) -> Iterator[tuple[bytes, int, Chunk]]:
-    before = engine.iterate(
-        Family.CHANGES, change_key(number, 0), change_key(number, first + 1), reverse=True
-    )
-    holder = next(before, None)
+    holder = _chunk_before(engine, number, first + 1)
     start = change_key(number, first) if holder is None else holder[0]
     for key, value in engine.iterate(Family.CHANGES, start, change_key(number, last + 1)):
         first_seq = parse_change_key(key)[1]
@@ -133,9 +130,14 @@ def _overlapped(engine: Engine, number: int, first: int, last: int) -> Iterator[
 
 def _hlc_before(engine: Engine, number: int, seq: int) -> int:
     """Return the clock value that the last chunk before a sequence tells."""
-    rows = engine.iterate(Family.CHANGES, change_key(number, 0), change_key(number, seq), reverse=True)
-    before = next(rows, None)
+    before = _chunk_before(engine, number, seq)
     return 0 if before is None else decode_chunk(before[1]).last_hlc
+
+
+def _chunk_before(engine: Engine, number: int, seq: int) -> tuple[bytes, bytes] | None:
+    """Return key and value of the last chunk of an origin that begins before a sequence."""
+    rows = engine.iterate(Family.CHANGES, change_key(number, 0), change_key(number, seq), reverse=True)
+    return next(rows, None)
 
 
 def _add_taken(batch: Batch, number: int, taken: Taken, last_hlc: int, dots_max: int) -> None:
@@ -181,8 +183,7 @@ def _groups(seqs: list[int], ends: dict[int, int], last: int) -> list[tuple[int,
 
 def truncate(engine: Engine, txn: Transaction, number: int, upto: int) -> None:
     """Let the log of an origin end, in the tick, at a sequence."""
-    end = change_key(number, upto + 1)
-    last = next(engine.iterate(Family.CHANGES, change_key(number, 0), end, reverse=True), None)
+    last = _chunk_before(engine, number, upto + 1)
     if last is not None:
         first_seq, chunk = parse_change_key(last[0])[1], decode_chunk(last[1])
         count = upto - first_seq + 1
@@ -191,7 +192,7 @@ def truncate(engine: Engine, txn: Transaction, number: int, upto: int) -> None:
             kept = [(index, size) for index, size in groups if size > 1]
             encoded = encode_chunk(chunk.last_hlc, chunk.places[:count], kept)
             txn.puts.append((Family.CHANGES, last[0], encoded))
-    txn.ranges.append((Family.CHANGES, end, change_key(number + 1, 0)))
+    txn.ranges.append((Family.CHANGES, change_key(number, upto + 1), change_key(number + 1, 0)))
 
 
 def last_before(engine: Engine, number: int, hlc: int) -> int | None:
@@ -208,8 +209,8 @@ def last_before(engine: Engine, number: int, hlc: int) -> int | None:
 def lower_ends(engine: Engine, txn: Transaction, hlc_max: int, hlc: int) -> int:
     """Let no log tell a clock value beyond `hlc_max`, in the tick; return the greatest that one tells, `hlc` at least.
 
-    What is beyond gets that value: it was this node's clock at the time. What follows it is raised, so that no log goes back.
-    Reads the whole log twice.
+    What is beyond gets that value: it was this node's clock at the time. What follows it is raised, so that no log
+    goes back. Reads the whole log twice.
     """
     lowered = hlc
     for _, chunk in _pending_chunks(engine, txn):
@@ -236,9 +237,9 @@ def _pending_chunks(engine: Engine, txn: Transaction) -> Iterator[tuple[bytes, C
 def places_since(engine: Engine, ledger: Ledger, namespace: bytes, hlc: int) -> list[Place]:
     """Return the committed places in a namespace of all dots with a clock value of `hlc` or more, and of others.
 
-    The log of each origin is read from its end back to the first chunk that is older. In an own origin the clock
-    values that chunks tell never fall. In another one they may, by as much as two nodes' clocks differ, if
-    its dots were merged out of order.
+    The log of each origin is read from its end back to the first chunk that is older. In an own origin no dot before
+    a chunk has a greater clock value than the chunk tells. In another one it may, by as much as two nodes' clocks
+    differ, if its dots were merged out of order.
     """
     found: dict[bytes, Place] = {}
     for number, lane in enumerate(ledger.lanes):
