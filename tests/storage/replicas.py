@@ -93,7 +93,7 @@ def with_bodies(run: Run, source: Node) -> Run:
         else change._replace(content=source.replica.body(run.origin, change.seq, change.place))
         for change in run.changes
     ]
-    return run._replace(changes=[change for change in changes if change.kind != 0 or change.content != b"?"])
+    return run._replace(changes=changes)
 
 
 def key_place(key: bytes, index: int = 0) -> bytes:
@@ -105,6 +105,15 @@ def all_changes(replica: Replica, vector: VersionVector | None = None) -> list[C
     feed = replica.feed()
     try:
         return [change for run in feed.runs_after(vector or VersionVector()) for change in run.changes]
+    finally:
+        feed.close()
+
+
+def walked_changes(replica: Replica) -> list[Change]:
+    """Return the changes of a feed, place by place."""
+    feed = replica.feed()
+    try:
+        return [change for _, runs in feed.runs_by_place(b"") for run in runs for change in run.changes]
     finally:
         feed.close()
 

@@ -24,6 +24,7 @@ from tests.storage.replicas import (
     dot,
     key_place,
     run_of,
+    walked_changes,
 )
 
 # Applying.
@@ -389,10 +390,7 @@ def test_unknown_kinds_are_kept_and_handed_on(nodes: Nodes) -> None:
     b.sync_from(a)
     assert contents(a.store) == contents(b.store)
     assert all_changes(b.replica) == changes[1:]
-    by_place = [
-        change for _, runs in a.replica.feed().runs_by_place(b"") for run in runs for change in run.changes
-    ]
-    assert sorted(by_place) == sorted(changes[1:])
+    assert sorted(walked_changes(a.replica)) == sorted(changes[1:])
     nodes.reopen(b, b"b")
     assert all_changes(b.replica) == changes[1:]
     assert findings(b.store) == []

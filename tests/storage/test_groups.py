@@ -28,10 +28,19 @@ from storage.errors import Aborted, GroupNotCarried
 from storage.expiry import Apart
 from storage.feed import SnapshotFeed
 from storage.keyspace import Keyspace
-from storage.record import VALUE
 from storage.store import StoreOptions
-from tests.storage.helpers import findings
-from tests.storage.replicas import BIG, NOW_MS, Members, Nodes, all_changes, dot, entropy_of, run_of
+from tests.storage.helpers import findings, value_of
+from tests.storage.replicas import (
+    BIG,
+    NOW_MS,
+    Members,
+    Nodes,
+    all_changes,
+    dot,
+    entropy_of,
+    run_of,
+    walked_changes,
+)
 
 GROUPS = StoreOptions(groups=frozenset({3, 4}))
 PURGED_MS = 16_000_000
@@ -118,7 +127,7 @@ def test_a_group_has_origins_and_a_vector_of_its_own(grouped: Callable[..., Grou
     assert a.node.replica.vector() == common
     assert a.replica.own_origins() == {small: Lane.SMALL, bulk: Lane.BULK}
     assert not set(a.node.replica.own_origins()) & {small, bulk}
-    assert made.get(b"k")[VALUE] == b"w"  # type: ignore[index]
+    assert value_of(made, b"k") == b"w"
     assert findings(a.node.store) == []
 
 
@@ -176,15 +185,16 @@ def test_a_failed_commit_gives_every_group_a_fresh_origin(grouped: Callable[...,
     made.put(b"k", b"v")
     a.node.store.commit()
     before = a.replica.origin(Lane.SMALL)
+    assert before is not None
     made.put(b"k", b"lost")
     a.node.store.poison("a test")
     with pytest.raises(Aborted):
         a.node.store.commit()
-    assert made.get(b"k")[VALUE] == b"v"  # type: ignore[index]
+    assert value_of(made, b"k") == b"v"
     made.put(b"k", b"w")
     a.node.store.commit()
     assert a.replica.origin(Lane.SMALL) != before
-    assert a.replica.vector()[before] == 1  # type: ignore[index]
+    assert a.replica.vector()[before] == 1
     assert len(a.replica.vector()) == 2
 
 
@@ -203,9 +213,7 @@ def test_each_feed_shows_its_group_alone(grouped: Callable[..., Grouped]) -> Non
     a.node.store.commit()
     for replica in (a.replica, a.node.replica):
         by_dot = [one._replace(group_end=0) for one in all_changes(replica)]
-        feed = replica.feed()
-        walked = [one for _, runs in feed.runs_by_place(b"") for run in runs for one in run.changes]
-        feed.close()
+        walked = walked_changes(replica)
         assert sorted(walked) == sorted(by_dot)
         assert {group_of(one.place) for one in walked} == {replica.group}
     assert {one.kind for one in all_changes(a.replica)} == {
@@ -501,16 +509,7 @@ def test_an_index_of_members_does_not_show_other_groups(grouped: Callable[..., G
     a.node.store.commit()
     assert len(list(a.node.store.engine.iterate(Family.MEMBERS))) == 2
     for replica, count in ((a.replica, 2), (a.node.replica, 0)):
-        feed = replica.feed()
-        walked = [
-            one
-            for _, runs in feed.runs_by_place(b"")
-            for run in runs
-            for one in run.changes
-            if one.kind == 70
-        ]
-        feed.close()
-        assert len(walked) == count
+        assert len([one for one in walked_changes(replica) if one.kind == 70]) == count
         missing = [
             one for run in replica.unlisted(b"", END_OF_PLACES, []) for one in run.changes if one.kind == 70
         ]
