@@ -2,10 +2,10 @@
 
     store, replica, verifier ── plain rows ──▶ SealedEngine ── sealed rows ──▶ RocksDB: log, tables, blobs, copies
 
-Sealed are the values of records, members and past versions: whatever clients gave, with the registers that go with it. Not sealed
-are keys, and the families that only name keys (the change log, deadlines) or count (meta). Above this module
-nothing knows of encryption: digests, replication and the cache work on what they always did, so that nodes
-with different keys, or none, hold equal cells. Without keys the store uses the engine itself, and pays nothing.
+Sealed are the values of records, members and past versions: whatever clients gave, with the registers that go with
+it. Not sealed are keys, and the families that only name keys (the change log, deadlines) or count (meta). Above
+this module nothing knows of encryption: digests, replication and the cache work on what they always did, so that
+nodes with different keys, or none, hold equal cells. Without keys the store uses the engine itself, and pays nothing.
 
 *Keys in use.* The meta row "keys" names every key that a row may be sealed with, and says so before the first row
 is. Opening needs all of them, and compares each with its check value; what does not fit is refused before

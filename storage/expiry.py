@@ -246,7 +246,7 @@ class Sweeper:
     def _remember(self, purged: list[bytes]) -> None:
         """Keep what was purged. A dot that is not covered here is no floor: nobody can be asked to cover it."""
         ledger = self._state.ledger
-        hlcs, self._expired_hlcs = self._expired_hlcs, {}
+        hlcs = self._expired_hlcs
         covered: dict[int, dict[int, int]] = {group: {} for group in hlcs}
         for register in purged:
             number, seq = register_dot(register)
@@ -261,7 +261,10 @@ class Sweeper:
             self.raise_horizon(group, seqs, hlcs[group])
 
     def raise_horizon(self, group: int, seqs: dict[int, int], hlc: int) -> None:
-        """Take note in the tick of what was purged of a group, here or elsewhere: up to a seq by origin number, and a clock value."""
+        """Take note in the tick of what was purged of a group, here or elsewhere.
+
+        That is up to a seq by origin number, and up to a clock value.
+        """
         if not seqs and hlc <= self.horizon.hlc_of(group):
             return
         if self._horizon_before is None:

@@ -146,7 +146,7 @@ class Keyspace:
         return None
 
     def hot_values(self, keys: Sequence[bytes]) -> list[bytes] | None:
-        """Return the values of two keys or more that all have live records in the cache, not committed ones too.
+        """Return the values of two keys or more that all have live records in the cache, committed or not.
 
         None says nothing about the keys: `get` has to be asked for each.
         """

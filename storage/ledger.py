@@ -1,8 +1,8 @@
 """Which origins there are, and how far each is covered: the version vector's books.
 
 An origin is known by its 16 bytes everywhere, which also tell its group, and by a small number in this data
-directory, where it was met. Each group of namespaces has a vector of its own. The number of an own origin has its meta row from the first commit that uses it; one of another
-node with the commit that first names it.
+directory, where it was met. The number of an own origin has its meta row from the first commit that uses it; one of
+another node with the commit that first names it. Each group of namespaces has a vector of its own.
 
 What is covered:
 
@@ -48,9 +48,7 @@ class Ledger:
         self._ended = dict(found.ended)  # own origins of earlier runs that have no row yet
         self._unstored: dict[int, int] = {}  # other nodes' origins without a row, with the first clock value
         self._stored = [origin != NOBODY for origin in self.origins]
-        self._vectors: dict[
-            int, VersionVector
-        ] = {}  # by group, made when they are asked for; until it changes
+        self._vectors: dict[int, VersionVector] = {}  # by group; made when asked for, dropped when it changes
         self._commits = 0
         self._lock = threading.Lock()
         self._durable: dict[int, int] = {}

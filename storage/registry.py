@@ -1,9 +1,9 @@
 """The keyspaces of a store: sixteen that SELECT knows by number, and named namespaces.
 
 A named namespace has a random id of 16 bytes, which also tells its group, shown as 32 hex digits, a title and a
-policy. The registry of the named ones is ordinary records in a keyspace of its own (`layout.SYSTEM`: id -> title, with the policy as
-metadata), so that it replicates like all records. It is read whole at open; the namespaces' own records
-are not.
+policy. The registry of the named ones is ordinary records in a keyspace of its own (`layout.SYSTEM`: id -> title,
+with the policy as metadata), so that it replicates like all records. It is read whole at open; the namespaces'
+own records are not.
 
 Deleting a namespace flushes it and marks its `Keyspace` as gone: a session that still holds it gets
 `KeyspaceGone` from then on.

@@ -152,7 +152,6 @@ class StoreReplica:
         return self._ledger.is_partial(self.group)
 
     def uncovered(self) -> VersionVector:
-        """Return the greatest sequence of each origin that was merged without being covered yet."""
         return self._ledger.uncovered_vector(self.group)
 
     @property

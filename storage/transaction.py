@@ -192,7 +192,7 @@ class Transaction(LaneLog):
 
 
 class Atomic:
-    """The context of `Store.atomic`: the writes inside share one clock value, and those of a lane are to be seen together."""
+    """The context of `Store.atomic`: the writes inside share one clock value, those of a lane are to be seen together."""
 
     __slots__ = ("_depth", "_firsts", "_txn")
 

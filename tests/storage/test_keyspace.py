@@ -553,3 +553,17 @@ def test_a_flush_is_stamped_like_a_write(store: Store) -> None:
 def test_the_repr_names_the_keyspace(store: Store) -> None:
     assert "0 keys" in repr(store.keyspace(3))
     assert "blue" in repr(store.keyspaces.create("blue"))
+
+
+def test_values_at_hand_are_returned_if_all_of_them_are_live(store: Store, keyspace: Keyspace) -> None:
+    keyspace.put(b"a", b"1")
+    keyspace.put(b"b", b"2", NOW_MS + 50)
+    keyspace.put(b"gone", b"3")
+    keyspace.delete(b"gone")
+    assert keyspace.hot_values([b"b", b"a", b"b"]) == [b"2", b"1", b"2"]  # before the commit, too
+    store.commit()
+    assert keyspace.hot_values([b"a", b"b"]) == [b"1", b"2"]
+    for other in (b"missing", b"gone"):
+        assert keyspace.hot_values([b"a", other]) is None
+    store.begin(NOW_MS + 50)
+    assert keyspace.hot_values([b"a", b"b"]) is None
