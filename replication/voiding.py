@@ -99,7 +99,7 @@ class Voiding:
         hlc_max = self._hlc_max()
         if any(exchange.core.replica.ahead(hlc_max) for exchange in exchanges):
             return False
-        if not self._is_borne_out():
+        if not self._is_borne_out() or (self._is_alone() and self._holds_others()):
             return False
         promised = max(exchange.vectors.promised_hlc for exchange in exchanges)
         latest = max(promised, *(self._latest_left(exchange, {}) for exchange in exchanges))
@@ -109,13 +109,17 @@ class Voiding:
         return True
 
     def _is_borne_out(self) -> bool:
-        """Tell whether some peer's clock value shows that this node's is ahead, and not its clock behind."""
-        common = self._exchanges[COMMON_GROUP]
-        own = common.core.replica.own_origins()
-        is_alone = common.participants.remaining() == [self._core.identity.node]
-        if is_alone:
-            return all(origin in own for origin in common.core.replica.vector())
-        return bool(self._right(common))
+        """Tell whether some peer's clock value shows that this node's is ahead, and not its clock behind; or none can."""
+        return self._is_alone() or bool(self._right(self._exchanges[COMMON_GROUP]))
+
+    def _is_alone(self) -> bool:
+        return self._exchanges[COMMON_GROUP].participants.remaining() == [self._core.identity.node]
+
+    def _holds_others(self) -> bool:
+        """Tell whether there are others' writes, of members that are gone: to look through all would stop the clients."""
+        replica = self._core.replica
+        own = replica.own_origins()
+        return any(origin not in own for origin in replica.vector())
 
     def _right(self, exchange: Exchange) -> list[Known]:
         """Return the claims of linked peers whose clock values are not ahead: nothing in them is."""
@@ -131,11 +135,11 @@ class Voiding:
     # --- what
 
     def _void(self, void: Limits) -> bool:
-        if not all(map(self._is_known, void)):
+        is_ahead = self._is_ahead()
+        if not all(map(self._is_known, void)) or (is_ahead and not self._is_borne_out()):
             return False
         exchanges = list(self._exchanges.values())
         limits = {exchange.group: self._limits(exchange, void) for exchange in exchanges}
-        is_ahead = self._is_ahead()
         latest = max(self._latest_left(one, limits[one.group]) for one in exchanges) if is_ahead else 0
         if latest > self._hlc_max():
             return False
