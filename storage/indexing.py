@@ -9,11 +9,15 @@ may not after an unfinished sync, which merges dots without covering what is bef
 brings them in the order of their places; and when a damaged record is mended. Then the older chunks that
 the new ones would overlap, and only those, are read, and what they name is written again together with the new
 dots. Such chunks are kept short: each may be written again for every dot that it comes to hold.
+
+A damaged chunk names nothing, to whoever reads it, and stays for `kvd verify` to tell of, unless new dots may lie where it
+does: then it goes, and `kvd verify` tells of the rows whose dots the log lacks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from storage.changelog import DEAD, Chunk, decode_chunk, encode_chunk
@@ -28,6 +32,7 @@ from storage.version import hlc_at
 _HOLE_MAX: Final = 32
 _CHUNK_DOTS_MAX: Final = 1024
 _MENDED_DOTS_MAX: Final = 128
+_NOTHING: Final = Chunk(0, [], [])
 
 # How far the clocks of two nodes may differ, generously; see `places_since`.
 _DISORDER: Final = hlc_at(5_000)
@@ -119,25 +124,41 @@ def _joined(batch: Batch, segment: _Segment, taken: Taken) -> tuple[Taken, int]:
 
 
 def _overlapped(engine: Engine, number: int, first: int, last: int) -> Iterator[tuple[bytes, int, Chunk]]:
+    """Yield key, first sequence and chunk of what may overlap some dots; what is damaged may, up to the next one."""
     holder = _chunk_before(engine, number, first + 1)
-    start = change_key(number, first) if holder is None else holder[0]
+    start = change_key(number, 0) if holder is None else holder[0]
     for key, value in engine.iterate(Family.CHANGES, start, change_key(number, last + 1)):
-        first_seq = parse_change_key(key)[1]
-        chunk = decode_chunk(value)
-        if first_seq + len(chunk.places) > first:
+        first_seq, chunk = parse_change_key(key)[1], _read(value)
+        if chunk is None:
+            yield key, first_seq, _NOTHING
+        elif first_seq + len(chunk.places) > first:
             yield key, first_seq, chunk
 
 
 def _hlc_before(engine: Engine, number: int, seq: int) -> int:
     """Return the clock value that the last chunk before a sequence tells."""
     before = _chunk_before(engine, number, seq)
-    return 0 if before is None else decode_chunk(before[1]).last_hlc
+    return 0 if before is None else before[1].last_hlc
 
 
-def _chunk_before(engine: Engine, number: int, seq: int) -> tuple[bytes, bytes] | None:
-    """Return key and value of the last chunk of an origin that begins before a sequence."""
+def _chunk_before(engine: Engine, number: int, seq: int) -> tuple[bytes, Chunk] | None:
+    """Return the last chunk of an origin that begins before a sequence, with its key."""
     rows = engine.iterate(Family.CHANGES, change_key(number, 0), change_key(number, seq), reverse=True)
-    return next(rows, None)
+    return next(_readable(rows), None)
+
+
+def _readable(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, Chunk]]:
+    for key, value in rows:
+        chunk = _read(value)
+        if chunk is not None:
+            yield key, chunk
+
+
+def _read(value: bytes) -> Chunk | None:
+    """Return the chunk of a row's value; None if it is damaged."""
+    with suppress(RecordError):
+        return decode_chunk(value)
+    return None
 
 
 def _add_taken(batch: Batch, number: int, taken: Taken, last_hlc: int, dots_max: int) -> None:
@@ -185,7 +206,7 @@ def truncate(engine: Engine, txn: Transaction, number: int, upto: int) -> None:
     """Let the log of an origin end, in the tick, at a sequence."""
     last = _chunk_before(engine, number, upto + 1)
     if last is not None:
-        first_seq, chunk = parse_change_key(last[0])[1], decode_chunk(last[1])
+        first_seq, chunk = parse_change_key(last[0])[1], last[1]
         count = upto - first_seq + 1
         if count < len(chunk.places):
             groups = [(index, min(size, count - index)) for index, size in chunk.groups if index < count]
@@ -199,8 +220,8 @@ def last_before(engine: Engine, number: int, hlc: int) -> int | None:
     """Return the last sequence before an origin's log goes beyond a clock value; None if it does not."""
     found: int | None = None
     rows = engine.iterate(Family.CHANGES, change_key(number, 0), change_key(number + 1, 0), reverse=True)
-    for key, value in rows:
-        if decode_chunk(value).last_hlc <= hlc:
+    for key, chunk in _readable(rows):
+        if chunk.last_hlc <= hlc:
             break
         found = parse_change_key(key)[1] - 1
     return found
@@ -229,9 +250,10 @@ def _pending_chunks(engine: Engine, txn: Transaction) -> Iterator[tuple[bytes, C
     """Yield the chunks of all logs as they are after the tick."""
     pending = {key: value for family, key, value in txn.puts if family is Family.CHANGES}
     removed = [(start, end) for family, start, end in txn.ranges if family is Family.CHANGES]
-    for key, value in engine.iterate(Family.CHANGES):
+    rows = ((key, pending.get(key, value)) for key, value in engine.iterate(Family.CHANGES))
+    for key, chunk in _readable(rows):
         if not any(start <= key < end for start, end in removed):
-            yield key, decode_chunk(pending.get(key, value))
+            yield key, chunk
 
 
 def places_since(engine: Engine, ledger: Ledger, namespace: bytes, hlc: int) -> list[Place]:
@@ -245,11 +267,7 @@ def places_since(engine: Engine, ledger: Ledger, namespace: bytes, hlc: int) -> 
     for number, lane in enumerate(ledger.lanes):
         oldest = hlc if lane in {0, 1, 2} else hlc - _DISORDER
         rows = engine.iterate(Family.CHANGES, change_key(number, 0), change_key(number + 1, 0), reverse=True)
-        for _, value in rows:
-            try:
-                chunk = decode_chunk(value)
-            except RecordError:
-                continue
+        for _, chunk in _readable(rows):
             if chunk.last_hlc < oldest:
                 break
             for place in chunk.places:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from storage.changes import END_OF_PLACES, Kind, Lane, VersionVector
+from storage.engine import Family
 from storage.errors import Aborted
+from storage.layout import change_key, parse_change_key
 from storage.record import NEVER
 from storage.version import hlc_at
-from tests.storage.helpers import findings
+from tests.storage.helpers import findings, keys_of, raw_put
 from tests.storage.replicas import BIG, NOW_MS, Node, Nodes, X, all_changes, contents, dot, key_place, run_of
 
 DAY_MS = 86_400_000
@@ -201,6 +203,26 @@ def test_a_chunk_that_is_cut_in_the_middle_is_lowered_as_it_is_then(nodes: Nodes
     node.store.commit()
     assert [one.seq for one in all_changes(node.replica)] == [1, 2]
     assert node.replica.hlc == HLC
+
+
+def test_damaged_chunks_hinder_neither_a_cut_nor_a_lowered_clock(nodes: Nodes) -> None:
+    node = nodes()
+    node.put(b"before", b"v")
+    node.commit()
+    origin, upto = bad(node)
+    first, *_, last = keys_of(node.engine, Family.CHANGES)
+    number, seq = parse_change_key(last)
+    raw_put(node.engine, Family.CHANGES, first, b"garbage")
+    raw_put(node.engine, Family.CHANGES, change_key(number, seq + 1000), b"garbage")
+    assert node.replica.ahead(HLC) == {origin: upto}
+    voided = node.replica.cut({origin: 1})
+    node.replica.lower_clock(HLC, HLC)
+    node.store.commit()
+    assert {one.change.place[16:] for one in voided} >= {b"both", b"gone", b"new"}
+    assert node.replica.hlc == HLC
+    assert node.value(b"before") == b"v"
+    told = [line for line in findings(node.store) if "cannot be read" in line]
+    assert len(told) == 1, told  # the one beyond the cut went with it
 
 
 def test_large_values_and_opaque_kinds_are_voided_as_well(nodes: Nodes) -> None:

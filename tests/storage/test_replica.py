@@ -431,6 +431,24 @@ def test_a_damaged_record_is_found_and_mended(nodes: Nodes) -> None:
     assert [line for line in found if "counts" not in line] == []
 
 
+@pytest.mark.parametrize("damaged", [1, 2, 3])
+def test_a_damaged_chunk_does_not_hinder_a_full_sync(nodes: Nodes, damaged: int) -> None:
+    a, b = nodes(b"a"), nodes(b"b")
+    for number in range(4):
+        a.put(b"%d" % number, b"v")
+        b.receive(a.commit())
+    raw_put(b.engine, Family.CHANGES, keys_of(b.engine, Family.CHANGES)[damaged - 1], b"garbage")
+    feed = a.replica.feed()
+    for _, runs in feed.runs_by_place(b""):
+        for run in runs:
+            b.replica.repair(run)
+    feed.close()
+    b.store.commit()
+    assert contents(a.store) == contents(b.store)
+    assert all_changes(b.replica) == all_changes(a.replica)
+    assert findings(b.store) == []
+
+
 def test_all_registers_of_a_place_are_shown(nodes: Nodes) -> None:
     node = nodes()
     node.put(b"k", b"v")
