@@ -100,6 +100,7 @@ class Exchange:
         self.syncs.on_served = self.dissemination.caught_up
         self.syncs.on_covered = self._on_covered
         self.syncs.on_need_full = self._on_need_full
+        self.stability.awaits_since = self.syncs.awaits_since
         self.syncs.is_void = self._cuts.voids
         self.syncs.on_ahead = self.dissemination.must_hold
         self.dissemination.limit = self._cuts.limit

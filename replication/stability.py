@@ -2,12 +2,14 @@
 
     S = least of what every member claims      frozen together
     C = greatest of what any member claims
-    wait until this node covers C
+    wait until this node covers C, and the syncs that it has asked for until now are over
     then what has a dot in S may be purged
     and all that any member wrote up to the least `settled_hlc` of those claims is here
 
 The waiting is not optional. "Everybody has the deletion" is not enough: this node may still lack an older
-write of the same key that all others have replaced, and would let it in once the mark is gone.
+write of the same key that all others have replaced, and would let it in once the mark is gone. C does not tell of all
+such writes: nobody covers what an unfinished sync had brought from a member that was removed since. Who held that drops
+it with the deletion, but a sync from before may still show it.
 
 The last line is for what expires. Its marks become useless by time, not by a write that all could have seen: a
 member that was cut off may have extended the expiry. See `storage.expiry`.
@@ -90,6 +92,8 @@ class Stability:
         self.may_purge = False  # not before this node is a whole member
         self.blocked_by: list[bytes] = []
         self.closed = ClosedOrigins(core)
+        # Whether a sync goes on that was asked for at a moment or before.
+        self.awaits_since: Callable[[float], bool] = _is_never
         # What all members have of the cluster's own records: that is this, in the common group.
         self.stable_records: Callable[[], VersionVector] = self.stable
         # Whether all know this node for one of them, and it all whom they knew then.
@@ -203,7 +207,7 @@ class Stability:
         if self._frozen is None:
             return
         frozen = self._frozen
-        if self._core.replica.vector().covers(frozen.greatest):
+        if self._core.replica.vector().covers(frozen.greatest) and not self.awaits_since(frozen.at):
             self._purgeable = self._purgeable.merged(frozen.least)
             self.settled_hlc = max(self.settled_hlc, frozen.settled_hlc)
             self._frozen = None
@@ -245,6 +249,10 @@ class Stability:
 
 def _always() -> bool:
     return True
+
+
+def _is_never(moment: float) -> bool:
+    return False
 
 
 def _whole(claims: Mapping[bytes, VersionVector | None]) -> list[VersionVector] | None:

@@ -90,6 +90,7 @@ class _Asking:
     link: Link
     number: int
     full: bool
+    asked_at: float
     progress_at: float
     server: SyncStart | None = None
     count: int = 0
@@ -164,6 +165,10 @@ class Syncs:
     def is_asking(self, link: Link) -> bool:
         return any(session.link is link for session in self.asking.values())
 
+    def awaits_since(self, moment: float) -> bool:
+        """Tell whether a session goes on that was asked for at a moment or before: it may show what peers held then."""
+        return any(session.asked_at <= moment for session in self.asking.values())
+
     def _start_wanted(self, now: float) -> None:
         if self.walk is not None:
             self._start_full(now)
@@ -195,7 +200,7 @@ class Syncs:
 
     def _ask(self, link: Link, *, full: bool, cursor: bytes) -> None:
         self._numbers += 1
-        self.asking[self._numbers] = _Asking(link, self._numbers, full, self._core.now)
+        self.asking[self._numbers] = _Asking(link, self._numbers, full, self._core.now, self._core.now)
         replica = self._core.replica
         self._core.count("sync_started_total")
         link.send(
