@@ -111,7 +111,7 @@ class Front:
             exchange.writes = route.writes
             exchange.is_public = route.is_public
             if not route.is_public:
-                self._check_state(writes=route.writes)
+                self.check_state(exchange)
                 exchange.access = self.gatekeeper.admit(exchange)
             if route.open is not None:
                 exchange.body = route.open(exchange)
@@ -130,6 +130,10 @@ class Front:
             if self.server.pause is not None and self.must_wait(exchange):
                 return HELD
             try:
+                if (
+                    exchange.body is not None
+                ):  # it took its time, and what may have changed meanwhile is looked at again
+                    self.check_state(exchange)
                 answer: Answer = exchange.handler(exchange)
                 return answer  # noqa: TRY300 -- hot: no else
             except Exception as error:  # noqa: BLE001 -- `translate` tells refusals from bugs
@@ -139,12 +143,16 @@ class Front:
             return self._delay(response)
         return response
 
-    def _check_state(self, *, writes: bool) -> None:
+    def check_state(self, exchange: Exchange) -> None:
         """Refuse while the daemon is busy with a script, or cannot read or write."""
+        if exchange.is_public:
+            return
         server = self.server
         if server.scripts.running is not None:
             raise errors.from_reply(server.scripts.busy_error())
-        refusal = write_refusal(server) if writes else (server.refusal if server.refuses_reads else None)
+        refusal = (
+            write_refusal(server) if exchange.writes else (server.refusal if server.refuses_reads else None)
+        )
         if refusal is not None:
             raise errors.from_reply(refusal)
 
@@ -156,7 +164,7 @@ class Front:
     def run_held(self, exchange: Exchange) -> Answer | Late | Held:
         """Return the answer to a request that was held; what may have changed meanwhile is looked at again."""
         try:
-            self._check_state(writes=exchange.writes)
+            self.check_state(exchange)
         except Refused as refused:
             exchange.refusal = refused
         return self.run(exchange)

@@ -39,7 +39,8 @@ def etag(keyspace: Keyspace, record: Record) -> bytes:
 def put(
     keyspace: Keyspace, key: bytes, value: bytes, expires_at_ms: int = NEVER, metadata: bytes | None = None
 ) -> None:
-    """Give a key value, expiry and metadata together; what is not given is cleared."""
+    """Give a key value, expiry and metadata together; what is not given is cleared. Raises `KeyspaceError`."""
+    keyspace.check_open()  # it may have closed since the request was routed
     is_new = keyspace.notifying and keyspace.get(key) is None
     if expires_at_ms == NEVER:
         keyspace.put(key, value, NEVER, metadata)
@@ -49,7 +50,8 @@ def put(
 
 
 def delete(keyspace: Keyspace, key: bytes) -> bool:
-    """Delete a key; True if it was there."""
+    """Delete a key; True if it was there. Raises `KeyspaceError`."""
+    keyspace.check_open()
     return lookup.delete(keyspace, key)
 
 

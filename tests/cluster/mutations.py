@@ -37,7 +37,7 @@ from storage.feed import SnapshotFeed
 from storage.ledger import Ledger
 from storage.replica import StoreReplica
 from storage.version import HLC_MAX, ORIGIN_BYTES
-from tests.cluster import swarm, test_groups
+from tests.cluster import swarm, test_groups, test_scenarios
 from tests.cluster.history import Violation
 from tests.cluster.world import template
 
@@ -143,6 +143,11 @@ def _purge_on_minimum() -> list[Patch]:
             self._frozen = None
 
     return [(Stability, "_end_epoch", end_epoch), _TAKE_ALL]
+
+
+def _purge_during_syncs() -> list[Patch]:
+    """A sync that was asked for before the epoch began may go on beyond its end."""
+    return [(Syncs, "awaits_since", lambda self, moment: False)]
 
 
 def _purge_expired_by_age() -> list[Patch]:
@@ -432,6 +437,13 @@ MUTATIONS: Final = (
         "expired-by-age", "expired keys' marks are purged by age", _purge_expired_by_age, events="expire"
     ),
     Mutation("forget-absent", "purge waits only for linked members", _forget_absent, purges=True),
+    Mutation(
+        "purge-during-sync",
+        "purge does not wait for syncs",
+        _purge_during_syncs,
+        events="expel",
+        scenario=test_scenarios.test_a_sync_from_before_a_deletion_brings_nothing_back_of_who_was_removed,
+    ),
     Mutation("removal-at-once", "a removal counts before all know of it", _removal_at_once, purges=True),
     Mutation("no-floors", "no purge floors, so no NEED_FULL", _no_floors, purges=True),
     Mutation("no-horizon", "no purge horizon, and stale writes stay", _no_horizon, purges=True),

@@ -1008,6 +1008,53 @@ def test_f27_removed_while_alive(seeds: Sequence[int]) -> None:
     play("F27", story, seeds)
 
 
+@seeds()
+def test_a_sync_from_before_a_deletion_brings_nothing_back_of_who_was_removed(seeds: Sequence[int]) -> None:
+    """Half a sync has brought `held` what nobody covers; `asker` hears of the deletion first, and then of the value."""
+
+    async def story(world: World) -> None:
+        hosts = asker, held, other, outcast = await form(
+            world, 4, history_bytes_max=0, sync_batch_bytes=300, sync_credit_bytes=900
+        )
+        part(world, [asker], [held, other, outcast])
+        for number in range(20):
+            assert put(outcast, f"before{number}", b"." * 200)
+        assert await world.wait_until(lambda: is_seen([held, other], "before19", b"." * 200), 20)
+        part(world, [held], [other, outcast])
+        part(world, [other], [outcast])
+        world.network.cut(outcast.name, held.name)
+        origin = outcast.replica.origin(Lane.SMALL)
+        assert origin is not None
+        known = outcast.replica.covered(origin)
+        assert put(outcast, "k", "v")
+        for number in range(40):
+            assert put(outcast, f"after{number}", b"." * 200)
+        world.network.path(outcast.name, held.name).bandwidth = 1_000.0
+        join(world, [held], [outcast])
+        assert await world.wait_until(lambda: value(held, "k") == b"v", 30, step=0.01)
+        part(world, [held], [outcast])
+        world.network.cut(outcast.name, held.name)
+        assert held.replica.covered(origin) <= known, "the sync was too fast"
+
+        world.network.path(held.name, asker.name).bandwidth = 300.0
+        join(world, [asker], [held])
+        syncs = asker.node.replicator.common.syncs
+        assert await world.wait_until(
+            lambda: any(session.server is not None for session in syncs.asking.values()), 30, step=0.01
+        )
+        assert delete(held, "k")
+        assert held.remove_member(node_of(outcast))
+        await outcast.stop(silently=True)
+        world.gone[outcast.name] = None
+        join(world, [other], [asker, held])
+        assert await world.wait_until(lambda: not syncs.asking, 300)
+        look(world)
+        await end(world)
+        assert not any(value(host, "k") for host in hosts[:3])
+
+    play("from before", story, seeds)
+
+
 @seeds(quick=1)
 def test_f28_two_clusters_that_know_each_others_addresses(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from kvd.pause import Pause, end_pause
 from tests.kvd.groups import NOT_CARRIED, SETTINGS, hear_of
-from tests.kvd.web.web_harness import BASE, Answer, Web
+from tests.kvd.web.web_harness import BASE, Answer, Web, encode, parse
 
 WHY = "this node has begun to carry group 7 and catches up"
 
@@ -64,6 +65,28 @@ def test_what_is_carried_is_read_once_it_is_all_here(web: Web, here: str, path: 
     assert WHY in answer.error[1]
     assert web.put(f"{BASE}/{here}/values/k", b"w").status == 503
     assert web.delete(f"{BASE}/{here}").status == 503
+    web.server.close_groups({})
+    assert web.get(f"{BASE}/{here}/values/k").body == b"v"
+
+
+def test_what_closes_while_a_body_is_on_its_way_is_not_written(web: Web, here: str) -> None:
+    request = encode("PUT", f"{BASE}/{here}/values/k", b"new")
+    assert web.raw(request[:-1]) == b""
+    web.server.close_groups({7: WHY})
+    (answer,) = parse(web.raw(request[-1:]))
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    web.server.close_groups({})
+    assert web.get(f"{BASE}/{here}/values/k").body == b"v"
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_what_closes_during_a_pause_is_not_written(web: Web, here: str, method: str) -> None:
+    web.server.pause = Pause(web.server.clock.now_ms + 60_000, writes_only=True)
+    assert web.raw(encode(method, f"{BASE}/{here}/values/k", b"new" if method == "PUT" else None)) == b""
+    web.server.close_groups({7: WHY})
+    end_pause(web.server)
+    (answer,) = parse(web._tick(web.session, None))
+    assert answer.status == 503
     web.server.close_groups({})
     assert web.get(f"{BASE}/{here}/values/k").body == b"v"
 

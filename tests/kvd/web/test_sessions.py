@@ -164,6 +164,27 @@ def test_a_paused_write_waits_and_what_is_behind_it(web: Web) -> None:
     assert (first.status, second.body) == (200, b"new")
 
 
+def test_what_may_not_be_written_any_more_when_its_body_is_there_is_not(web: Web) -> None:
+    request = encode("PUT", "/k?urlencoded=true", b"new")
+    assert web.raw(request[:-1]) == b""
+    web.server.refuse("CLUSTERDOWN gone", reads=False)
+    assert parse(web.raw(request[-1:]))[0].status == 503
+    web.server.refuse(None, reads=False)
+    assert web.get("/k?urlencoded=true").status == 404
+
+
+def test_a_long_job_ends_when_nothing_may_be_written_any_more(web: Web) -> None:
+    entries = [{"key": f"k{number}", "value": "x" * 4000} for number in range(500)]
+    data = encode("PUT", f"{BASE}/{web.create()}/bulk", json.dumps(entries).encode())
+    assert web._tick(web.session, data) == b""
+    assert web.session.job is not None
+    web.server.refuse("CLUSTERDOWN gone", reads=False)
+    assert parse(web.raw(b""))[0].status == 503
+    assert web.session.job is None
+    web.server.refuse(None, reads=False)
+    assert web.keyspace("test").count < len(entries)
+
+
 def test_a_pause_of_all_holds_reads_but_not_health(web: Web) -> None:
     pause(web, writes_only=False)
     other = web.connect()
