@@ -238,8 +238,8 @@ class Exchange:
     def _on_covered(self, raised: list[bytes], granted: VersionVector | None) -> None:
         """A sync session is about to grant what it has brought; a full one `granted`. Inside its tick."""
         if granted is not None:
-            self.voiding.cover_own(self)
-            self.rejoin.on_covered(granted)
+            was_cut = self.voiding.cover_own(self)
+            self.rejoin.on_covered(granted, settles_own=not was_cut)
         self.dissemination.unpark_all()
         self._staged.append(lambda: self._after_covered(raised))
 
@@ -259,8 +259,8 @@ class Exchange:
     def _on_standing(self, standing: Standing) -> None:
         self.stability.may_purge = self.verification.enabled = standing.is_whole
         self.on_standing(standing)
-        if standing == Standing.READY and self.voiding.has_to_write(self):
-            self._deferred.append(lambda: self.voiding.write_anew(self))
+        if standing == Standing.READY:
+            self._deferred.append(self.stability.close_origins)
         self._deferred.append(self._reconsider)
         self._staged.append(self.vectors.tell_all)
 

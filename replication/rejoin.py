@@ -146,10 +146,14 @@ class Rejoin:
             self._core.rotate_soon("this node comes back from the past")
             self.enter(Standing.REJOINING)
 
-    def on_covered(self, granted: VersionVector) -> None:
-        """A full sync has ended well and granted a vector. Inside its tick."""
+    def on_covered(self, granted: VersionVector, *, settles_own: bool = True) -> None:
+        """A full sync has ended well and granted a vector. Inside its tick.
+
+        `settles_own`: own writes that nobody has seen are stale. After a cut they are not: all have waited for this node.
+        """
         if self.standing == Standing.REJOINING:
-            self._settle(list({**dict(self._stale(None)), **dict(self._strange(granted))}.items()))
+            stale = dict(self._stale(None)) if settles_own else {}
+            self._settle(list({**stale, **dict(self._strange(granted))}.items()))
         if self.standing.is_catching_up:
             self.enter(Standing.READY)
 

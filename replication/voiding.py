@@ -1,11 +1,12 @@
 """The way back of a node whose clock was far ahead, once what it wrote has been cut.
 
     a cut is heard of ──▶ the clock is right, the peers know of the cut ──▶ one tick:
-        what is void goes; live values are kept, also as dead letters
+        what is void goes; live values are kept as dead letters
         the clock is lowered below the hold of others
-        nothing is covered any more, for what was replaced is gone ──▶ REJOINING, a full sync
-    READY ──▶ own values are written anew, own deletions made anew
+        own values are written anew with it, own expiries and deletions made anew
+        nothing is covered any more, for what was replaced is gone ──▶ REJOINING, a full sync ──▶ READY
 
+All of that is one tick, so whatever happens to this node: readers find again what they saw, and not what that had replaced.
 The clock can be lowered only if nothing stays that has a greater stamp, or this node's next write of that key would lose against
 its own past. So with what was cut goes all else that this node has stamped too far ahead since, which nobody can have
 taken yet: it is cut as well, on its own account. What a peer has is no greater than its clock value; so if that is not ahead, only
@@ -44,7 +45,6 @@ class Voiding:
         self._cuts = cuts
         self._clock = clock
         self._exchanges = exchanges
-        self._to_write_anew: dict[int, list[Voided]] = {}  # by group
         self._to_record: Limits = {}
 
     # --- when
@@ -146,13 +146,16 @@ class Voiding:
         if any(_has_origin_in_use(exchange) for exchange in exchanges):
             self._core.rotate_soon("its writes were voided")
             return False
-        for exchange in exchanges:
-            if limits[exchange.group]:
-                self._cut(exchange, limits[exchange.group])
+        voided = {one: self._cut(one, limits[one.group]) for one in exchanges if limits[one.group]}
         if is_ahead:
             for exchange in exchanges:
                 exchange.vectors.take_back_promise()
             self._core.replica.lower_clock(self._hlc_max(), max(latest, self._heads()))
+        for exchange, found in voided.items():
+            for _, together in groupby(
+                sorted(found, key=_hlc), key=_hlc
+            ):  # what was one transaction is one again
+                exchange.core.replica.write_anew(list(together))
         own = {
             origin: upto for found in limits.values() for origin, upto in found.items() if origin not in void
         }
@@ -205,7 +208,8 @@ class Voiding:
         known = [one for exchange in self._exchanges.values() for one in exchange.vectors.known.values()]
         return max((one.head_hlc for one in known if one.head_hlc <= self._hlc_max()), default=0)
 
-    def _cut(self, exchange: Exchange, limits: Limits) -> None:
+    def _cut(self, exchange: Exchange, limits: Limits) -> list[Voided]:
+        """Void what is beyond limits; return what readers saw of it that this node had written."""
         replica = exchange.core.replica
         voided = replica.cut(limits)
         exchange.core.log.warning("what an origin wrote was voided", origins=len(limits), values=len(voided))
@@ -213,42 +217,36 @@ class Voiding:
         letters = [(one.stamp, one.change) for one in voided if _is_letter(one)]
         if letters:
             exchange.rejoin.dead_letter(letters)
-        own = replica.own_origins()
-        found = [
-            one for one in voided if one.stamp.origin in own and not one.change.place.startswith(_OWN_RUNS)
-        ]
-        self._to_write_anew.setdefault(exchange.group, []).extend(found)
         replica.put_local(VOIDED, b"yes")
         exchange.syncs.start_over()
         exchange.rejoin.enter(Standing.REJOINING)
         exchange.claim_anew()
+        own = replica.own_origins()
+        return [
+            one for one in voided if one.stamp.origin in own and not one.change.place.startswith(_OWN_RUNS)
+        ]
 
     # --- afterwards
 
-    def cover_own(self, exchange: Exchange) -> None:
-        """Take this node's earlier writes for covered again: what nobody else has of them is here. In a tick."""
+    def cover_own(self, exchange: Exchange) -> bool:
+        """Take this node's earlier writes for covered again: what nobody else has of them is here. In a tick.
+
+        Tell whether this node has caught up after a cut.
+        """
         own, ends = exchange.core.replica.own_origins(), exchange.core.replica.uncovered()
-        self._cover(exchange, {origin: ends[origin] for origin in own if ends[origin]})
+        return self._cover(exchange, {origin: ends[origin] for origin in own if ends[origin]})
 
     def cover_all(self, exchange: Exchange) -> None:
         """Take all that is here for covered again: there is nobody to catch up from. In a tick."""
         self._cover(exchange, exchange.core.replica.uncovered())
 
-    def _cover(self, exchange: Exchange, vector: Mapping[bytes, int]) -> None:
+    def _cover(self, exchange: Exchange, vector: Mapping[bytes, int]) -> bool:
         replica = exchange.core.replica
-        if replica.get_local(VOIDED) is not None:
-            replica.cover(vector, {}, 0)
-            replica.put_local(VOIDED, None)
-
-    def write_anew(self, exchange: Exchange) -> None:
-        """Write a group's values with the clock as it is now. In a tick, once this node is whole again."""
-        voided = self._to_write_anew.pop(exchange.group, [])
-        for _, together in groupby(voided, key=_hlc):  # what was one transaction is one again
-            exchange.core.replica.write_anew(list(together))
-        exchange.stability.close_origins()
-
-    def has_to_write(self, exchange: Exchange) -> bool:
-        return exchange.group in self._to_write_anew
+        if replica.get_local(VOIDED) is None:
+            return False
+        replica.cover(vector, {}, 0)
+        replica.put_local(VOIDED, None)
+        return True
 
 
 def _has_origin_in_use(exchange: Exchange) -> bool:

@@ -159,10 +159,10 @@ class Conflict(NamedTuple):
 
 
 class Voided(NamedTuple):
-    """What readers saw of a dot that has been voided: a live value, or that the key was deleted."""
+    """What readers saw of a dot that has been voided: a live value, when one expires, or that there is none."""
 
     stamp: Stamp
-    change: Change  # VALUE, with its value, however large; or FLOOR
+    change: Change  # VALUE, with its value, however large; EXPIRY; or FLOOR
     expires_at_ms: int | None
 
 
@@ -400,12 +400,16 @@ class Replica(Protocol):
     def lower_clock(self, hlc_max: int, hlc: int) -> None:
         """Lower the clock to the wall's time, or `hlc`, or the greatest value up to `hlc_max` that logs tell, on disk as well.
 
-        The caller knows that nothing which is left has a greater stamp than that. In the tick of `cut`.
+        The caller knows that nothing which is left has a greater stamp than that. In the tick of `cut`, before anything
+        is written in it.
         """
         ...
 
     def write_anew(self, voided: Sequence[Voided]) -> None:
-        """Write values again, and delete what was deleted, all as one transaction with the current stamp."""
+        """Write values and expiries again, and delete what was deleted, all as one transaction with the current stamp.
+
+        What was deleted gets its mark even if there is nothing here: an older value may be on its way.
+        """
         ...
 
     def void(self, place: bytes, stamp: Stamp) -> None:

@@ -267,10 +267,7 @@ class StoreReplica:
         txn = self._txn
         lowered = lower_ends(self._state.engine, txn, hlc_max, max(hlc, hlc_at(txn.now_ms)))
         self._sweeper.lower_horizon({}, lowered)
-        if txn.is_empty():
-            txn.hlc = lowered
-        else:
-            txn.after.append(lambda: setattr(txn, "hlc", lowered))
+        txn.lower(lowered)
 
     def _forget_coverage(self, limits: Mapping[bytes, int]) -> None:
         """Cover nothing of the group any more, but what the origins in use have written."""
@@ -297,23 +294,25 @@ class StoreReplica:
         stamp = Stamp(change.hlc, origin, change.seq)
         record = self._read(change.place)
         value, expires_at_ms = record[VALUE], record[EXPIRES_AT]
-        is_live = value is not None and expires_at_ms > self._txn.now_ms
-        if change.kind == Kind.FLOOR and not is_live:
-            return Voided(stamp, change, None)
-        if change.kind != Kind.VALUE or not is_live:
-            return None
-        whole = change._replace(content=value)
-        return Voided(stamp, whole, None if expires_at_ms == NEVER else expires_at_ms)
+        expiry = None if expires_at_ms == NEVER else expires_at_ms
+        if value is None or expires_at_ms <= self._txn.now_ms:
+            is_known = change.kind in {Kind.VALUE, Kind.EXPIRY, Kind.FLOOR}
+            return Voided(stamp, change._replace(kind=Kind.FLOOR, content=None), None) if is_known else None
+        if change.kind == Kind.EXPIRY:
+            return Voided(stamp, change, expiry)
+        return Voided(stamp, change._replace(content=value), expiry) if change.kind == Kind.VALUE else None
 
     def write_anew(self, voided: Sequence[Voided]) -> None:
         with self._store.atomic():
             for _, change, expires_at_ms in voided:
                 keyspace, key = self._place(change.place)
-                if isinstance(change.content, bytes):
-                    expiry = NEVER if expires_at_ms is None else expires_at_ms
+                expiry = NEVER if expires_at_ms is None else expires_at_ms
+                if change.kind == Kind.EXPIRY:
+                    keyspace.expire(key, expiry)
+                elif isinstance(change.content, bytes):
                     self._rewrite(keyspace, key, change.content, expiry, change.metadata)
                 else:
-                    keyspace.delete(key)
+                    self.void(change.place, Stamp(self._txn.hlc, b"", 0))
 
     def unlisted(self, start: bytes, end: bytes, listed: Sequence[Run]) -> list[Run]:
         dots = {

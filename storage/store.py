@@ -301,6 +301,7 @@ class Store:
             self._applied, self._shown = [], []
         after = txn.after
         self._young_records += len(txn.rows)
+        txn.lowered_from = 0
         txn.clear()
         self.commits += 1
         self.writable = None
@@ -604,6 +605,7 @@ class Store:
         self._compaction.reverted()
         self.history.reverted()
         self.keyspaces.reverted()
+        txn.hlc, txn.lowered_from = max(txn.hlc, txn.lowered_from), 0
         txn.clear()
         self._ledger.rotate()
 

@@ -73,6 +73,7 @@ class Transaction(LaneLog):
         "lanes",
         "local",
         "local_values",
+        "lowered_from",
         "members",
         "now_ms",
         "others",
@@ -104,6 +105,7 @@ class Transaction(LaneLog):
         self.members: dict[bytes, bytes | None] = {}  # rows of that family; None removes one
         self.local_values: dict[bytes, bytes | None] = {}  # meta rows of `put_local`; None removes one
         self.after: list[Callable[[], None]] = []  # to be done once it is committed
+        self.lowered_from = 0  # the clock value before this tick has lowered it
         self.incoming: Incoming | None = None  # what was taken over from other nodes
         self.clear()
 
@@ -141,6 +143,11 @@ class Transaction(LaneLog):
         """Start a tick: raise the clock to `now_ms`. A wall clock that went back does not lower it."""
         self.now_ms = now_ms
         self.hlc = max(self.hlc, hlc_at(now_ms) - 1)  # the first write adds one
+
+    def lower(self, hlc: int) -> None:
+        """Lower the clock; if there is something to commit and that fails, it is what it was."""
+        self.lowered_from = 0 if self.is_empty() else self.hlc
+        self.hlc = hlc
 
     def lane_for(self, group: int) -> LaneLog:
         """Return the small lane of a group, a new one if it has none yet."""

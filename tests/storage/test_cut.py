@@ -8,7 +8,7 @@ from storage.changes import END_OF_PLACES, Kind, Lane, VersionVector
 from storage.engine import Family
 from storage.errors import Aborted
 from storage.layout import change_key, parse_change_key
-from storage.record import NEVER
+from storage.record import EXPIRES_AT, NEVER
 from storage.version import hlc_at
 from tests.storage.helpers import findings, keys_of, raw_put
 from tests.storage.replicas import BIG, NOW_MS, Node, Nodes, X, all_changes, contents, dot, key_place, run_of
@@ -47,13 +47,20 @@ def test_what_is_void_goes_and_is_returned_if_a_reader_could_see_it(nodes: Nodes
     voided = node.replica.cut({origin: upto})
     node.store.commit()
     node.store.begin(NOW_MS)
-    found = {one.change.place[16:]: one for one in voided}
-    assert sorted(found) == [b"both", b"gone", b"new"]
-    assert found[b"gone"].change.kind == Kind.FLOOR
-    new = found[b"new"]
+    found = {(one.change.place[16:], one.change.kind): one for one in voided}
+    assert sorted(found) == [
+        (b"both", Kind.VALUE),
+        (b"dead", Kind.FLOOR),  # it had expired
+        (b"gone", Kind.FLOOR),
+        (b"good", Kind.EXPIRY),
+        (b"new", Kind.VALUE),
+        (b"new", Kind.EXPIRY),
+    ]
+    new = found[b"new", Kind.VALUE]
+    assert found[b"good", Kind.EXPIRY].expires_at_ms == NOW_MS + 2 * DAY_MS
     assert (new.change.content, new.change.metadata, new.expires_at_ms) == (b"v", b"{}", NOW_MS + 2 * DAY_MS)
     assert (new.stamp.origin, new.stamp.seq) == (origin, new.change.seq)
-    assert found[b"both"].expires_at_ms is None
+    assert found[b"both", Kind.VALUE].expires_at_ms is None
     assert [node.value(key) for key in (b"good", b"both", b"new", b"gone", b"dead")] == [
         b"1",
         None,
@@ -275,7 +282,36 @@ def test_a_failed_cut_leaves_everything_as_it_was(nodes: Nodes) -> None:
     assert node.store.keyspace(1).floor == floor
     assert node.replica.hlc >> 16 >= NOW_MS + DAY_MS
     assert findings(node.store) == []
-    assert len(node.replica.cut({origin: upto})) == 4
+    node.replica.cut({origin: upto})
+    node.replica.lower_clock(HLC, HLC)
+    assert node.replica.hlc == HLC
+    node.store.poison("a test")
+    with pytest.raises(Aborted):
+        node.store.commit()
+    assert node.replica.hlc >> 16 >= NOW_MS + DAY_MS, "what is left has greater stamps"
+    node.replica.cut({origin: upto})
+    node.replica.lower_clock(HLC, HLC)
+    node.store.commit()
+    node.store.begin(NOW_MS)
+    assert node.replica.hlc == HLC
+
+
+def test_what_readers_saw_is_written_anew_in_the_same_tick(nodes: Nodes) -> None:
+    a, b = nodes(b"a"), nodes(b"b")
+    a.put(b"gone", b"elsewhere")
+    a.commit()
+    origin, upto = bad(b)
+    voided = b.replica.cut({origin: upto})
+    b.replica.lower_clock(HLC, HLC)
+    b.replica.write_anew(voided)
+    b.store.commit()
+    b.store.begin(NOW_MS)
+    assert [b.value(key) for key in (b"new", b"both", b"good")] == [b"v", b"after", b"1"]
+    assert b.store.keyspace(0).peek(b"good")[EXPIRES_AT] == NOW_MS + 2 * DAY_MS
+    b.sync_from(a)
+    assert b.value(b"gone") is None, "an older value was on its way"
+    assert max(change.hlc for change in all_changes(b.replica)) == b.replica.hlc < HLC + 10
+    assert findings(b.store) == []
 
 
 def test_a_sync_under_way_does_not_bring_a_claim_back(nodes: Nodes) -> None:
