@@ -247,6 +247,7 @@ async def carry(world: World, name: str) -> None:
     if was_up:
         await kill(world, host)
     host.options = attrs.evolve(host.options, groups=(GROUP,))
+    host.began_in_past = any(one.rolled_back for one in world.hosts.values())
     if was_up:
         start(world, host)
 

@@ -156,6 +156,8 @@ class Host:
         self.dead_letters: list[tuple[Stamp, Change]] = []
         self.published: list[m.Publish] = []
         self.has_handed_over: bool | None = None
+        # It began to carry a group after another host was rolled back: if from that one, it is from the past as well.
+        self.began_in_past = False
         self.rolled_back = (
             False  # its disk lost what it had claimed: an image was restored, or it was deleted
         )
@@ -228,7 +230,8 @@ class Host:
         """Keep writes that are undone: of a disk that lost some, or of a member that was removed while it wrote."""
         for stamp, _ in stale:
             writer = self.world.history.dots[stamp[1:]].host
-            if not self.world.hosts[writer].rolled_back and writer not in self.world.expelled:
+            host = self.world.hosts[writer]
+            if not (host.rolled_back or host.began_in_past or writer in self.world.expelled):
                 raise Violation(f"{writer} has lost nothing and {self.name} undoes writes of its: {stale}")
         self.dead_letters.extend(stale)
 
