@@ -259,8 +259,6 @@ class Exchange:
     def _on_standing(self, standing: Standing) -> None:
         self.stability.may_purge = self.verification.enabled = standing.is_whole
         self.on_standing(standing)
-        if standing == Standing.READY:
-            self._deferred.append(self.stability.close_origins)
         self._deferred.append(self._reconsider)
         self._staged.append(self.vectors.tell_all)
 
@@ -324,6 +322,10 @@ class Exchange:
             self._settle(now)
         self.bodies.tick_in_store(now)
         self.rejoin.tick(now)
+
+    def close_origins_soon(self) -> None:
+        """Say that earlier origins write no more, once they are covered again."""
+        self._deferred.append(self.stability.close_origins)
 
     def claim_anew(self) -> None:
         """Begin all links again, after the tick: what this node has claimed on them is more than it covers now."""

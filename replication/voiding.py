@@ -246,6 +246,7 @@ class Voiding:
             return False
         replica.cover(vector, {}, 0)
         replica.put_local(VOIDED, None)
+        exchange.close_origins_soon()
         return True
 
 
