@@ -69,6 +69,7 @@ def slow(world: World, source: str, target: str, delay: float, bandwidth: float)
     path = world.network.path(source, target)
     path.delay = path.jitter = delay
     path.bandwidth = bandwidth
+    world.network.repace(path)
 
 
 @kind("redial")
@@ -324,6 +325,7 @@ def heal(world: World) -> None:
     for path in list(network._paths.values()):
         world.default_path(path)
         path.cut_share = 0.0
+        network.repace(path)
         network.unblock(path.source, path.target)
     for host in world.hosts.values():
         host.disk.is_full = host.disk.sync_fails = False

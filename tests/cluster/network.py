@@ -4,7 +4,8 @@ A stream never loses, repeats or reorders bytes; it delays them, stops, or ends 
 What can be arranged, by the ordered pair of hosts (a `Path`) or by the host:
 
     delay, bandwidth     of each path; arrival times are rounded up to `GRAIN`, so that what comes about
-                         together wakes its reader once
+                         together wakes its reader once. A path is not kept busy by what a connection that has
+                         ended had still to send, and one that becomes faster is faster for what is under way
     blocked              one-way partition: what is sent waits until it is lifted, and so does the room in the
                          sender's window for what came through the other way
     cut                  connections break after a drawn number of bytes, or at once
@@ -135,17 +136,32 @@ class Pipe:
 
     def breaks(self) -> None:
         self.broken = True
-        self.chunks.clear()
+        self._drop_rest()
         self.wake_reader()
         self.wake_writer()
 
     def goes_deaf(self) -> None:
         """The reader has closed: what is sent from now on comes to nothing."""
         self.deaf_from = trio.current_time() + self.path.delay + self.reverse.path.delay
-        self.chunks.clear()
+        self._drop_rest()
         self.waiting_bytes = 0
         self.wake_reader()
         self.wake_writer()
+
+    def _drop_rest(self) -> None:
+        """Send nothing of what is still to be sent."""
+        self.chunks.clear()
+        self.network.relieve(self.path)
+
+    def repace(self) -> None:
+        """Let what is under way go on at the speed that the path has now."""
+        now = self.last_arrival = trio.current_time()
+        self.chunks = deque(
+            (self._arrival(len(data)) if now < at < inf else at, data) for at, data in self.chunks
+        )
+        if self.ended_at is not None and now < self.ended_at < inf:
+            self.ended_at = self._arrival(0)
+        self.wake_reader()
 
     def unblocked(self) -> None:
         """Send what had to wait."""
@@ -385,10 +401,24 @@ class SimNetwork:
         path = self.path(source, target)
         if path.blocked:
             path.blocked = False
-            for connection in list(self.connections):
-                for pipe in connection.pipes:
-                    if pipe.path is path:
-                        pipe.unblocked()
+            for pipe in self._pipes_on(path):
+                pipe.unblocked()
+
+    def relieve(self, path: Path) -> None:
+        """Let a path be free if nothing is under way on it any more."""
+        now = trio.current_time()
+        if path.busy_until > now and not any(
+            now < at < inf for pipe in self._pipes_on(path) for at, _ in pipe.chunks
+        ):
+            path.busy_until = now
+
+    def repace(self, path: Path) -> None:
+        """Let what is under way on a path go on at the speed that it has now."""
+        now = trio.current_time()
+        if path.busy_until > now + GRAIN:
+            path.busy_until = now
+            for pipe in self._pipes_on(path):
+                pipe.repace()
 
     def cut(self, one: str, other: str) -> None:
         """Break every connection between two hosts."""
@@ -434,6 +464,9 @@ class SimNetwork:
         for connection in list(self.connections):
             if host in connection.hosts:
                 connection.cut()
+
+    def _pipes_on(self, path: Path) -> list[Pipe]:
+        return [pipe for connection in self.connections for pipe in connection.pipes if pipe.path is path]
 
     def _pipes_of(self, host: str) -> list[Pipe]:
         return [

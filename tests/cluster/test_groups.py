@@ -12,8 +12,9 @@ from replication.node import StoreFailed
 from replication.rejoin import Standing
 from storage.changes import Lane, VersionVector, group_of
 from tests.cluster import faults
-from tests.cluster.checkers import Watch, kill
-from tests.cluster.scenario import delete, end, join, node_of, part, play, put, seeds, value, write_for
+from tests.cluster.checkers import Watch, cut_power, kill
+from tests.cluster.network import Path
+from tests.cluster.scenario import delete, end, join, links, node_of, part, play, put, seeds, value, write_for
 from tests.cluster.world import GROUP, Host, World, template
 
 
@@ -330,3 +331,31 @@ def test_a_failed_commit_leaves_no_half_opened_group(seeds: Sequence[int]) -> No
         await end(world)
 
     play("group half opened", story, seeds)
+
+
+@seeds(quick=2)
+@pytest.mark.parametrize("breaks", [False, True], ids=["goes-on", "breaks"])
+def test_what_was_under_way_on_a_slow_path_holds_up_nothing_for_longer_than_that(
+    seeds: Sequence[int], breaks: bool
+) -> None:
+    """Not once the path is fast again, nor a link that is opened anew. Two carriers have no other way."""
+
+    def shape(path: Path) -> None:
+        path.delay, path.jitter, path.bandwidth = 0.002, 0.003, 1e9
+
+    async def story(world: World) -> None:
+        world.default_path = shape
+        hosts = await form_grouped(world, 3, ("n0", "n2"))
+        faults.slow(world, "n0", "n2", 0.05, 2_000.0)
+        assert put(hosts[0], "large", bytes(150_000))
+        assert await world.wait_until(
+            lambda: world.network.path("n0", "n2").busy_until > world.now() + 60, 20
+        )
+        if breaks:
+            await cut_power(world, hosts[0])
+            faults.start(world, hosts[0])
+            assert await world.wait_until(lambda: node_of(hosts[2]) in links(hosts[0]), 10)
+        await end(world, seconds=10)
+        assert vector(hosts[0]) == vector(hosts[2])
+
+    play(f"group over a slow path {breaks}", story, seeds)
