@@ -259,17 +259,26 @@ def leave(world: World, name: str) -> None:
     host = world.hosts[name]
     if host.is_whole and sum(one.is_whole for one in world.up()) >= 3:
         world.gone[name] = None
-        world.nursery.start_soon(_leave, host)
+        world.nursery.start_soon(leave_for_good, world, host)
 
 
-async def _leave(host: Host) -> None:
+async def leave_for_good(world: World, host: Host) -> None:
+    """Let a host leave and take it away, whatever comes of that; an operator removes the member if not all was handed over.
+
+    Its disk may have been full, or its links cut: then it is a member for the others as before. It could come back with what
+    it alone has, so whoever begins to carry a group of which that is all there is waits for it, and rightly.
+    """
     node = host.node
     try:
         host.has_handed_over = await node.leave()
     except StoreFailed:
         host.has_handed_over = False
-    if host.node is node:
-        await host.stop()
+    if host.node is not node:
+        return  # it was started again
+    await host.stop()
+    if not host.has_handed_over:
+        world.to_remove[node.replicator.core.identity.node] = None
+        remove(world)
 
 
 @kind("die")

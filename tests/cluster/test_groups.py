@@ -204,7 +204,7 @@ def test_a_carrier_that_broke_down_while_it_left_can_go_on(seeds: Sequence[int])
         assert standing(hosts[0]) == Standing.READY, "it does not even exchange the group"
         join(world, hosts[:1], hosts[2:3])
         world.gone["n0"] = None
-        await faults._leave(hosts[0])
+        await faults.leave_for_good(world, hosts[0])
         assert hosts[0].has_handed_over
         await end(world)
         assert value(hosts[2], "last") == b"word"
@@ -234,6 +234,30 @@ def test_a_carrier_hands_a_group_over_before_it_is_known_to_leave(seeds: Sequenc
         )
 
     play("group handed over", story, seeds)
+
+
+@seeds(quick=2)
+def test_a_group_begins_anew_once_its_only_carrier_is_removed_that_could_not_leave(
+    seeds: Sequence[int],
+) -> None:
+    """Not before: as long as it is a member, it may come back with all that is in the group."""
+
+    async def story(world: World) -> None:
+        hosts = await form_grouped(world, 3, ("n0",))
+        await write_for(world, hosts[:1], 2, 20)
+        part(world, hosts[:1], hosts[1:])
+        hosts[0].disk.is_full = True
+        await faults.carry(world, "n1")
+        await trio.sleep(10)
+        assert standing(hosts[1]) == Standing.JOINING
+        world.gone["n0"] = None
+        await faults.leave_for_good(world, hosts[0])
+        assert not hosts[0].has_handed_over
+        assert await world.wait_until(lambda: standing(hosts[1]) == Standing.READY, 20)
+        assert put(hosts[1], "k", "v")
+        await end(world)
+
+    play("group begun anew", story, seeds)
 
 
 @seeds(quick=2)
