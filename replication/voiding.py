@@ -152,10 +152,7 @@ class Voiding:
                 exchange.vectors.take_back_promise()
             self._core.replica.lower_clock(self._hlc_max(), max(latest, self._heads()))
         for exchange, found in voided.items():
-            for _, together in groupby(
-                sorted(found, key=_hlc), key=_hlc
-            ):  # what was one transaction is one again
-                exchange.core.replica.write_anew(list(together))
+            _write_anew(exchange, found)
         own = {
             origin: upto for found in limits.values() for origin, upto in found.items() if origin not in void
         }
@@ -248,6 +245,12 @@ class Voiding:
         replica.put_local(VOIDED, None)
         exchange.close_origins_soon()
         return True
+
+
+def _write_anew(exchange: Exchange, voided: list[Voided]) -> None:
+    """Write with the clock as it is now what readers saw. What was one transaction is one again."""
+    for _, together in groupby(sorted(voided, key=_hlc), key=_hlc):
+        exchange.core.replica.write_anew(list(together))
 
 
 def _has_origin_in_use(exchange: Exchange) -> bool:

@@ -130,9 +130,7 @@ class Front:
             if self.server.pause is not None and self.must_wait(exchange):
                 return HELD
             try:
-                if (
-                    exchange.body is not None
-                ):  # it took its time, and what may have changed meanwhile is looked at again
+                if exchange.body is not None:  # it took its time: much may have changed
                     self.check_state(exchange)
                 answer: Answer = exchange.handler(exchange)
                 return answer  # noqa: TRY300 -- hot: no else
@@ -150,9 +148,10 @@ class Front:
         server = self.server
         if server.scripts.running is not None:
             raise errors.from_reply(server.scripts.busy_error())
-        refusal = (
-            write_refusal(server) if exchange.writes else (server.refusal if server.refuses_reads else None)
-        )
+        if exchange.writes:
+            refusal = write_refusal(server)
+        else:
+            refusal = server.refusal if server.refuses_reads else None
         if refusal is not None:
             raise errors.from_reply(refusal)
 
