@@ -133,7 +133,7 @@ def check_coverage(world: World, host: Host, state: Mapping[bytes, Registers]) -
 def _check_place(
     world: World, host: Host, place: bytes, expected: Expected, held: Registers, now_ms: int
 ) -> None:
-    value, expiry, floor = expected
+    value, expiry, floor, _ = expected
     top = max((stamp for stamp in held.stamps if stamp is not None), default=None)
     if value is not None and (held.value is None or held.value < value.stamp):
         killed = held.floor is not None and held.floor > value.stamp
@@ -153,7 +153,7 @@ def _check_place(
 
 def _may_be_gone(world: World, expected: Expected, now_ms: int, held: Stamp | None) -> bool:
     """Tell whether an expired value may have been purged, with its marks."""
-    due = expected.expires_at_ms()
+    due = expected.expires_at_ms
     return due is not None and due <= now_ms
 
 
@@ -338,7 +338,7 @@ def check_winners(world: World, host: Host, vector: VersionVector, state: Mappin
     for place in world.history.places:
         expected = world.history.expected(place, vector)
         held = state.get(place, NOTHING)
-        due = expected.expires_at_ms()
+        due = expected.expires_at_ms
         is_dead = expected.value is None or (due is not None and due <= now_ms)
         if is_dead:
             if not _is_dead(held, now_ms):

@@ -44,13 +44,7 @@ class Expected(NamedTuple):
     value: Write | None
     expiry: Write | None
     floor: Write | None  # of the key or the namespace, whichever is greater
-
-    def expires_at_ms(self) -> int | None:
-        """Return when the value expires, if it does."""
-        if self.value is None or self.expiry is None or self.expiry.stamp < self.value.stamp:
-            return None
-        at_ms = self.expiry.content[0]
-        return at_ms if isinstance(at_ms, int) else None
+    expires_at_ms: int | None  # when the value expires, if it does
 
 
 @attrs.define(eq=False)
@@ -100,7 +94,7 @@ class History:
                 value = None
             if expiry is not None and expiry.stamp < floor.stamp:
                 expiry = None
-        return Expected(value, expiry, floor)
+        return Expected(value, expiry, floor, _due(value, kinds.get(Kind.EXPIRY), vector))
 
     def covered_beyond(self, vector: Mapping[bytes, int], other: Mapping[bytes, int]) -> list[Write]:
         """Return the writes that `vector` covers and `other` does not."""
@@ -109,6 +103,24 @@ class History:
             for (origin, seq), write in self.dots.items()
             if other.get(origin, 0) < seq <= vector.get(origin, 0)
         ]
+
+
+def _due(value: Write | None, expiries: list[Write] | None, vector: Mapping[bytes, int]) -> int | None:
+    """Return when a value expires by the expiries that `vector` covers.
+
+    One whose clock value lies beyond the expiry before it is about a later value, which may not be covered: an expired
+    value cannot be extended (`storage.expiry`).
+    """
+    due: int | None = None
+    for write in expiries or ():
+        is_covered = vector.get(write.stamp[1], 0) >= write.stamp[2]
+        if value is None or not is_covered or write.stamp < value.stamp:
+            continue
+        if due is not None and write.stamp[0] >> 16 > due:
+            break
+        at_ms = write.content[0]
+        due = at_ms if isinstance(at_ms, int) else None
+    return due
 
 
 def _last(writes: list[Write] | None, vector: Mapping[bytes, int]) -> Write | None:
