@@ -67,6 +67,7 @@ class Standing(enum.StrEnum):
 
     @property
     def is_catching_up(self) -> bool:
+        """Whether the node does not know what the cluster knows: it serves no reads either."""
         return self in {Standing.JOINING, Standing.REJOINING}
 
 

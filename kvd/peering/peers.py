@@ -53,7 +53,6 @@ Result = TypeVar("Result")
 # How often it is looked whether clients may write, and at waiters that nothing has woken.
 _LOOK_SECONDS: Final = 0.1
 _CONFLICTS_REMEMBERED: Final = 1024
-# In these standings a node does not know what the cluster knows: it serves no reads either.
 
 
 @attrs.define(eq=False)

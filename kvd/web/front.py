@@ -110,8 +110,8 @@ class Front:
             exchange.kind = route.kind
             exchange.writes = route.writes
             exchange.is_public = route.is_public
+            self.check_state(exchange)
             if not route.is_public:
-                self.check_state(exchange)
                 exchange.access = self.gatekeeper.admit(exchange)
             if route.open is not None:
                 exchange.body = route.open(exchange)
@@ -142,7 +142,7 @@ class Front:
         return response
 
     def check_state(self, exchange: Exchange) -> None:
-        """Refuse while the daemon is busy with a script, or cannot read or write."""
+        """Refuse while the daemon is busy with a script, or cannot read or write; not what is public."""
         if exchange.is_public:
             return
         server = self.server

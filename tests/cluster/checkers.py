@@ -134,24 +134,23 @@ def _check_place(
     world: World, host: Host, place: bytes, expected: Expected, held: Registers, now_ms: int
 ) -> None:
     value, expiry, floor, _ = expected
-    top = max((stamp for stamp in held.stamps if stamp is not None), default=None)
     if value is not None and (held.value is None or held.value < value.stamp):
         killed = held.floor is not None and held.floor > value.stamp
         # What a node had replaced by writes that were voided later may be nowhere.
         is_void = world.hosts[value.host].was_cut
-        if not killed and not is_void and not _may_be_gone(world, expected, now_ms, top):
+        if not killed and not is_void and not _may_be_gone(expected, now_ms):
             raise Violation(f"I3: {host.name} covers {value} and holds {held}")
     # An expiry beneath its value says nothing, and may have been purged with an earlier value.
     counts = expiry is not None and (value is None or expiry.stamp > value.stamp)
     if counts and expiry is not None and (held.expiry is None or held.expiry < expiry.stamp):
         killed = held.floor is not None and held.floor > expiry.stamp
-        if not killed and not (value is None or _may_be_gone(world, expected, now_ms, top)):
+        if not killed and not (value is None or _may_be_gone(expected, now_ms)):
             raise Violation(f"I3: {host.name} covers {expiry} and holds {held}")
     if value is None and floor is not None and held.value is not None and held.value < floor.stamp:
         raise Violation(f"I3: {host.name} covers the deletion {floor} and holds {held}")
 
 
-def _may_be_gone(world: World, expected: Expected, now_ms: int, held: Stamp | None) -> bool:
+def _may_be_gone(expected: Expected, now_ms: int) -> bool:
     """Tell whether an expired value may have been purged, with its marks."""
     due = expected.expires_at_ms
     return due is not None and due <= now_ms

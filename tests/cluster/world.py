@@ -158,9 +158,8 @@ class Host:
         self.has_handed_over: bool | None = None
         # It began to carry a group after another host was rolled back: if from that one, it is from the past as well.
         self.began_in_past = False
-        self.rolled_back = (
-            False  # its disk lost what it had claimed: an image was restored, or it was deleted
-        )
+        # Its disk lost what it had claimed: an image was restored, or it was deleted.
+        self.rolled_back = False
         self.was_cut = False  # it has voided what it covered
         self.was_synced = False  # a sync has granted something in the tick under way, or since the last look
         self.seen_vector = VersionVector()
