@@ -184,6 +184,7 @@ class Hub:
                 turn_ends = clock() + _TURN_NANOSECONDS
             if not (self._has_work() or self._linger()):
                 await self.poller.wait()
+                self._lingering.woken()
                 turn_ends = clock() + _TURN_NANOSECONDS
             self.tick()
 

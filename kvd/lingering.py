@@ -1,7 +1,8 @@
 """Waiting for the next request for a moment, before the hub goes back to Trio's loop.
 
 A client that asks one thing after another is answered without the way round by that loop, which costs as much
-as the request: the hub waits in its own selector (`LINGER_SECONDS`). And a client that asks again *at once*
+as the request: the hub waits in its own selector (`LINGER_SECONDS`), unless the last request came later than
+that: it would wait for nothing, and hold up what else runs in Trio's loop, as the link to a peer. And a client that asks again *at once*
 finds the hub awake: putting a processor to sleep and waking it up takes longer than serving a request
 (tens of microseconds on a virtual machine), so while requests come within `SPIN_NANOSECONDS` of each other the
 selector is asked again and again instead of being waited for. One request that comes later, or none, ends
@@ -27,6 +28,7 @@ from kvd.process import running_tasks, usable_processors
 # How long the hub waits by itself before it has Trio wait for it: many times the turn-around of a client on
 # this machine, and too short to be noticed by a timer.
 LINGER_SECONDS: Final = 0.001
+LINGER_NANOSECONDS: Final = int(LINGER_SECONDS * 1e9)
 # How soon a client has to ask again to be waited for awake: twice the turn-around of one whose processor has to
 # wake up first.
 SPIN_NANOSECONDS: Final = 100_000
@@ -71,20 +73,26 @@ class Lingering:
         self._processors = usable_processors() if processors is None else processors
         self._running = running
         self._counts_at = 0
+        self._started = 0  # when it was last waited
+        self._is_worth_it = False  # whether the last events came within `LINGER_SECONDS`, waited for or not
         self._spins = False  # whether the last events came soon
         self._rests_until = 0
 
     def wait(self) -> list[tuple[int, int]]:
         """Return what is ready now or becomes so in a moment; nothing if that is nothing."""
-        started = self._clock()
+        self._started = started = self._clock()
         found = self._poll(0)
         if not found and self._spins:
             found = self._spin(started)
-        if not found:
+        if not found and self._is_worth_it:
             found = self._poll(LINGER_SECONDS)
         now = self._clock()
         self._spins = bool(found) and now - started < SPIN_NANOSECONDS and self._has_room(now)
         return found
+
+    def woken(self) -> None:
+        """Note that Trio has seen the events for which nobody lingered long enough."""
+        self._is_worth_it = self._clock() - self._started < LINGER_NANOSECONDS
 
     def _has_room(self, now: int) -> bool:
         """Tell whether a processor may be kept busy by waiting."""

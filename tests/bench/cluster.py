@@ -10,8 +10,9 @@ propagation   1,000 small writes a second in all, spread over the nodes. A sampl
 cpu           CPU time of the writing node per SET, alone and with two peers; of a peer per applied record.
 wire          bytes between two nodes per value of 1 KiB.
 catchup       a node that was away misses 100,000 writes of 1 KiB; time until it is equal again.
-join          a new node joins a cluster that holds so many GiB; GET latency of the node that serves it. The new
-              one takes only what CPU time the others leave, as if it had a machine of its own.
+join          a new node joins a cluster that holds so many GiB; GET latency of the node that serves it, and of a
+              bystander that has nothing to do with it: what both have in common is the machine's. The new one
+              has one processor to itself, all others share the rest.
 slow          a peer that takes 1 KiB/s; latency and memory of the others meanwhile.
 
 All nodes, the generator and the proxies share the machine: with N nodes on two cores each write is applied N
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import random
@@ -32,7 +34,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -254,16 +256,23 @@ def _until_equal(source: Node, behind: Node) -> float:
 def join(gigabytes: float, report: dict[str, Any]) -> None:
     size = 4096
     count = int(gigabytes * (1 << 30) / size)
-    with tempfile.TemporaryDirectory() as directory, Cluster(Path(directory), 1) as cluster:
+    processors = sorted(os.sched_getaffinity(0))
+    with (
+        _on_processors(processors[:-1] or processors),
+        tempfile.TemporaryDirectory() as directory,
+        tempfile.TemporaryDirectory() as apart,
+        Cluster(Path(directory), 1) as cluster,
+        Cluster(Path(apart), 1) as bystander,
+    ):
         _write_values(cluster[0], count, size)
         note(f"join: {count:,} values of {size} bytes are there")
-        idle = _get_latency(cluster[0], lambda: False, seconds=5)
+        asked = {"serving node": cluster[0], "bystander": bystander[0]}
+        idle = _get_latencies(asked, lambda: False, seconds=10)
         started = time.perf_counter()
         joining = Node(cluster, 1, Path(directory) / "n1")
         cluster.nodes.append(joining)
-        cluster.start(joining, wait=False)
-        assert joining.process is not None
-        os.sched_setscheduler(joining.process.pid, os.SCHED_IDLE, os.sched_param(0))
+        with _on_processors(processors[-1:]):
+            cluster.start(joining, wait=False)
         fractions: list[float] = []
 
         def is_done() -> bool:
@@ -272,33 +281,49 @@ def join(gigabytes: float, report: dict[str, Any]) -> None:
                 fractions.append(float(bootstrap["percent"]))
             return bool(joining.status()["standing"] == "ready")
 
-        busy = _get_latency(cluster[0], is_done, seconds=600)
+        busy = _get_latencies(asked, is_done, seconds=600)
         took = time.perf_counter() - started
     rate = count * size / took / 1e6
     assert fractions == sorted(fractions), "progress goes back"
     note(f"join: {gigabytes:g} GiB in {took:.1f} s, {rate:.0f} MB/s")
-    note(f"    GET of the serving node, idle:    {percentiles(idle)}")
-    note(f"    GET of the serving node, serving: {percentiles(busy)}")
-    report["join"] = {
-        "seconds": took,
-        "mb_per_second": rate,
-        "get_p99_idle_ms": idle.percentile_ms(99),
-        "get_p99_serving_ms": busy.percentile_ms(99),
-    }
+    report["join"] = {"seconds": took, "mb_per_second": rate}
+    for name in asked:
+        note(f"    GET of the {name}, usually:   {percentiles(idle[name])}")
+        note(f"    GET of the {name}, meanwhile: {percentiles(busy[name])}")
+        report["join"][name] = {
+            "get_p99_idle_ms": idle[name].percentile_ms(99),
+            "get_p99_busy_ms": busy[name].percentile_ms(99),
+        }
 
 
-def _get_latency(node: Node, is_over: Callable[[], bool], *, seconds: float) -> Histogram:
-    """Measure GETs, 200 a second, until `is_over` or the time is."""
-    found = Histogram()
+@contextlib.contextmanager
+def _on_processors(processors: Sequence[int]) -> Iterator[None]:
+    """Keep this process, and those that it starts meanwhile, to these."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, processors)
+    yield
+    os.sched_setaffinity(0, before)
+
+
+def _get_latencies(
+    nodes: Mapping[str, Node], is_over: Callable[[], bool], *, seconds: float
+) -> dict[str, Histogram]:
+    """Measure GETs, 200 a second in all, until `is_over` or the time is."""
+    found = {name: Histogram() for name in nodes}
     deadline = time.perf_counter() + seconds
     look_at = time.perf_counter() + 1.0
-    with socket.create_connection(("127.0.0.1", node.port)) as sock:
+    with contextlib.ExitStack() as stack:
+        sockets = {
+            name: stack.enter_context(socket.create_connection(("127.0.0.1", node.port)))
+            for name, node in nodes.items()
+        }
         while time.perf_counter() < deadline:
-            started = time.perf_counter_ns()
-            sock.sendall(b"GET missing\r\n")
-            sock.recv(64)
-            found.add(time.perf_counter_ns() - started)
-            time.sleep(0.005)
+            for name, sock in sockets.items():
+                started = time.perf_counter_ns()
+                sock.sendall(b"GET missing\r\n")
+                sock.recv(64)
+                found[name].add(time.perf_counter_ns() - started)
+                time.sleep(0.005)
             if time.perf_counter() > look_at:
                 look_at = time.perf_counter() + 1.0
                 if is_over():

@@ -47,13 +47,16 @@ class Scripted(SelectorPoller):
 
 
 def lingering(poller: Scripted, *, processors: float = 2) -> Lingering:
-    return Lingering(
+    """Return one whose last request came soon."""
+    one = Lingering(
         poller,
         processors=processors,
         running=lambda: poller.running,
         clock=lambda: poller.now,
         give_way=poller.give_way,
     )
+    one.woken()
+    return one
 
 
 def wait_for(one: Lingering, poller: Scripted, nanoseconds: int) -> list[tuple[int, int]]:
@@ -99,6 +102,21 @@ def test_silence_ends_it_and_is_told_after_a_moment() -> None:
     assert poller.now - began <= SPIN_NANOSECONDS + LINGER_SECONDS * 1e9 + 5 * POLL_NANOSECONDS
     assert wait_for(one, poller, SPIN_NANOSECONDS // 2) == EVENTS
     assert (poller.looks, poller.sleeps) == (1, 1)
+
+
+def test_who_asks_seldom_is_not_waited_for() -> None:
+    poller = Scripted()
+    one = lingering(poller)
+    for _ in range(3):
+        assert wait_for(one, poller, int(3e9 * LINGER_SECONDS)) == []
+        poller.now = poller.at
+        one.woken()
+        assert wait_for(one, poller, SPIN_NANOSECONDS // 2) == []
+        assert (poller.looks, poller.sleeps) == (1, 0)
+    poller.now = poller.at
+    one.woken()
+    assert wait_for(one, poller, SPIN_NANOSECONDS // 2) == EVENTS
+    assert poller.sleeps == 1
 
 
 def test_one_processor_is_left_to_the_client() -> None:
