@@ -226,13 +226,20 @@ class Host:
         self.published.append(message)
 
     def dead_letter(self, stale: list[tuple[Any, Change]]) -> None:
-        """Keep writes that are undone: of a disk that lost some, or of a member that was removed while it wrote."""
+        """Keep writes that are undone: of a disk that lost some, of a member that was removed while it wrote, or void."""
         for stamp, _ in stale:
-            writer = self.world.history.dots[stamp[1:]].host
+            _, origin, seq = stamp
+            writer = self.world.history.dots[origin, seq].host
             host = self.world.hosts[writer]
-            if not (host.rolled_back or host.began_in_past or writer in self.world.expelled):
+            has_lost = host.rolled_back or host.began_in_past or writer in self.world.expelled
+            if not has_lost and not self._is_void(origin, seq):
                 raise Violation(f"{writer} has lost nothing and {self.name} undoes writes of its: {stale}")
         self.dead_letters.extend(stale)
+
+    def _is_void(self, origin: bytes, seq: int) -> bool:
+        replicator = self.node.replicator
+        limits = [replicator.cuts.of_group(group).get(origin) for group in replicator.exchanges]
+        return any(limit is not None and seq > limit for limit in limits)
 
     def stood(self, standing: Standing) -> None:
         self.standing = standing
