@@ -108,8 +108,8 @@ class History:
 def _due(value: Write | None, expiries: list[Write] | None, vector: Mapping[bytes, int]) -> int | None:
     """Return when a value expires by the expiries that `vector` covers.
 
-    One whose clock value lies beyond the expiry before it is about a later value, which may not be covered: an expired
-    value cannot be extended (`storage.expiry`).
+    One whose clock value lies beyond the expiry before it is about another value, a later one that is not covered, or an
+    earlier one that its writer still saw: an expired value cannot be extended (`storage.expiry`).
     """
     due: int | None = None
     for write in expiries or ():
