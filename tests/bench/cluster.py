@@ -332,7 +332,7 @@ def _get_latencies(
 
 
 def slow(seconds: float, report: dict[str, Any]) -> None:
-    """Write 1 KiB 200 times a second, at first as usual, then while one peer takes 1 KiB/s."""
+    """Write 1 KiB 200 times a second: as usual, while one peer takes 1 KiB/s, and as usual again."""
     with tempfile.TemporaryDirectory() as directory, Cluster(Path(directory), 3) as cluster:
         _set_latency(cluster[0], b"warm", 5.0)
         normal, grown_normal = _set_latency(cluster[0], b"normal", min(seconds, 120.0))
@@ -341,12 +341,15 @@ def slow(seconds: float, report: dict[str, Any]) -> None:
         missing = cluster[0].status()["dots"] - cluster[2].status()["dots"]
         cluster[2].bytes_a_second = None
         took = _until_equal(cluster[0], cluster[2])
+        again, _ = _set_latency(cluster[0], b"again", min(seconds, 120.0))
     note(f"slow: SET usually {percentiles(normal)}; memory grew by {grown_normal / 1e6:.0f} MB")
     note(f"    with a slow peer {percentiles(hindered)}; memory grew by {grown_slow / 1e6:.0f} MB")
+    note(f"    and afterwards {percentiles(again)}")
     note(f"    the slow peer lacked {missing:,} writes; equal after {took:.1f} s")
     report["slow"] = {
         "p99_normal_ms": normal.percentile_ms(99),
         "p99_slow_ms": hindered.percentile_ms(99),
+        "p99_again_ms": again.percentile_ms(99),
         "grown_normal_bytes": grown_normal,
         "grown_slow_bytes": grown_slow,
         "missing_writes": missing,
