@@ -113,7 +113,15 @@ class Node:
         return ports_file.exists()
 
     def wait_writable(self, seconds: float = 30.0) -> None:
-        wait_until(lambda: self.status()["writable"] == 1, f"{self} takes writes", seconds=seconds)
+        wait_until(self._is_writable, f"{self} takes writes", seconds=seconds)
+
+    def _is_writable(self) -> bool:
+        try:
+            return bool(self.status()["writable"] == 1)
+        except redis.ResponseError as error:
+            if not str(error).startswith("MISCONF"):  # its database is being opened again
+                raise
+            return False
 
     def client(self, **options: Any) -> Client:
         """Return a new client that gives texts for bytes."""
