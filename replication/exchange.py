@@ -16,7 +16,7 @@ as it carries the group itself and has the other's record that it does (`carrier
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from replication import messages as m
 from replication.bodies import Bodies
@@ -33,6 +33,9 @@ from replication.vectors import Known, Vectors
 from replication.verification import Verification
 from replication.voiding import Voiding
 from storage.changes import Lane, Run, VersionVector, group_of
+
+# How soon claims that are not true any more are dropped if the sync before has failed.
+_CLAIM_ANEW_SECONDS: Final = 1.0
 
 
 class Exchange:
@@ -68,6 +71,7 @@ class Exchange:
         self.verification = Verification(core, clock, self.bodies, after_commit=staged.append)
         self.dropped = DroppedValues(core, self.bodies)
         self._settle_at = 0.0
+        self._claim_anew_at: float | None = None  # when to try next; None: all claims are true
         self.is_partial_view: Callable[[], bool] = _is_never  # whether not all that carry it are to be linked
         self.boot_of: Callable[[bytes], bytes | None] = _unknown  # a member's latest boot
         self.on_standing: Callable[[Standing], None] = _ignore
@@ -238,8 +242,7 @@ class Exchange:
     def _on_covered(self, raised: list[bytes], granted: VersionVector | None) -> None:
         """A sync session is about to grant what it has brought; a full one `granted`. Inside its tick."""
         if granted is not None:
-            was_cut = self.voiding.cover_own(self)
-            self.rejoin.on_covered(granted, settles_own=not was_cut)
+            self.rejoin.on_covered(granted, self.voiding.cover_own(self))
         self.dissemination.unpark_all()
         self._staged.append(lambda: self._after_covered(raised))
 
@@ -294,6 +297,9 @@ class Exchange:
         """Do what is due, outside a tick of the store; return when to be called again."""
         self.core.now = now
         self.vectors.relays_vectors = self.is_partial_view()
+        if self._claim_anew_at is not None and now >= self._claim_anew_at:
+            self._claim_anew_at = now + _CLAIM_ANEW_SECONDS  # in case that the sync fails
+            self.core.make_durable(self._drop_links)
         dues = (
             self.dissemination.tick(now),
             self.syncs.tick(now),
@@ -328,10 +334,20 @@ class Exchange:
         self._deferred.append(self.stability.close_origins)
 
     def claim_anew(self) -> None:
-        """Begin all links again, after the tick: what this node has claimed on them is more than it covers now."""
-        self._staged.append(lambda: self.core.make_durable(self._drop_links))
+        """Begin all links again, once the tick is durable: what this node has claimed on them is more than it covers now.
+
+        Until then nobody syncs from this node, which seems to hold what is void.
+        """
+        self._staged.append(self._claim_soon)
+
+    def _claim_soon(self) -> None:
+        self._claim_anew_at = self.core.now
+        self.core.hurry()
 
     def _drop_links(self) -> None:
+        if self._claim_anew_at is None:
+            return
+        self._claim_anew_at = None
         for link in list(self.core.links.values()):
             link.drop("what this node covers has been voided")
 

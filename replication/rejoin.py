@@ -71,6 +71,14 @@ class Standing(enum.StrEnum):
         return self in {Standing.JOINING, Standing.REJOINING}
 
 
+class Settled(enum.Enum):
+    """What a node that has caught up undoes of the writes that the others have not got."""
+
+    ALL = enum.auto()  # own ones that nobody has seen, and strange ones
+    STRANGE = enum.auto()  # those beneath the purge horizon, whoever wrote them
+    NOTHING = enum.auto()
+
+
 class Rejoin:
     """The standing of this node, and the way to `READY`."""
 
@@ -147,14 +155,12 @@ class Rejoin:
             self._core.rotate_soon("this node comes back from the past")
             self.enter(Standing.REJOINING)
 
-    def on_covered(self, granted: VersionVector, *, settles_own: bool = True) -> None:
-        """A full sync has ended well and granted a vector. Inside its tick.
-
-        `settles_own`: own writes that nobody has seen are stale. After a cut they are not: all have waited for this node.
-        """
+    def on_covered(self, granted: VersionVector, settled: Settled = Settled.ALL) -> None:
+        """A full sync has ended well and granted a vector. Inside its tick."""
         if self.standing == Standing.REJOINING:
-            stale = dict(self._stale(None)) if settles_own else {}
-            self._settle(list({**stale, **dict(self._strange(granted))}.items()))
+            stale = dict(self._stale(None)) if settled is Settled.ALL else {}
+            strange = {} if settled is Settled.NOTHING else dict(self._strange(granted))
+            self._settle(list({**stale, **strange}.items()))
         if self.standing.is_catching_up:
             self.enter(Standing.READY)
 

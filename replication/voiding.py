@@ -20,7 +20,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from replication.core import Core
-from replication.rejoin import Standing
+from replication.rejoin import Settled, Standing
 from replication.writers import RUN
 from storage.changes import CLUSTER_NAMESPACE, COMMON_GROUP, Kind, Lane, VersionVector, Voided
 
@@ -30,7 +30,11 @@ if TYPE_CHECKING:
     from replication.exchange import Exchange
     from replication.vectors import Known
 
-VOIDED: Final = "voided"  # the local setting of a node that catches up after a cut
+VOIDED: Final = (
+    "voided"  # the local setting of a node that catches up after a cut: what it was before, one of these
+)
+_WHOLE: Final = b"whole"
+_BEHIND: Final = b"behind"
 # Records of the cluster that a node writes by itself whenever what they tell has changed.
 _OWN_RUNS: Final = CLUSTER_NAMESPACE + RUN
 
@@ -214,7 +218,8 @@ class Voiding:
         letters = [(one.stamp, one.change) for one in voided if _is_letter(one)]
         if letters:
             exchange.rejoin.dead_letter(letters)
-        replica.put_local(VOIDED, b"yes")
+        if replica.get_local(VOIDED) is None:
+            replica.put_local(VOIDED, _WHOLE if exchange.rejoin.standing.is_whole else _BEHIND)
         exchange.syncs.start_over()
         exchange.rejoin.enter(Standing.REJOINING)
         exchange.claim_anew()
@@ -225,26 +230,28 @@ class Voiding:
 
     # --- afterwards
 
-    def cover_own(self, exchange: Exchange) -> bool:
+    def cover_own(self, exchange: Exchange) -> Settled:
         """Take this node's earlier writes for covered again: what nobody else has of them is here. In a tick.
 
-        Tell whether this node has caught up after a cut.
+        Return what is to be settled of what the others have not got, now that this node has caught up. All have waited for a
+        node that was whole when it was cut: nothing of it is stale.
         """
+        was = exchange.core.replica.get_local(VOIDED)
         own, ends = exchange.core.replica.own_origins(), exchange.core.replica.uncovered()
-        return self._cover(exchange, {origin: ends[origin] for origin in own if ends[origin]})
+        self._cover(exchange, {origin: ends[origin] for origin in own if ends[origin]})
+        return {None: Settled.ALL, _WHOLE: Settled.NOTHING}.get(was, Settled.STRANGE)
 
     def cover_all(self, exchange: Exchange) -> None:
         """Take all that is here for covered again: there is nobody to catch up from. In a tick."""
         self._cover(exchange, exchange.core.replica.uncovered())
 
-    def _cover(self, exchange: Exchange, vector: Mapping[bytes, int]) -> bool:
+    def _cover(self, exchange: Exchange, vector: Mapping[bytes, int]) -> None:
         replica = exchange.core.replica
         if replica.get_local(VOIDED) is None:
-            return False
+            return
         replica.cover(vector, {}, 0)
         replica.put_local(VOIDED, None)
         exchange.close_origins_soon()
-        return True
 
 
 def _write_anew(exchange: Exchange, voided: list[Voided]) -> None:

@@ -372,9 +372,7 @@ async def _leave(server: Server, peers: Peers, waiting: Waiting) -> None:
 )
 def cluster_remove(session: Session, request: Request) -> Reply:
     peers = _peers(session)
-    refusal = write_refusal(session.server)
-    if refusal is not None and peers.standing is not Standing.REJOINING:  # it may wait for just this member
-        raise refusal
+    _check_may_decide(session, peers)
     node = _find_member(peers, request[2])
     if not peers.replicator.roster.remove(node):
         raise ErrorReply("ERR that member is gone already")
@@ -393,13 +391,18 @@ def cluster_remove(session: Session, request: Request) -> Reply:
 )
 def cluster_cut(session: Session, request: Request) -> Reply:
     peers = _peers(session)
-    refusal = write_refusal(session.server)
-    if refusal is not None:
-        raise refusal
+    _check_may_decide(session, peers)
     cut = [(origin, upto) for origin in peers.held() if (upto := peers.replicator.cut(origin)) is not None]
     for origin, upto in cut:
         log.warning("origin cut by a client", origin=origin.hex()[:8], upto=upto, session_id=session.id)
     return [{b"origin": origin.hex().encode(), b"upto": upto} for origin, upto in cut]
+
+
+def _check_may_decide(session: Session, peers: Peers) -> None:
+    """Raise why nobody may write here, unless this node catches up: it may wait for just what is decided."""
+    refusal = write_refusal(session.server)
+    if refusal is not None and peers.standing is not Standing.REJOINING:
+        raise refusal
 
 
 def _find_member(peers: Peers, text: bytes) -> bytes:

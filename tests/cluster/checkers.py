@@ -27,7 +27,7 @@ import trio
 from storage.changes import Kind, VersionVector, group_of
 from storage.layout import NAMESPACE_BYTES
 from storage.verify import Verifier
-from tests.cluster.history import Expected, Stamp, Violation
+from tests.cluster.history import Expected, Stamp, Violation, Write
 from tests.cluster.world import Host, Registers, World
 
 NOTHING = Registers(None, (None, None), None, None, None)
@@ -138,7 +138,8 @@ def _check_place(
         killed = held.floor is not None and held.floor > value.stamp
         # What a node had replaced by writes that were voided later may be nowhere.
         is_void = world.hosts[value.host].was_cut
-        if not killed and not is_void and not _may_be_gone(expected, now_ms):
+        is_gone = is_void or _may_be_gone(expected, now_ms) or _is_deleted_by_removed(world, host, value)
+        if not killed and not is_gone:
             raise Violation(f"I3: {host.name} covers {value} and holds {held}")
     # An expiry beneath its value says nothing, and may have been purged with an earlier value.
     counts = expiry is not None and (value is None or expiry.stamp > value.stamp)
@@ -154,6 +155,16 @@ def _may_be_gone(expected: Expected, now_ms: int) -> bool:
     """Tell whether an expired value may have been purged, with its marks."""
     due = expected.expires_at_ms
     return due is not None and due <= now_ms
+
+
+def _is_deleted_by_removed(world: World, host: Host, value: Write) -> bool:
+    """Tell whether a member that was removed has deleted a value, which half a sync may have brought, and it was purged."""
+    deletions = world.history.places[value.place].get(Kind.FLOOR, ())
+    horizon = host.replicas[group_of(value.place)].horizon()
+    return any(
+        write.host in world.expelled and value.stamp < write.stamp and write.stamp[0] <= horizon
+        for write in deletions
+    )
 
 
 def check_equal(
@@ -346,6 +357,8 @@ def check_winners(world: World, host: Host, vector: VersionVector, state: Mappin
         assert expected.value is not None
         if world.hosts[expected.value.host].was_cut:
             continue  # what it had replaced by writes that were voided may be nowhere
+        if _is_deleted_by_removed(world, host, expected.value) and held == NOTHING:
+            continue
         if held.value != expected.value.stamp:
             raise Violation(f"I2: {host.name} holds {held} of {place!r}, expected was {expected}")
         if held.content[0] is None and due is None and not expected.expiry:

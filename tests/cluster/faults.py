@@ -209,15 +209,24 @@ def _remove_again(world: World) -> None:
 
 @kind("cut-held")
 def cut_held(world: World, name: str) -> None:
-    """Void what a host holds, as an operator does."""
+    """Void what a host holds, as an operator does: on one that is whole, if there is one."""
     host = world.hosts[name]
-    if not host.is_up or host.standing != Standing.READY:
+    if not host.is_up or host.standing not in {Standing.READY, Standing.REJOINING}:
         return
-    replicator = host.node.replicator
-    held = [origin for exchange in replicator.exchanges.values() for origin in exchange.dissemination.held]
+    held = _held(host)
+    if host.standing == Standing.REJOINING:
+        others = [
+            origin for other in world.up() if other.standing == Standing.READY for origin in _held(other)
+        ]
+        held = [origin for origin in held if origin not in others]
     with contextlib.suppress(StoreFailed):
         for origin in held:
-            host.node._in_tick(partial(replicator.cut, origin))
+            host.node._in_tick(partial(host.node.replicator.cut, origin))
+
+
+def _held(host: Host) -> list[bytes]:
+    exchanges = host.node.replicator.exchanges.values()
+    return [origin for exchange in exchanges for origin in exchange.dissemination.held]
 
 
 @kind("drift")

@@ -546,6 +546,67 @@ async def _cut(world: World, host: Host, fast: Host, held: Sequence[bytes]) -> i
     return before
 
 
+async def _write_ahead(world: World, fast: Host, others: list[Host]) -> list[bytes]:
+    """Let a host that is cut off write with a clock that is a day ahead; return its origin once the others hold it."""
+    await kill(world, fast)
+    fast.clock.offset_ms = DAY_MS
+    faults.start(world, fast)
+    await trio.sleep(3)
+    assert put(fast, "tomorrow", "x"), fast.node.replicator.refusal(world.now())
+    origin = fast.replica.origin(Lane.SMALL)
+    assert origin is not None
+    join(world, [fast], others)
+
+    def is_held() -> bool:
+        return all(origin in host.node.replicator.dissemination.held for host in others)
+
+    assert await world.wait_until(is_held, 30), "the origin is not held"
+    return [origin]
+
+
+@seeds()
+def test_what_was_written_before_a_clock_was_wrong_survives_the_cut(seeds: Sequence[int]) -> None:
+    """Nobody else covers it, and its writer has purged since what was written later."""
+
+    async def story(world: World) -> None:
+        hosts = await form(world, 4)
+        fast, others = hosts[3], hosts[:3]
+        assert await world.wait_until(world.is_converged, 20)
+        part(world, [fast], others)
+        assert put(fast, "kept", "x")
+        written = fast.registers()[bytes(16) + b"kept"].value
+        assert written is not None
+        held = await _write_ahead(world, fast, others)
+        assert others[0].write(
+            lambda keyspace: keyspace.put(b"brief", b"x", others[0].wall_ms() + 100),
+        )
+        assert await world.wait_until(lambda: fast.replica.horizon() > written[0], 60), "nothing is purged"
+        await _cut(world, others[0], fast, held)
+        await end(world)
+        assert is_seen(hosts, "kept", b"x")
+        assert is_seen(hosts, "tomorrow", b"x")
+
+    play("written before a wrong clock", story, seeds)
+
+
+@seeds()
+def test_who_was_cut_claims_less_though_a_sync_of_its_disk_fails(seeds: Sequence[int]) -> None:
+    async def story(world: World) -> None:
+        hosts = await form(world, 4)
+        fast, others = hosts[3], hosts[:3]
+        assert await world.wait_until(world.is_converged, 20)
+        part(world, [fast], others)
+        held = await _write_ahead(world, fast, others)
+        faults.sync(world, fast.name, 0.01, fails=True)
+        await _cut(world, others[0], fast, held)
+        await trio.sleep(3)
+        faults.sync(world, fast.name, 0.004, fails=False)
+        await end(world)
+        assert is_seen(hosts, "tomorrow", b"x")
+
+    play("cut while syncs fail", story, seeds)
+
+
 @seeds(quick=1)
 def test_an_origin_is_not_cut_without_a_majority_that_holds_it(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
