@@ -2,8 +2,8 @@
 
 A client that asks one thing after another is answered without the way round by that loop, which costs as much
 as the request: the hub waits in its own selector (`LINGER_SECONDS`), unless the last request came later than
-that: it would wait for nothing, and hold up what else runs in Trio's loop, as the link to a peer. And a client that asks again *at once*
-finds the hub awake: putting a processor to sleep and waking it up takes longer than serving a request
+that: it would wait for nothing, and hold up what else runs in Trio's loop, such as the links to peers. And a client
+that asks again *at once* finds the hub awake: putting a processor to sleep and waking it up takes longer than serving a request
 (tens of microseconds on a virtual machine), so while requests come within `SPIN_NANOSECONDS` of each other the
 selector is asked again and again instead of being waited for. One request that comes later, or none, ends
 that, so a hub without such clients costs nothing.

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from replication.core import Core
 from replication.rejoin import Settled, Standing
+from replication.sync import is_below
 from replication.writers import RUN
 from storage.changes import CLUSTER_NAMESPACE, COMMON_GROUP, Kind, Lane, VersionVector, Voided
 
@@ -30,9 +31,8 @@ if TYPE_CHECKING:
     from replication.exchange import Exchange
     from replication.vectors import Known
 
-VOIDED: Final = (
-    "voided"  # the local setting of a node that catches up after a cut: what it was before, one of these
-)
+# The local setting of a node that catches up after a cut: what it was before, one of these two.
+VOIDED: Final = "voided"
 _WHOLE: Final = b"whole"
 _BEHIND: Final = b"behind"
 # Records of the cluster that a node writes by itself whenever what they tell has changed.
@@ -212,14 +212,14 @@ class Voiding:
     def _cut(self, exchange: Exchange, limits: Limits) -> list[Voided]:
         """Void what is beyond limits; return what readers saw of it that this node had written."""
         replica = exchange.core.replica
+        if replica.get_local(VOIDED) is None:
+            replica.put_local(VOIDED, _WHOLE if _has_been_awaited(exchange) else _BEHIND)
         voided = replica.cut(limits)
         exchange.core.log.warning("what an origin wrote was voided", origins=len(limits), values=len(voided))
         self._core.count("voided_total", len(voided))
         letters = [(one.stamp, one.change) for one in voided if _is_letter(one)]
         if letters:
             exchange.rejoin.dead_letter(letters)
-        if replica.get_local(VOIDED) is None:
-            replica.put_local(VOIDED, _WHOLE if exchange.rejoin.standing.is_whole else _BEHIND)
         exchange.syncs.start_over()
         exchange.rejoin.enter(Standing.REJOINING)
         exchange.claim_anew()
@@ -258,6 +258,16 @@ def _write_anew(exchange: Exchange, voided: list[Voided]) -> None:
     """Write with the clock as it is now what readers saw. What was one transaction is one again."""
     for _, together in groupby(sorted(voided, key=_hlc), key=_hlc):
         exchange.core.replica.write_anew(list(together))
+
+
+def _has_been_awaited(exchange: Exchange) -> bool:
+    """Tell whether this node has seen all that others have purged: it does not come back from the past, found out or not."""
+    replica, known = exchange.core.replica, exchange.vectors.known
+    held = replica.vector().merged(replica.uncovered())
+    others = [node for node in exchange.participants.remaining() if node != exchange.core.identity.node]
+    return exchange.rejoin.standing.is_whole and all(
+        node in known and not is_below(held, known[node].floors) for node in others
+    )
 
 
 def _has_origin_in_use(exchange: Exchange) -> bool:
