@@ -147,7 +147,10 @@ def _check_place(
         killed = held.floor is not None and held.floor > expiry.stamp
         if not killed and not (value is None or _may_be_gone(expected, now_ms)):
             raise Violation(f"I3: {host.name} covers {expiry} and holds {held}")
-    if value is None and floor is not None and held.value is not None and held.value < floor.stamp:
+    is_void = (
+        floor is not None and world.hosts[floor.host].was_cut
+    )  # the same of a deletion, until it is made anew
+    if value is None and floor is not None and not is_void and held.value and held.value < floor.stamp:
         raise Violation(f"I3: {host.name} covers the deletion {floor} and holds {held}")
 
 
