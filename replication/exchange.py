@@ -338,9 +338,9 @@ class Exchange:
 
         Until then nobody syncs from this node, which seems to hold what is void.
         """
-        self._staged.append(self._claim_soon)
+        self._staged.append(self._claim_anew_soon)
 
-    def _claim_soon(self) -> None:
+    def _claim_anew_soon(self) -> None:
         self._claim_anew_at = self.core.now
         self.core.hurry()
 

@@ -155,7 +155,7 @@ class Rejoin:
             self._core.rotate_soon("this node comes back from the past")
             self.enter(Standing.REJOINING)
 
-    def on_covered(self, granted: VersionVector, settled: Settled = Settled.ALL) -> None:
+    def on_covered(self, granted: VersionVector, settled: Settled) -> None:
         """A full sync has ended well and granted a vector. Inside its tick."""
         if self.standing == Standing.REJOINING:
             stale = dict(self._stale(None)) if settled is Settled.ALL else {}

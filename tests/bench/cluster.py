@@ -301,8 +301,10 @@ def _on_processors(processors: Sequence[int]) -> Iterator[None]:
     """Keep this process, and those that it starts meanwhile, to these."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, processors)
-    yield
-    os.sched_setaffinity(0, before)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _get_latencies(

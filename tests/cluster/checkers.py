@@ -147,9 +147,8 @@ def _check_place(
         killed = held.floor is not None and held.floor > expiry.stamp
         if not killed and not (value is None or _may_be_gone(expected, now_ms)):
             raise Violation(f"I3: {host.name} covers {expiry} and holds {held}")
-    is_void = (
-        floor is not None and world.hosts[floor.host].was_cut
-    )  # the same of a deletion, until it is made anew
+    # So may a deletion be, until it is made anew.
+    is_void = floor is not None and world.hosts[floor.host].was_cut
     if value is None and floor is not None and not is_void and held.value and held.value < floor.stamp:
         raise Violation(f"I3: {host.name} covers the deletion {floor} and holds {held}")
 
