@@ -203,6 +203,10 @@ class Link:
         """Queue a frame of data that was encoded already, for several links at once."""
         self.outbox.put_data(frame)
 
+    def send_control_frame(self, frame: bytes) -> None:
+        """Queue a control message that was encoded already, for several links at once."""
+        self.outbox.put_control(frame)
+
     def send_bulk(self, message: Message) -> None:
         """Queue a piece of a body."""
         self.outbox.put_bulk(self._framed(message))

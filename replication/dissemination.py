@@ -2,8 +2,10 @@
 
 What was written here goes to every usable link; what came from another goes on to those peers that have asked
 for it (`LinkMode`). In a full mesh nobody has, since everybody hears the writer itself; in a partial view
-everybody has until a link has brought five duplicates. So the eager links form a tree by themselves, and
-the vectors of `stability` show what a broken link has kept back (Source: Plumtree, Leitao et al. 2007).
+everybody has until a link has brought five duplicates more than twice its news. So the eager links become few by
+themselves, those by which news comes first, and the vectors of `vectors` show what a broken link has kept back
+(Source: Plumtree, Leitao et al. 2007; there one duplicate ends it, for a tree has one sender. Of many, a link may
+bring those on its side first: without it they would come by a detour, or not before they are missed).
 
 A run is applied only where it joins what is covered (R5.1):
 
@@ -37,6 +39,8 @@ PART_BYTES: Final = 256 * 1024
 PART_CHANGES: Final = 2048
 # Origins that are held at once: more than a cluster of a thousand members has in use.
 _HELD_MAX: Final = 4096
+# Duplicates that a run outweighs which no other link has brought before: a link that brings every third first stays.
+_NEWS_WEIGHT: Final = 2
 # What a change costs beside its content, about: for the bounds of queues and parts.
 CHANGE_BYTES: Final = 64
 
@@ -79,7 +83,7 @@ class Flow:
     relays: bool = False  # the peer wants what others wrote
     behind: bool = False  # its queue was full; a sync has to bring it back
     eager: bool = False  # what was asked of the peer
-    duplicates: int = 0
+    duplicates: int = 0  # more than the news that it has brought outweighs
     have: dict[bytes, int] = attrs.field(factory=dict)  # the peer's, as it told
     parts: list[Change] = attrs.field(factory=list)  # of a run that comes in parts
     parts_of: tuple[bytes, int, int] = (b"", 0, 0)  # that run's (origin, after, upto)
@@ -311,6 +315,7 @@ class Dissemination:
 
     def _apply(self, run: Run, flow: Flow) -> None:
         replica = self._core.replica
+        flow.duplicates = max(flow.duplicates - _NEWS_WEIGHT, -self._core.options.duplicates_max)
         replica.apply(run)
         self._clock.observe_run(run)
         if run.changes:

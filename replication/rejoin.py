@@ -166,13 +166,13 @@ class Rejoin:
 
     def on_peer_horizon(self, known: Known) -> None:
         """Settle own unsent writes that are beneath a horizon just learned, before anything is pushed (9.4 c)."""
-        heard = all(
-            node in self._vectors.known
-            for node in self._participants.members()
-            if node != self._core.identity.node
-        )
-        if self.standing == Standing.READY and heard and known.horizon > self._core.replica.horizon():
+        is_news = known.horizon > self._core.replica.horizon()
+        if is_news and self.standing == Standing.READY and self._has_heard_all():
             self._settle(self._stale(known.horizon))
+
+    def _has_heard_all(self) -> bool:
+        own = self._core.identity.node
+        return all(node in self._vectors.known for node in self._participants.members() if node != own)
 
     def tick(self, now: float) -> None:
         """Be whole without a sync if all others wait as well, and this node is the one to end that. In a tick."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from replication.dissemination import Dissemination
 
 _SETTLED: Final = "settled_hlc"
-# Vectors passed on in one interval: the largest take a third of a millisecond each to encode, for each peer.
+# Vectors passed on in one interval: the largest take a third of a millisecond each to encode.
 _RELAYED_AT_ONCE: Final = 4
 CLOSED: Final = b"closed:"  # + origin: the name of the record that says that it writes no more
 
@@ -318,30 +318,16 @@ class Vectors:
     def _pass_on(self, known: Known) -> None:
         """Send a member's vector to all peers that have not got it, or the times in it if nothing else is new."""
         version = known.version
+        frames: dict[bool, bytes] = {}  # encoded once for all
         for sent in self._sent.values():
             before = sent.relayed.get(known.node)
             if known.node == sent.link.node or before == version:
                 continue
             sent.relayed[known.node] = version
             is_full = before is None or before[:2] != version[:2]  # else only time has passed
-            sent.link.send(
-                Vector(
-                    node=known.node,
-                    boot=known.boot,
-                    number=known.number,
-                    is_full=is_full,
-                    vector=dict(known.vector) if is_full else {},
-                    have={},
-                    floors=dict(known.floors) if is_full else {},
-                    horizon=known.horizon,
-                    head_hlc=known.head_hlc,
-                    ready=known.ready,
-                    settled_hlc=known.settled_hlc,
-                    base=0 if is_full else known.news,
-                    carriers=known.carriers if is_full else (),
-                    cuts=known.cuts if is_full else {},
-                )
-            )
+            if is_full not in frames:
+                frames[is_full] = sent.link.encode(_relayed(known, is_full=is_full))
+            sent.link.send_control_frame(frames[is_full])
 
     def _note_told(self, link: Link, known: Known) -> None:
         """Take note that a peer has passed on just what is known here."""
@@ -400,6 +386,9 @@ class Vectors:
             have=VersionVector(message.have),
             cuts=VersionVector(message.cuts),
         )
+        if message.is_full:
+            taken.vector = taken.vector.sharing(self._durable)
+            taken.floors = taken.floors.sharing(self._purge.floors)
         if known is None:
             return taken
         taken.former = known.former
@@ -468,6 +457,26 @@ def seal_digest(sealed: Mapping[bytes, int]) -> tuple[int, bytes]:
     for origin, seq in sealed.items():
         total ^= int.from_bytes(sha256(origin + seq.to_bytes(8, "big")).digest()[:16], "big")
     return len(sealed), total.to_bytes(16, "big")
+
+
+def _relayed(known: Known, *, is_full: bool) -> Vector:
+    """Return the message that passes a member's claim on: all of it, or the times alone."""
+    return Vector(
+        node=known.node,
+        boot=known.boot,
+        number=known.number,
+        is_full=is_full,
+        vector=known.vector if is_full else {},
+        have={},
+        floors=known.floors if is_full else {},
+        horizon=known.horizon,
+        head_hlc=known.head_hlc,
+        ready=known.ready,
+        settled_hlc=known.settled_hlc,
+        base=0 if is_full else known.news,
+        carriers=known.carriers if is_full else (),
+        cuts=known.cuts if is_full else {},
+    )
 
 
 def _since(changes: OrderedDict[bytes, int], number: int, vector: VersionVector) -> dict[bytes, int]:

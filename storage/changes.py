@@ -172,7 +172,10 @@ class VersionVector(Mapping[bytes, int]):
     __slots__ = ("_seqs",)
 
     def __init__(self, seqs: Mapping[bytes, int] | None = None) -> None:
-        self._seqs = {origin: seq for origin, seq in (seqs or {}).items() if seq > 0}
+        if isinstance(seqs, VersionVector):
+            self._seqs: dict[bytes, int] = seqs._seqs  # nobody changes it
+        else:
+            self._seqs = {origin: seq for origin, seq in (seqs or {}).items() if seq > 0}
 
     def __getitem__(self, origin: bytes) -> int:
         return self._seqs.get(origin, 0)
@@ -201,12 +204,24 @@ class VersionVector(Mapping[bytes, int]):
         return all(seqs.get(origin, 0) >= seq for origin, seq in other.items())
 
     def merged(self, other: Mapping[bytes, int]) -> VersionVector:
-        """Return the pointwise maximum. Its order depends on the operands alone, not on hashes."""
-        seqs = dict(self._seqs)
-        for origin, seq in other.items():
-            if seq > seqs.get(origin, 0):
-                seqs[origin] = seq
-        return VersionVector(seqs)
+        """Return the pointwise maximum, itself if that is the same. Its order depends on the operands alone."""
+        seqs = self._seqs
+        raised = {origin: seq for origin, seq in other.items() if seq > seqs.get(origin, 0)}
+        if not raised:
+            return self
+        whole = VersionVector()
+        whole._seqs = seqs | raised
+        return whole
+
+    def sharing(self, like: VersionVector) -> VersionVector:
+        """Return this vector made of the objects of `like` where they are equal, `like` itself if all are.
+
+        What came from a peer has origins of its own, and whoever keeps many such vectors keeps each origin many times.
+        """
+        if self == like:
+            return like
+        origins = {origin: origin for origin in like}
+        return VersionVector({origins.get(origin, origin): seq for origin, seq in self._seqs.items()})
 
     def common(self, other: Mapping[bytes, int]) -> VersionVector:
         """Return the pointwise minimum."""
