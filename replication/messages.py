@@ -202,7 +202,10 @@ _NO_CUTS: Final = VersionVector()
 
 @attrs.frozen
 class Vector:
-    """The spec's VEC: what a member covers. Of one boot, the greater number is the later one."""
+    """The spec's VEC: what a member covers. Of one boot, the greater number is the later one.
+
+    Number 0 claims nothing: it asks the peer to pass on all of a vector again, for the sender lacks what it added to.
+    """
 
     TYPE: ClassVar[int] = 20
     node: bytes  # whose vector; not always the sender's

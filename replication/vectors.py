@@ -4,7 +4,8 @@ A vector is a claim: it only ever states what a power cut cannot take any more (
 what is applied but perhaps not yet safe; it claims nothing and lets a peer see what it lacks a second earlier.
 A link begins with everything, then carries what has changed, every 200 ms at most and only if something
 has. In a partial view the vectors of members that are not linked are passed on now and then, a few at a time,
-except to whom they have come from.
+except to whom they have come from: what is new in them since the last time, and the whole to who has nothing that it
+could be added to.
 
 With the vector goes `settled_hlc`: the node will never write anything more with a clock value up to that. For what
 it wrote is in the vector, and its clock value is kept on disk, so not even a restart with a wrong wall clock takes
@@ -56,7 +57,6 @@ class Known:
     at: float = 0.0
     is_complete: bool = True  # False: its sealed origins are still to come
     settled_hlc: int = 0
-    news: int = 0  # the number of the message that has changed more than the times last
     former: VersionVector | None = None  # what its boot before had claimed, until it is compared
     carriers: tuple[bytes, ...] = ()  # that it knew
     held: tuple[bytes, ...] = ()  # origins that wait there
@@ -64,23 +64,16 @@ class Known:
     cuts: VersionVector = attrs.field(factory=VersionVector)  # that it knew: the first void sequences
 
     @property
-    def content(self) -> tuple[object, ...]:
-        """Return all that is news if it changes: not the times."""
-        return (
-            self.boot,
-            self.vector,
-            self.floors,
-            self.horizon,
-            self.ready,
-            self.is_complete,
-            self.carriers,
-            self.cuts,
-        )
+    def version(self) -> tuple[bytes, int]:
+        """Return what tells this claim from others of the member: (boot, number)."""
+        return self.boot, self.number
 
-    @property
-    def version(self) -> tuple[bytes, int, int]:
-        """Return what tells this claim from others of the member: (boot, number of the last news, number)."""
-        return self.boot, self.news, self.number
+    def follows(self, before: Known) -> bool:
+        """Tell whether adding to `before` gives this claim: it claims no less, and is of the same boot."""
+        return self.boot == before.boot and self.vector.covers(before.vector)
+
+
+_NOTHING: Final = Known(b"", b"", 0, VersionVector(), VersionVector(), 0, ready=False)
 
 
 @attrs.frozen
@@ -106,7 +99,7 @@ class _Sent:
     carriers: tuple[bytes, ...] = ()
     held: tuple[bytes, ...] = ()
     cuts: VersionVector = attrs.field(factory=VersionVector)
-    relayed: dict[bytes, tuple[bytes, int, int]] = attrs.field(factory=dict)  # node -> (boot, news, number)
+    relayed: dict[bytes, tuple[bytes, int]] = attrs.field(factory=dict)  # node -> (boot, number)
 
 
 class Vectors:
@@ -130,6 +123,7 @@ class Vectors:
         self._next = 0.0
         self._next_relay: float | None = None  # when the next round of passing on begins
         self._relaying: list[bytes] = []  # members whose vectors are still to be passed on in this round
+        self._passed_on: dict[bytes, Known] = {}  # what all peers of that time were told last of each member
         self._peer_sealed: dict[bytes, Mapping[bytes, int]] = {}
         self.sealed: dict[bytes, int] = {}
         self.ready = False  # whether this node may push and serve
@@ -316,18 +310,20 @@ class Vectors:
                 self._pass_on(known)
 
     def _pass_on(self, known: Known) -> None:
-        """Send a member's vector to all peers that have not got it, or the times in it if nothing else is new."""
-        version = known.version
-        frames: dict[bool, bytes] = {}  # encoded once for all
+        """Tell all peers what they have not got of a member's claim: what is new since the last round, else all."""
+        last = self._passed_on.get(known.node, _NOTHING)
+        self._passed_on[known.node] = known
+        can_add = known.follows(last)
+        frames: dict[int, bytes] = {}  # by their base: encoded once for all
         for sent in self._sent.values():
-            before = sent.relayed.get(known.node)
-            if known.node == sent.link.node or before == version:
+            boot, number = sent.relayed.get(known.node, (b"", 0))
+            if known.node == sent.link.node or (boot, number) == known.version:
                 continue
-            sent.relayed[known.node] = version
-            is_full = before is None or before[:2] != version[:2]  # else only time has passed
-            if is_full not in frames:
-                frames[is_full] = sent.link.encode(_relayed(known, is_full=is_full))
-            sent.link.send_control_frame(frames[is_full])
+            sent.relayed[known.node] = known.version
+            before = last if can_add and boot == known.boot and number >= last.number else _NOTHING
+            if before.number not in frames:
+                frames[before.number] = sent.link.encode(_passed_on(known, before))
+            sent.link.send_control_frame(frames[before.number])
 
     def _note_told(self, link: Link, known: Known) -> None:
         """Take note that a peer has passed on just what is known here."""
@@ -345,6 +341,10 @@ class Vectors:
         if known is not None and known.boot == message.boot and message.number <= known.number:
             if message.number == known.number:
                 self._note_told(link, known)
+            elif not message.number and link.node in self._sent:
+                self._sent[link.node].relayed.pop(
+                    message.node, None
+                )  # the peer has nothing that could be added to
             return
         is_own = message.node == link.node
         if not is_own and (
@@ -352,6 +352,8 @@ class Vectors:
         ):
             return  # known at first hand, or of an earlier run
         if not is_own and not message.is_full and not _adds_to(known, message):
+            if message.number:
+                link.send(_asks_for_all(message))
             return
         known = self._taken(known, message)
         self.known[message.node] = known
@@ -380,7 +382,6 @@ class Vectors:
             at=self._core.now,
             is_complete=not message.sealed_count,
             settled_hlc=message.settled_hlc,
-            news=message.number,
             carriers=message.carriers,
             held=message.held if message.node in self._core.links else (),
             have=VersionVector(message.have),
@@ -401,8 +402,6 @@ class Vectors:
             taken.cuts = taken.cuts or known.cuts
         elif known.boot != message.boot:
             taken.former = known.vector
-        if taken.content == known.content:
-            taken.news = known.news
         return taken
 
     def _check_rollback(self, known: Known) -> None:
@@ -442,6 +441,7 @@ class Vectors:
     def forget(self, node: bytes) -> None:
         """Forget a member that is gone for good."""
         self.known.pop(node, None)
+        self._passed_on.pop(node, None)
         self._peer_sealed.pop(node, None)
 
     # --- questions
@@ -459,24 +459,29 @@ def seal_digest(sealed: Mapping[bytes, int]) -> tuple[int, bytes]:
     return len(sealed), total.to_bytes(16, "big")
 
 
-def _relayed(known: Known, *, is_full: bool) -> Vector:
-    """Return the message that passes a member's claim on: all of it, or the times alone."""
+def _passed_on(known: Known, before: Known) -> Vector:
+    """Return the message that tells a peer of a member's claim if it has heard `before`: all, or what that lacks."""
     return Vector(
         node=known.node,
         boot=known.boot,
         number=known.number,
-        is_full=is_full,
-        vector=known.vector if is_full else {},
+        is_full=before is _NOTHING,
+        vector=known.vector.beyond(before.vector),
         have={},
-        floors=known.floors if is_full else {},
+        floors=known.floors.beyond(before.floors),
         horizon=known.horizon,
         head_hlc=known.head_hlc,
         ready=known.ready,
         settled_hlc=known.settled_hlc,
-        base=0 if is_full else known.news,
-        carriers=known.carriers if is_full else (),
-        cuts=known.cuts if is_full else {},
+        base=before.number,
+        carriers=known.carriers if known.carriers != before.carriers else (),
+        cuts=known.cuts if known.cuts != before.cuts else {},
     )
+
+
+def _asks_for_all(message: Vector) -> Vector:
+    """Return the answer to a message that adds to what is not here. No claim has the number 0."""
+    return Vector(message.node, message.boot, 0, is_full=False, vector={}, have={}, floors={}, horizon=0)
 
 
 def _since(changes: OrderedDict[bytes, int], number: int, vector: VersionVector) -> dict[bytes, int]:

@@ -213,6 +213,11 @@ class VersionVector(Mapping[bytes, int]):
         whole._seqs = seqs | raised
         return whole
 
+    def beyond(self, other: VersionVector) -> VersionVector:
+        """Return the entries that are greater than in `other`."""
+        seqs = other._seqs
+        return VersionVector({origin: seq for origin, seq in self._seqs.items() if seq > seqs.get(origin, 0)})
+
     def sharing(self, like: VersionVector) -> VersionVector:
         """Return this vector made of the objects of `like` where they are equal, `like` itself if all are.
 
