@@ -330,7 +330,7 @@ def remove(world: World) -> None:
     for node in list(world.to_remove):
         for host in world.up():
             may_remove = {Standing.READY, Standing.LEAVING, Standing.REJOINING}
-            if host.standing in may_remove and host.remove_member(node):
+            if not host.is_stalled and host.standing in may_remove and host.remove_member(node):
                 world.removed[node] = None
                 del world.to_remove[node]
                 break
@@ -359,6 +359,7 @@ def heal(world: World) -> None:
         if name not in world.gone:
             world.gone[name] = None
             world.nursery.start_soon(world.hosts[name].stop)
+    world.to_remove |= world.removed  # the record of it may have burnt down with the host that wrote it
     remove(world)
 
 
