@@ -191,11 +191,11 @@ class Link:
 
     def send(self, message: Message) -> None:
         """Queue a control message."""
-        self.outbox.put_control(self._framed(message))
+        self.outbox.put_control(self.framed(message))
 
     def send_data(self, message: Message) -> int:
         """Queue a data message; return its bytes. Whoever calls it bounds what waits (`data_bytes`)."""
-        frame = self._framed(message)
+        frame = self.framed(message)
         self.outbox.put_data(frame)
         return len(frame)
 
@@ -209,10 +209,10 @@ class Link:
 
     def send_bulk(self, message: Message) -> None:
         """Queue a piece of a body."""
-        self.outbox.put_bulk(self._framed(message))
+        self.outbox.put_bulk(self.framed(message))
 
-    def _framed(self, message: Message) -> bytes:
-        """Encode a message. One that no frame can hold ends the link and nothing else."""
+    def framed(self, message: Message) -> bytes:
+        """Encode a message. One that no frame can hold ends the link and nothing else: then it is empty."""
         try:
             return self.encode(message)
         except LocalProtocolError as error:

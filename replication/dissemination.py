@@ -2,8 +2,8 @@
 
 What was written here goes to every usable link; what came from another goes on to those peers that have asked
 for it (`LinkMode`). In a full mesh nobody has, since everybody hears the writer itself; in a partial view
-everybody has until a link has brought five duplicates more than twice its news. So the eager links become few by
-themselves, those by which news comes first, and the vectors of `vectors` show what a broken link has kept back
+everybody has until a link has brought five duplicates more than twice its latest news. So the eager links become few
+by themselves, those by which news comes first, and the vectors of `vectors` show what a broken link has kept back
 (Source: Plumtree, Leitao et al. 2007; there one duplicate ends it, for a tree has one sender. Of many, a link may
 bring those on its side first: without it they would come by a detour, or not before they are missed).
 

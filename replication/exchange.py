@@ -348,6 +348,7 @@ class Exchange:
         if self._claim_anew_at is None:
             return
         self._claim_anew_at = None
+        self.vectors.claim_less()
         for link in list(self.core.links.values()):
             link.drop("what this node covers has been voided")
 

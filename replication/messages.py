@@ -211,7 +211,7 @@ class Vector:
     node: bytes  # whose vector; not always the sender's
     boot: bytes
     number: int
-    is_full: bool  # else only the entries that changed since an earlier number on this link
+    is_full: bool  # else only the entries that changed since an earlier number on this link, or since `base`
     vector: Mapping[bytes, int]  # durable: a claim
     have: Mapping[bytes, int]  # applied, no claim; only the sender's own, empty when relayed
     floors: Mapping[bytes, int]

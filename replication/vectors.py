@@ -31,6 +31,7 @@ import attrs
 
 from replication.core import Core, Link
 from replication.messages import HELD_MAX, Sealed, Vector
+from replication.shapes import VECTOR_ENTRIES_MAX
 from storage.changes import VersionVector
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 _SETTLED: Final = "settled_hlc"
 # Vectors passed on in one interval: the largest take a third of a millisecond each to encode.
 _RELAYED_AT_ONCE: Final = 4
+# A message's number, without these bits, tells how often its member has claimed less than before.
+_ERA_BITS: Final = 32
 CLOSED: Final = b"closed:"  # + origin: the name of the record that says that it writes no more
 
 
@@ -69,8 +72,9 @@ class Known:
         return self.boot, self.number
 
     def follows(self, before: Known) -> bool:
-        """Tell whether adding to `before` gives this claim: it claims no less, and is of the same boot."""
-        return self.boot == before.boot and self.vector.covers(before.vector)
+        """Tell whether adding to `before` gives this claim: the member has never claimed less in between."""
+        is_same_era = self.boot == before.boot and self.number >> _ERA_BITS == before.number >> _ERA_BITS
+        return is_same_era and self.vector.covers(before.vector)
 
 
 _NOTHING: Final = Known(b"", b"", 0, VersionVector(), VersionVector(), 0, ready=False)
@@ -144,24 +148,34 @@ class Vectors:
         self._notice_purge()
         sent = _Sent(link, self._durable_number, self._dissemination.advances)
         self._sent[link.node] = sent
-        self._send(
-            sent,
-            self._open_entries(self._durable),
-            self._open_entries(replica.vector().merged(replica.uncovered())),
-            full=True,
-        )
+        sealed = self._claimed_sealed()
+        held = replica.vector().merged(replica.uncovered())
+        self._send(sent, self._durable.without(sealed), held.without(sealed), sealed=sealed)
 
     def on_link_down(self, link: Link) -> None:
         sent = self._sent.get(link.node)
         if sent is not None and sent.link is link:
             del self._sent[link.node]
 
-    def _open_entries(self, vector: VersionVector) -> dict[bytes, int]:
-        return {origin: seq for origin, seq in vector.items() if self.sealed.get(origin) != seq}
+    def claim_less(self) -> None:
+        """Take note that this node covers less than it has claimed. Its links are to begin again."""
+        self._number = ((self._number >> _ERA_BITS) + 1) << _ERA_BITS
+
+    def _claimed_sealed(self) -> dict[bytes, int]:
+        """Return the sealed origins that this node covers: all, but for a while after it has claimed less."""
+        durable = self._core.replica.durable()
+        return {origin: seq for origin, seq in self.sealed.items() if durable[origin] == seq}
 
     def _send(
-        self, sent: _Sent, vector: Mapping[bytes, int], have: Mapping[bytes, int], *, full: bool
+        self,
+        sent: _Sent,
+        vector: Mapping[bytes, int],
+        have: Mapping[bytes, int],
+        *,
+        sealed: Mapping[bytes, int] | None = None,
     ) -> None:
+        """Tell a peer what has changed; with `sealed`, all there is but for that."""
+        full = sealed is not None
         replica = self._core.replica
         identity = self._core.identity
         floors = self._purge.floors
@@ -174,7 +188,7 @@ class Vectors:
         sent.held = self._held()
         sent.cuts, before = self.cuts(), VersionVector() if full else sent.cuts
         self._number += 1
-        count, xor = seal_digest(self.sealed)
+        count, xor = seal_digest(sealed or {})
         sent.link.send(
             Vector(
                 node=identity.node,
@@ -185,7 +199,7 @@ class Vectors:
                 have=have,
                 floors=changed,
                 horizon=sent.horizon,
-                sealed_count=count if full else 0,
+                sealed_count=count,
                 sealed_xor=xor,
                 head_hlc=replica.hlc,
                 ready=self.ready,
@@ -283,7 +297,7 @@ class Vectors:
         told = (sent.horizon, sent.ready, sent.floors, sent.settled_hlc, sent.held, sent.cuts)
         current = (purge.horizon, self.ready, purge.floors, self.settled_hlc, self._held(), self.cuts())
         if claims or have or told != current:
-            self._send(sent, claims, have, full=False)
+            self._send(sent, claims, have)
 
     def tick(self, now: float) -> float:
         """Tell what has changed, at most once an interval."""
@@ -310,7 +324,10 @@ class Vectors:
                 self._pass_on(known)
 
     def _pass_on(self, known: Known) -> None:
-        """Tell all peers what they have not got of a member's claim: what is new since the last round, else all."""
+        """Tell all peers what they have not got of a member's claim: what is new since the last round, else all.
+
+        A peer that has heard of a later number from another than what all were told in the last round can add, too.
+        """
         last = self._passed_on.get(known.node, _NOTHING)
         self._passed_on[known.node] = known
         can_add = known.follows(last)
@@ -321,9 +338,15 @@ class Vectors:
                 continue
             sent.relayed[known.node] = known.version
             before = last if can_add and boot == known.boot and number >= last.number else _NOTHING
-            if before.number not in frames:
-                frames[before.number] = sent.link.encode(_passed_on(known, before))
+            if not frames.get(before.number):
+                frames[before.number] = sent.link.framed(_addition_to(before, known))
             sent.link.send_control_frame(frames[before.number])
+
+    def _note_lacking(self, link: Link, node: bytes) -> None:
+        """Take note that a peer could not add to what it has of a member: the next round tells it all."""
+        sent = self._sent.get(link.node)
+        if sent is not None and sent.link is link:
+            sent.relayed.pop(node, None)
 
     def _note_told(self, link: Link, known: Known) -> None:
         """Take note that a peer has passed on just what is known here."""
@@ -337,14 +360,13 @@ class Vectors:
         """Take a claim in: the peer's own, or one that it passes on."""
         if message.node == self._core.identity.node:
             return
+        if not message.number:
+            self._note_lacking(link, message.node)
+            return
         known = self.known.get(message.node)
         if known is not None and known.boot == message.boot and message.number <= known.number:
             if message.number == known.number:
                 self._note_told(link, known)
-            elif not message.number and link.node in self._sent:
-                self._sent[link.node].relayed.pop(
-                    message.node, None
-                )  # the peer has nothing that could be added to
             return
         is_own = message.node == link.node
         if not is_own and (
@@ -352,10 +374,12 @@ class Vectors:
         ):
             return  # known at first hand, or of an earlier run
         if not is_own and not message.is_full and not _adds_to(known, message):
-            if message.number:
-                link.send(_asks_for_all(message))
+            link.send(_question_about(message))
             return
         known = self._taken(known, message)
+        if max(len(known.vector), len(known.floors)) > VECTOR_ENTRIES_MAX:
+            link.drop(f"a vector of more than {VECTOR_ENTRIES_MAX} origins")
+            return
         self.known[message.node] = known
         self._note_told(link, known)
         if message.cuts:
@@ -395,7 +419,7 @@ class Vectors:
         taken.former = known.former
         taken.carriers = message.carriers or known.carriers
         if not message.is_full:
-            taken.vector = known.vector.merged(taken.vector)
+            taken.vector = self._added(known.vector, taken.vector)
             taken.floors = known.floors.merged(taken.floors)
             taken.is_complete = known.is_complete
             taken.have = known.have
@@ -403,6 +427,10 @@ class Vectors:
         elif known.boot != message.boot:
             taken.former = known.vector
         return taken
+
+    def _added(self, vector: VersionVector, news: VersionVector) -> VersionVector:
+        merged = vector.merged(news)
+        return merged if len(merged) == len(vector) else merged.sharing(self._durable)
 
     def _check_rollback(self, known: Known) -> None:
         """See whether a member's new boot has all that the one before claimed, once all of it is told."""
@@ -427,10 +455,10 @@ class Vectors:
     def on_sealed(self, link: Link, message: Sealed) -> None:
         """Answer with this node's sealed origins, or take the peer's."""
         if message.wants_reply:
-            link.send(Sealed(dict(self.sealed)))
+            link.send(Sealed(self._claimed_sealed()))
             return
         known = self.known.get(link.node)
-        if known is None or known.boot != link.boot:
+        if known is None or known.boot != link.boot or known.is_complete:
             return
         self._peer_sealed[link.node] = message.origins
         known.vector = known.vector.merged(message.origins)
@@ -459,8 +487,8 @@ def seal_digest(sealed: Mapping[bytes, int]) -> tuple[int, bytes]:
     return len(sealed), total.to_bytes(16, "big")
 
 
-def _passed_on(known: Known, before: Known) -> Vector:
-    """Return the message that tells a peer of a member's claim if it has heard `before`: all, or what that lacks."""
+def _addition_to(before: Known, known: Known) -> Vector:
+    """Return the message that tells of a member's claim: what `before` lacks of it."""
     return Vector(
         node=known.node,
         boot=known.boot,
@@ -479,8 +507,8 @@ def _passed_on(known: Known, before: Known) -> Vector:
     )
 
 
-def _asks_for_all(message: Vector) -> Vector:
-    """Return the answer to a message that adds to what is not here. No claim has the number 0."""
+def _question_about(message: Vector) -> Vector:
+    """Return the answer to a message that adds to what is not here; the next round brings it all."""
     return Vector(message.node, message.boot, 0, is_full=False, vector={}, have={}, floors={}, horizon=0)
 
 

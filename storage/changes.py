@@ -209,14 +209,16 @@ class VersionVector(Mapping[bytes, int]):
         raised = {origin: seq for origin, seq in other.items() if seq > seqs.get(origin, 0)}
         if not raised:
             return self
-        whole = VersionVector()
-        whole._seqs = seqs | raised
-        return whole
+        return _of(seqs | raised)
 
     def beyond(self, other: VersionVector) -> VersionVector:
         """Return the entries that are greater than in `other`."""
         seqs = other._seqs
-        return VersionVector({origin: seq for origin, seq in self._seqs.items() if seq > seqs.get(origin, 0)})
+        return _of({origin: seq for origin, seq in self._seqs.items() if seq > seqs.get(origin, 0)})
+
+    def without(self, other: Mapping[bytes, int]) -> VersionVector:
+        """Return the entries that are not the same in `other`."""
+        return _of({origin: seq for origin, seq in self._seqs.items() if other.get(origin) != seq})
 
     def sharing(self, like: VersionVector) -> VersionVector:
         """Return this vector made of the objects of `like` where they are equal, `like` itself if all are.
@@ -226,11 +228,18 @@ class VersionVector(Mapping[bytes, int]):
         if self == like:
             return like
         origins = {origin: origin for origin in like}
-        return VersionVector({origins.get(origin, origin): seq for origin, seq in self._seqs.items()})
+        return _of({origins.get(origin, origin): seq for origin, seq in self._seqs.items()})
 
     def common(self, other: Mapping[bytes, int]) -> VersionVector:
         """Return the pointwise minimum."""
         return VersionVector({origin: min(seq, other.get(origin, 0)) for origin, seq in self._seqs.items()})
+
+
+def _of(seqs: dict[bytes, int]) -> VersionVector:
+    """Return a vector of these entries, none of which is 0."""
+    vector = VersionVector()
+    vector._seqs = seqs
+    return vector
 
 
 class ChangeFeed(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -16,7 +15,7 @@ from replication.shapes import SEQ_MAX
 from replication.vectors import CLOSED
 from replication.verification import differ
 from replication.writers import RUN
-from storage.changes import INLINE_BYTES_MAX, Change, Kind, Lane, Run, Stamp, VersionVector
+from storage.changes import INLINE_BYTES_MAX, Change, Kind, Lane, Run, Stamp
 from tests.replication.lab import FAST, Lab, Node, contents, is_equal, place, ready
 from tests.replication.model_replica import ModelReplica
 
@@ -269,89 +268,6 @@ def test_a_settled_clock_value_survives_a_restart_with_a_clock_that_is_behind(th
     again = three.start("a", a.replica, founds=False)
     again.put("key", "1")
     assert again.replica.hlc > settled
-
-
-def test_where_only_time_passes_no_vectors_are_passed_on() -> None:
-    lab = ready(Lab("a", "b", "c"))
-    lab.cut(lab.wire("a", "c"))
-    lab["b"].replicator.common.is_partial_view = lambda: True
-    lab["a"].put("key", "1")
-    relay = lab.options.relay_vectors_interval
-    lab.run(2 * relay, 0.1)
-    before = lab["c"].replicator.vectors.known[lab["a"].id]
-    told = len(lab.messages("b", "c", m.Vector))
-    lab.run(2 * relay, 0.1)
-    known = lab["c"].replicator.vectors.known[lab["a"].id]
-    assert known.vector == before.vector == lab["a"].replica.vector()
-    assert known.settled_hlc > before.settled_hlc
-    passed_on = [one for one in lab.messages("b", "c", m.Vector)[told:] if one.node == lab["a"].id]
-    assert passed_on
-    assert {(one.is_full, len(one.vector)) for one in passed_on} == {(False, 0)}
-    lab["a"].put("key", "2")
-    lab.run(2 * relay, 0.1)
-    assert lab["c"].replicator.vectors.known[lab["a"].id].vector == lab["a"].replica.vector()
-
-
-def passing_on() -> tuple[Lab, Callable[[], list[m.Vector]]]:
-    """Return a cluster in which only b tells c of a, and what gives all that it has told."""
-    lab = ready(Lab("a", "b", "c"))
-    lab.cut(lab.wire("a", "c"))
-    lab["b"].replicator.common.is_partial_view = lambda: True
-    for name in "abc":
-        lab[name].put(name, "1")
-    lab.run(2 * lab.options.relay_vectors_interval, 0.1)
-    return lab, lambda: [one for one in lab.messages("b", "c", m.Vector) if one.node == lab["a"].id]
-
-
-def test_only_what_is_new_of_a_vector_is_passed_on() -> None:
-    lab, passed_on = passing_on()
-    told = len(passed_on())
-    lab["a"].put("key", "2")
-    lab.run(2 * lab.options.relay_vectors_interval, 0.1)
-    replica = lab["a"].replica
-    origin = replica.origin(Lane.SMALL)
-    assert origin is not None
-    assert VersionVector({origin: replica.covered(origin)}) in [one.vector for one in passed_on()[told:]]
-    assert not any(one.is_full for one in passed_on()[told:])
-    assert lab["c"].replicator.vectors.known[lab["a"].id].vector == lab["a"].replica.vector()
-
-
-def test_who_has_nothing_to_add_to_is_told_a_whole_vector_again() -> None:
-    lab, passed_on = passing_on()
-    told = len(passed_on())
-    del lab["c"].replicator.vectors.known[lab["a"].id]
-    lab["a"].put("key", "2")
-    lab.run(3 * lab.options.relay_vectors_interval, 0.1)
-    assert [one.is_full for one in passed_on()[told:]].count(True) == 1
-    assert lab["c"].replicator.vectors.known[lab["a"].id].vector == lab["a"].replica.vector()
-
-
-def test_who_claims_less_is_passed_on_whole() -> None:
-    lab, _ = passing_on()
-    vectors, a = lab["b"].replicator.vectors, lab["a"].id
-    known = vectors.known[a]
-    less = m.Vector(a, known.boot, known.number + 1, True, {bytes(16): 1}, {}, {}, 0)
-    vectors.on_vector(lab.wire("a", "b").ends[1][1], less)
-    lab.run(0.05, 0.05)
-    vectors._pass_on(vectors.known[a])
-    lab.run(0.1, 0.05)
-    assert lab["c"].replicator.vectors.known[a].vector == VersionVector({bytes(16): 1})
-
-
-def test_what_adds_to_a_vector_that_was_not_heard_is_not_taken(three: Lab) -> None:
-    three.cut(three.wire("a", "c"))
-    vectors, link = three["c"].replicator.vectors, three.wire("b", "c").ends[1][1]
-    known = vectors.known[three["a"].id]
-    later = known.number + 10
-    message = m.Vector(
-        known.node, known.boot, later, False, {}, {}, {}, 0, settled_hlc=7 << 60, base=later - 1
-    )
-    vectors.on_vector(link, message)
-    assert vectors.known[three["a"].id] is known
-    vectors.on_vector(link, attrs.evolve(message, boot=bytes(16), base=0))
-    assert vectors.known[three["a"].id] is known
-    vectors.on_vector(link, attrs.evolve(message, base=known.number))
-    assert vectors.known[three["a"].id].settled_hlc == 7 << 60
 
 
 def test_a_member_that_does_not_settle_is_named(three: Lab) -> None:
