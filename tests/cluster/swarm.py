@@ -13,11 +13,12 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from random import Random
+from types import MappingProxyType
 from typing import Final
 
 import attrs
@@ -35,6 +36,7 @@ PURGE_SECONDS: Final = 4.0
 LOOK_EVERY: Final = 4.0
 PURGING_EVERY: Final = 5
 GROUPED_FROM: Final = 1_000_000  # from this seed on, some hosts carry a group that others do not
+PARTIAL_FROM: Final = 2_000_000  # from this seed on, hosts are linked with two or three others each
 PURGING_FAULTS: Final = (
     "partition",
     "link",
@@ -55,6 +57,7 @@ PURGING_FAULTS: Final = (
 )
 # Histories with a plot of their own, for clusters in which syncs take long.
 STORIES: Final = ("past", "expelled", "halfway", "overtaken", "ahead")
+SIZES: Final = MappingProxyType({3: 5, 4: 3, 5: 2})
 CPU_SECONDS: Final = 20.0  # fifty times what a seed takes
 
 
@@ -80,7 +83,14 @@ class Plan:
 
 
 def draw(seed: int) -> Plan:
-    """Draw the plan of a seed. Every fifth is about nothing but purging, those from `GROUPED_FROM` on about groups as well."""
+    """Draw the plan of a seed.
+
+    Every fifth is about nothing but purging, those from `GROUPED_FROM` on about groups as well, and those from
+    `PARTIAL_FROM` on are in a partial view, half of them with groups.
+    """
+    if seed >= PARTIAL_FROM:
+        plan = with_partial_view(draw_mixed(seed, sizes={4: 3, 5: 4, 6: 3}))
+        return with_carriers(plan) if seed % 2 else plan
     is_about_purging = seed % PURGING_EVERY == PURGING_EVERY - 1
     plan = draw_purging(seed) if is_about_purging else draw_mixed(seed)
     return with_carriers(plan) if seed >= GROUPED_FROM else plan
@@ -105,6 +115,21 @@ def with_carriers(plan: Plan) -> Plan:
         kinds=kinds,
         events=tuple(sorted([*plan.events, *events], key=lambda event: event.at)),
     )
+
+
+def with_partial_view(plan: Plan) -> Plan:
+    """Let hosts have two or three links, and hear of most others by what these pass on."""
+    rng = Random(f"partial {plan.seed}")
+    degree = rng.choice((2, 3))
+    options = attrs.evolve(
+        plan.options,
+        full_mesh_max=3,
+        degree=degree,
+        degree_low=rng.randrange(2, degree + 1),
+        degree_high=degree,
+        relay_vectors_interval=rng.choice((0.5, 2.0)),
+    )
+    return attrs.evolve(plan, options=options)
 
 
 def draw_purging(seed: int) -> Plan:
@@ -141,10 +166,10 @@ def draw_purging(seed: int) -> Plan:
     return Plan(seed, count, durability, (0.0,) * count, 0.01, 0.1, 0.2, options, tuple(events), tuple(kinds))
 
 
-def draw_mixed(seed: int) -> Plan:
-    """Draw a little of everything."""
+def draw_mixed(seed: int, sizes: Mapping[int, int] = SIZES) -> Plan:
+    """Draw a little of everything, with clusters of these sizes, by their weights."""
     rng = Random(f"swarm {seed}")
-    count = rng.choices((3, 4, 5), (5, 3, 2))[0]
+    count = rng.choices(tuple(sizes), tuple(sizes.values()))[0]
     names = [f"n{index}" for index in range(count)]
     end = rng.uniform(15, 40)
     chosen = rng.sample(list(workloads.WORKLOADS), rng.randrange(1, 5))
