@@ -216,6 +216,18 @@ class _Shut:
         raise self._error.with_traceback(None)
 
 
+class _Opening:
+    """Stands where a family was: whoever reads waits until the database is open again, or cannot be opened."""
+
+    def __init__(self, engine: RocksEngine, family: Family) -> None:
+        self._engine = engine
+        self._family = family
+
+    def __getattr__(self, name: str) -> Any:
+        self._engine._decided.wait()
+        return getattr(self._engine._families[self._family], name)
+
+
 class RocksEngine:
     """One open RocksDB database in the directory `path`."""
 
@@ -239,6 +251,7 @@ class RocksEngine:
         self._poison: StorageError | None = None  # a sync has failed: what the disk has is not known
         self._expected: int | None = None  # how many entries it has to hold when it is opened again
         self._parted: Parted | None = None
+        self._decided = threading.Event()  # whether the database is open, or cannot be opened
         self._closed = False
         self._shut(Closed())
         self._check_directory(path)
@@ -407,7 +420,7 @@ class RocksEngine:
         """Close and open, so that everything lies in files that were synced anew.
 
         Closing writes what is in memory into such files. Where it cannot, opening reads the log again: two
-        seconds for the longest, and rocksdict holds the interpreter while it does.
+        seconds for the longest, and rocksdict holds the interpreter while it does. So reads from elsewhere wait.
         """
         if self._expected is None:
             self._expected = self._last_sequence()
@@ -463,12 +476,14 @@ class RocksEngine:
         except StorageError as error:
             self._shut(error)
             raise
+        self._decided.set()
 
     def _shut(self, error: StorageError) -> None:
         """Let every use raise `error` from now on."""
         self._db = _Shut(error)
         self._families = dict.fromkeys(Family, self._db)
         self._handles = self._db
+        self._decided.set()
 
     def _close_database(self) -> None:
         """Close, whatever state the database is in: all that was written is in its log anyway."""
@@ -479,7 +494,9 @@ class RocksEngine:
             self._db.cancel_all_background(True)
         with self._compacting:
             opened = [*self._families.values(), self._db]
-            self._shut(Unavailable(self._path, "it is being opened again"))
+            self._decided.clear()
+            self._families = {family: _Opening(self, family) for family in Family}
+            self._db = self._handles = _Shut(Unavailable(self._path, "it is being opened again"))
             for rows in opened:
                 # A database in its error state cannot flush, says so, and is closed all the same.
                 with contextlib.suppress(StorageError), _translated(self._path):

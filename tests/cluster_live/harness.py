@@ -116,12 +116,7 @@ class Node:
         wait_until(self._is_writable, f"{self} takes writes", seconds=seconds)
 
     def _is_writable(self) -> bool:
-        try:
-            return bool(self.status()["writable"] == 1)
-        except redis.ResponseError as error:
-            if not str(error).startswith("MISCONF"):  # its database is being opened again
-                raise
-            return False
+        return bool(self.status()["writable"] == 1)
 
     def client(self, **options: Any) -> Client:
         """Return a new client that gives texts for bytes."""

@@ -231,6 +231,61 @@ def test_a_failed_sync_is_followed_by_no_write_until_the_database_was_opened_ane
     engine.close()
 
 
+def test_while_the_database_is_opened_anew_reads_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = RocksEngine(tmp_path)
+    write(engine, b"before")
+    engine._poison = Unavailable(str(tmp_path), "fsync failed")
+    opening, may_go_on, open_really = threading.Event(), threading.Event(), engine._open
+
+    def open_later() -> None:
+        opening.set()
+        assert may_go_on.wait(60)
+        open_really()
+
+    monkeypatch.setattr(engine, "_open", open_later)
+    recovering = threading.Thread(target=engine.recover)
+    recovering.start()
+    assert opening.wait(60)
+    threading.Timer(0.2, may_go_on.set).start()
+    assert engine.get(Family.RECORDS, b"before") == b"v"
+    assert [key for key, _ in engine.iterate(Family.RECORDS)] == [b"before"]
+    recovering.join()
+    engine.close()
+
+
+def test_reads_that_wait_hear_that_the_database_cannot_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = RocksEngine(tmp_path)
+    write(engine, b"before")
+    engine._poison = Unavailable(str(tmp_path), "fsync failed")
+    current, may_go_on, open_really = tmp_path / "CURRENT", threading.Event(), engine._open
+    opening = threading.Event()
+
+    def fail_to_open() -> None:
+        opening.set()
+        assert may_go_on.wait(60)
+        current.rename(tmp_path / "lost")
+        current.mkdir()
+        open_really()
+
+    def recover() -> None:
+        with pytest.raises(StorageError):
+            engine.recover()
+
+    monkeypatch.setattr(engine, "_open", fail_to_open)
+    recovering = threading.Thread(target=recover)
+    recovering.start()
+    assert opening.wait(60)
+    threading.Timer(0.2, may_go_on.set).start()
+    with pytest.raises(StorageError):
+        engine.get(Family.RECORDS, b"before")
+    recovering.join()
+    engine.close()
+
+
 def test_a_disk_that_holds_other_writes_than_memory_is_told_and_not_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
