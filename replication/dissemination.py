@@ -358,7 +358,14 @@ class Dissemination:
         self.held[run.origin] = latest
         self._core.count("origins_held_total")
         self._core.log.warning("origin held: its clock is ahead", origin=run.origin.hex()[:8])
+        self._after_commit(lambda: self._show_latest(run))
         return True
+
+    def _show_latest(self, run: Run) -> None:
+        """Pass on what an origin is held for: whoever has no link with its writer would never judge it."""
+        latest = max(run.changes, key=lambda change: change.hlc)
+        shown = _sized(Run(run.origin, latest.seq - 1, latest.seq, [latest]))
+        self._send(shown, [flow for flow in self.flows.values() if flow.ready and flow.relays])
 
     def release_held(self) -> None:
         """Let those origins go on whose time has come; a sync brings what they wrote."""

@@ -223,7 +223,7 @@ class Vector:
     settled_hlc: int = 0  # a claim: all that the node ever writes up to this clock value is in `vector`
     base: int = 0  # of one that is passed on and not full: it adds to what had this number, or a later one
     carriers: tuple[bytes, ...] = ()  # of the group, as far as the node knew then; not of the common one
-    # Origins that wait at this node, because their clock is far ahead; only the sender's.
+    # Origins that wait at the node, because their clock is far ahead.
     held: tuple[bytes, ...] = ()
     cuts: Mapping[bytes, int] = _NO_CUTS  # all that the node knows, each with the first void sequence
 

@@ -407,7 +407,7 @@ class Vectors:
             is_complete=not message.sealed_count,
             settled_hlc=message.settled_hlc,
             carriers=message.carriers,
-            held=message.held if message.node in self._core.links else (),
+            held=message.held,
             have=VersionVector(message.have),
             cuts=VersionVector(message.cuts),
         )
@@ -475,7 +475,7 @@ class Vectors:
     # --- questions
 
     def holding(self, origin: bytes) -> list[bytes]:
-        """Return the linked members, other than this node, at which an origin waits."""
+        """Return the members, other than this node, at which an origin waits as far as is known."""
         return [node for node, known in self.known.items() if origin in known.held]
 
 
@@ -501,6 +501,7 @@ def _addition_to(before: Known, known: Known) -> Vector:
         head_hlc=known.head_hlc,
         ready=known.ready,
         settled_hlc=known.settled_hlc,
+        held=known.held,
         base=before.number,
         carriers=known.carriers if known.carriers != before.carriers else (),
         cuts=known.cuts if known.cuts != before.cuts else {},

@@ -599,6 +599,26 @@ def test_the_origins_that_are_held_are_bounded(monkeypatch: pytest.MonkeyPatch) 
     assert all(b.replica.covered(run.run.origin) == 0 for run in runs)
 
 
+def test_who_has_no_link_with_a_writer_whose_clock_is_ahead_is_shown_what_it_wrote() -> None:
+    lab = ready(Lab("a", "b", "c", "d"))
+    for pair in (("a", "c"), ("a", "d"), ("b", "d")):
+        lab.cut(lab.wire(*pair))
+    b, c, d = (lab[name] for name in "bcd")
+    for node in (b, c):
+        node.replicator.common.is_partial_view = lambda: True
+    b.replicator.dissemination.flows[c.id].relays = True
+    c.replicator.dissemination.flows[d.id].relays = True
+    origin, hlc = b"A" * 16, (lab.wall_ms() + 86_400_000) << 16
+    wire = lab.wire("a", "b")
+    b.replicator.on_messages(end(wire, b), [part(origin, 0, 3, [1, 2, 3], hlc, more=False)], lab.now)
+    b.replicator.after_commit()
+    lab.run(2 * lab.options.relay_vectors_interval, 0.1)
+    assert [origin in node.replicator.dissemination.held for node in (b, c, d)] == [True] * 3
+    assert [node.replica.covered(origin) for node in (b, c, d)] == [0, 0, 0]
+    assert b.replicator.holders(origin) == 3
+    assert d.replicator.holders(origin) == 3
+
+
 # --- absurd claims
 
 
