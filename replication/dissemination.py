@@ -362,8 +362,15 @@ class Dissemination:
         return True
 
     def _show_latest(self, run: Run) -> None:
-        """Pass on what an origin is held for: whoever has no link with its writer would never judge it."""
-        latest = max(run.changes, key=lambda change: change.hlc)
+        """Pass on what an origin is held for: whoever has no link with its writer would never judge it.
+
+        A peer that does not hold it may apply it. So it is a write that was alone, or the last of its transaction, which
+        joins nothing that a peer covers.
+        """
+        whole = [change for change in run.changes if change.group_end in {0, change.seq}]
+        if not whole:
+            return
+        latest = max(whole, key=lambda change: change.hlc)
         shown = _sized(Run(run.origin, latest.seq - 1, latest.seq, [latest]))
         self._send(shown, [flow for flow in self.flows.values() if flow.ready and flow.relays])
 
