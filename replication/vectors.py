@@ -149,8 +149,8 @@ class Vectors:
         sent = _Sent(link, self._durable_number, self._dissemination.advances)
         self._sent[link.node] = sent
         sealed = self._claimed_sealed()
-        held = replica.vector().merged(replica.uncovered())
-        self._send(sent, self._durable.without(sealed), held.without(sealed), sealed=sealed)
+        have = replica.vector().merged(replica.uncovered())
+        self._send(sent, self._durable.without(sealed), have.without(sealed), sealed=sealed)
 
     def on_link_down(self, link: Link) -> None:
         sent = self._sent.get(link.node)

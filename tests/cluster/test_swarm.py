@@ -59,11 +59,11 @@ KEPT_SEEDS = (
 )
 
 
-@pytest.mark.parametrize("part", range(4))
-def test_swarm_of_seeds(part: int) -> None:
+@pytest.mark.parametrize("first", [0, 6, 12, 18, swarm.GROUPED_FROM, swarm.PARTIAL_FROM])
+def test_swarm_of_seeds(first: int) -> None:
     failures = {
         seed: failure
-        for seed in range(part * 6, part * 6 + 6)
+        for seed in range(first, first + 6)
         if (failure := swarm.attempt(swarm.draw(seed))) is not None
     }
     assert not failures
@@ -75,8 +75,11 @@ def test_seed_that_once_failed(seed: int) -> None:
 
 
 @pytest.mark.soak
-def test_ten_thousand_seeds() -> None:
-    assert swarm.run_seeds(range(10_000)) == []
+@pytest.mark.parametrize(
+    ("first", "count"), [(0, 10_000), (swarm.GROUPED_FROM, 5_000), (swarm.PARTIAL_FROM, 2_000)]
+)
+def test_thousands_of_seeds(first: int, count: int) -> None:
+    assert swarm.run_seeds(range(first, first + count)) == []
 
 
 def test_same_seed_is_the_same_run_in_any_process() -> None:

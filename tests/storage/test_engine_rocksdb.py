@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -231,59 +231,59 @@ def test_a_failed_sync_is_followed_by_no_write_until_the_database_was_opened_ane
     engine.close()
 
 
+class _HeldOpening:
+    """An engine whose database is about to be opened anew, in a thread; a moment later it goes on."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[], object]) -> None:
+        self.engine = engine = RocksEngine(path)
+        write(engine, b"before")
+        engine._poison = Unavailable(str(path), "fsync failed")
+        self.error: StorageError | None = None
+        opening, may_go_on, open_really = threading.Event(), threading.Event(), engine._open
+
+        def open_later() -> None:
+            opening.set()
+            assert may_go_on.wait(60)
+            spoil()
+            open_really()
+
+        monkeypatch.setattr(engine, "_open", open_later)
+        self._thread = threading.Thread(target=self._recover)
+        self._thread.start()
+        assert opening.wait(60)
+        threading.Timer(0.2, may_go_on.set).start()
+
+    def _recover(self) -> None:
+        try:
+            self.engine.recover()
+        except StorageError as error:
+            self.error = error
+
+    def close(self) -> None:
+        self._thread.join()
+        self.engine.close()
+
+
 def test_while_the_database_is_opened_anew_reads_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = RocksEngine(tmp_path)
-    write(engine, b"before")
-    engine._poison = Unavailable(str(tmp_path), "fsync failed")
-    opening, may_go_on, open_really = threading.Event(), threading.Event(), engine._open
-
-    def open_later() -> None:
-        opening.set()
-        assert may_go_on.wait(60)
-        open_really()
-
-    monkeypatch.setattr(engine, "_open", open_later)
-    recovering = threading.Thread(target=engine.recover)
-    recovering.start()
-    assert opening.wait(60)
-    threading.Timer(0.2, may_go_on.set).start()
-    assert engine.get(Family.RECORDS, b"before") == b"v"
-    assert [key for key, _ in engine.iterate(Family.RECORDS)] == [b"before"]
-    recovering.join()
-    engine.close()
+    held = _HeldOpening(tmp_path, monkeypatch, spoil=lambda: None)
+    assert held.engine.get(Family.RECORDS, b"before") == b"v"
+    assert [key for key, _ in held.engine.iterate(Family.RECORDS)] == [b"before"]
+    held.close()
+    assert held.error is None
 
 
-def test_reads_that_wait_hear_that_the_database_cannot_be_opened(
+def test_reads_that_wait_hear_why_the_database_cannot_be_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = RocksEngine(tmp_path)
-    write(engine, b"before")
-    engine._poison = Unavailable(str(tmp_path), "fsync failed")
-    current, may_go_on, open_really = tmp_path / "CURRENT", threading.Event(), engine._open
-    opening = threading.Event()
-
-    def fail_to_open() -> None:
-        opening.set()
-        assert may_go_on.wait(60)
-        current.rename(tmp_path / "lost")
-        current.mkdir()
-        open_really()
-
-    def recover() -> None:
-        with pytest.raises(StorageError):
-            engine.recover()
-
-    monkeypatch.setattr(engine, "_open", fail_to_open)
-    recovering = threading.Thread(target=recover)
-    recovering.start()
-    assert opening.wait(60)
-    threading.Timer(0.2, may_go_on.set).start()
-    with pytest.raises(StorageError):
-        engine.get(Family.RECORDS, b"before")
-    recovering.join()
-    engine.close()
+    held = _HeldOpening(tmp_path, monkeypatch, spoil=(tmp_path / "CURRENT").unlink)
+    monkeypatch.setattr(held.engine, "_create", False)
+    with pytest.raises(StorageError) as heard:
+        held.engine.get(Family.RECORDS, b"before")
+    held.close()
+    assert held.error is not None
+    assert str(heard.value) == str(held.error)
 
 
 def test_a_disk_that_holds_other_writes_than_memory_is_told_and_not_written_to(
