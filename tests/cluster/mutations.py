@@ -37,7 +37,7 @@ from storage.feed import SnapshotFeed
 from storage.ledger import Ledger
 from storage.replica import StoreReplica
 from storage.version import HLC_MAX, ORIGIN_BYTES
-from tests.cluster import swarm, test_groups, test_scenarios
+from tests.cluster import swarm, test_groups, test_scenarios_members
 from tests.cluster.history import Violation
 from tests.cluster.world import template
 
@@ -442,7 +442,7 @@ MUTATIONS: Final = (
         "purge does not wait for syncs",
         _purge_during_syncs,
         events="expel",
-        scenario=test_scenarios.test_a_sync_from_before_a_deletion_brings_nothing_back_of_who_was_removed,
+        scenario=test_scenarios_members.test_a_sync_from_before_a_deletion_brings_nothing_back_of_who_was_removed,
     ),
     Mutation("removal-at-once", "a removal counts before all know of it", _removal_at_once, purges=True),
     Mutation("no-floors", "no purge floors, so no NEED_FULL", _no_floors, purges=True),

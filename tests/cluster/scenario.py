@@ -11,11 +11,15 @@ import attrs
 import pytest
 import trio
 
+from replication.options import Options
 from tests.cluster import faults
 from tests.cluster.checkers import Watch, check_rest, wait_for_rest
-from tests.cluster.world import OPTIONS, Host, World, simulate, template
+from tests.cluster.world import Host, World, simulate, template
 
 Story = Callable[[World], Awaitable[None]]
+
+# Durations as users have them, for what is about many nodes; a test does not wait a minute for the first writes.
+PRODUCTION: Final = attrs.evolve(Options(), start_gate=1.0)
 
 
 def seeds(quick: int = 2, many: int = 200) -> pytest.MarkDecorator:
@@ -140,4 +144,8 @@ def counter(host: Host, name: str) -> float:
     return host.node.replicator.core.counters.get(name, 0)
 
 
-FAST: Final = attrs.evolve(OPTIONS)
+def tombstones(hosts: Sequence[Host]) -> int:
+    """Return how many registers of deletions and of expired values are not purged yet, on all hosts together."""
+    return sum(
+        held.floor is not None or held.value is None for host in hosts for held in host.registers().values()
+    )

@@ -1,0 +1,325 @@
+"""What processes and disks do. Power cuts, old copies, lost directories, full disks, bit rot (F6-F10, F25, F26, F31, F37).
+
+The numbers are those of the specification (section 16); durations are the scaled ones of `world`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from replication.messages import State
+from storage.engine import Family
+from tests.cluster import faults
+from tests.cluster.checkers import Watch, cut_power, kill, wait_for_rest
+from tests.cluster.scenario import (
+    PRODUCTION,
+    counter,
+    delete,
+    end,
+    form,
+    is_seen,
+    links,
+    look,
+    node_of,
+    play,
+    put,
+    seeds,
+    tombstones,
+    value,
+    write_for,
+)
+from tests.cluster.world import Host, World
+
+
+@seeds(quick=1)
+def test_f06_power_cuts_of_one_node(seeds: Sequence[int]) -> None:
+    async def story(world: World) -> None:
+        hosts = await form(world, 3)
+        victim = hosts[1]
+        for _ in range(12):
+            await write_for(world, hosts, world.rng.uniform(0.05, 2), 20, deletes=0.3)
+            await cut_power(world, victim)
+            await write_for(world, [hosts[0], hosts[2]], world.rng.uniform(0.01, 1), 10)
+            faults.start(world, victim)
+            look(world)
+        await end(world)
+
+    play("F6", story, seeds)
+
+
+@seeds(quick=1)
+def test_f07_power_cut_of_all_at_once(seeds: Sequence[int]) -> None:
+    async def story(world: World) -> None:
+        hosts = await form(world, 3)
+        for _ in range(4):
+            await write_for(world, hosts, world.rng.uniform(0.5, 4), 15)
+            for host in hosts:
+                await cut_power(world, host)
+            for host in world.rng.sample(hosts, 3):
+                faults.start(world, host)
+                await trio.sleep(world.rng.uniform(0, 2))
+            look(world)
+        await end(world)
+
+    play("F7", story, seeds)
+
+
+@seeds()
+def test_f08_killed_while_taking_in_a_sync(seeds: Sequence[int]) -> None:
+    async def story(world: World) -> None:
+        hosts = await form(world, 3)
+        victim = hosts[2]
+        await kill(world, victim)
+        await write_for(world, hosts[:2], 6, 30, keys=60, size=300, deletes=0.1)
+        half_way = 0
+        for _ in range(6):
+            faults.start(world, victim)
+            for _ in range(2000):
+                if victim.is_partial:
+                    half_way += 1
+                    break
+                await trio.sleep(0.001)
+            look(world)
+            await kill(world, victim)
+        assert half_way, "no sync was ever interrupted"
+        faults.start(world, victim)
+        await end(world)
+
+    play("F8", story, seeds)
+
+
+@seeds(quick=1)
+def test_f09_restored_from_an_old_copy(seeds: Sequence[int]) -> None:
+    async def story(world: World) -> None:
+        hosts = await form(world, 3)
+        victim = hosts[1]
+        assert put(hosts[0], "gone", "before the copy")
+        await write_for(world, hosts, 4, 10, deletes=0.5)
+        faults.backup(world, "n1")
+        assert delete(hosts[0], "gone")  # and nobody writes it again, so its deletion is purged
+        before = set(victim.replica.own_origins())
+        await write_for(world, hosts, 25, 10, deletes=0.5)
+        assert any(host.replica.floors() for host in hosts), "nothing was purged"
+        await faults.restore(world, "n1")
+        await write_for(world, [hosts[0], hosts[2]], 2, 10, deletes=0.5)
+        faults.start(world, victim)
+        assert await world.wait_until(world.is_converged, 40)
+        assert put(victim, "after", "restored")
+        await end(world)
+        assert is_seen(hosts, "gone", None)
+        assert not set(victim.replica.own_origins()) <= before
+        assert is_seen(hosts, "after", b"restored")
+
+    play("F9", story, seeds)
+
+
+@seeds()
+def test_f09_members_from_early_copies_find_each_other_where_those_they_joined_by_are_gone(
+    seeds: Sequence[int],
+) -> None:
+    """A copy from the first seconds of a cluster holds where its members are, and not only whom to join by."""
+
+    async def story(world: World) -> None:
+        hosts = world.found(4)
+        assert await world.wait_until(lambda: world.is_formed(4), 60)
+        world.watch = Watch(world)
+        await trio.sleep(2)
+        left = hosts[2:]
+        for host in left:
+            faults.backup(world, host.name)
+        await write_for(world, hosts, 2, 10)
+        await faults.die(world, "n0")
+        await faults.die(world, "n1")
+        for host in left:
+            await faults.restore(world, host.name)
+        for host in left:
+            world.network.recover(host.name)
+            assert host.start()
+        assert await world.wait_until(lambda: all(len(links(host)) == 1 for host in left), 20)
+        await end(world)
+
+    play("F9 early", story, seeds)
+
+
+@seeds()
+def test_f10_data_directory_deleted(seeds: Sequence[int]) -> None:
+    async def story(world: World) -> None:
+        hosts = await form(world, 3)
+        before = node_of(hosts[2])
+        await write_for(world, hosts, 4, 10)
+        await faults.wipe(world, "n2")
+        await trio.sleep(1)
+        faults.start(world, hosts[2])
+        assert await world.wait_until(world.is_converged, 40)
+        assert node_of(hosts[2]) != before
+        assert hosts[0].node.replicator.roster.is_member(before)
+        faults.remove(world)
+        assert not world.to_remove
+        await write_for(world, hosts, 3, 10, deletes=0.5)
+        await end(world)
+        assert await world.wait_until(lambda: before not in hosts[0].node.replicator.roster.members(), 20)
+        await world.wait_until(lambda: not tombstones(hosts), 25)
+        assert not tombstones(hosts), "the dead member still keeps deletions from being purged"
+
+    play("F10", story, seeds)
+
+
+@seeds()
+def test_f10_a_seed_is_replaced_when_the_other_seed_has_left(seeds: Sequence[int]) -> None:
+    """Nobody lives at the only address that the new node could dial; the others have to look for it."""
+
+    async def story(world: World) -> None:
+        hosts = await form(world, 4)
+        await write_for(world, hosts, 2, 10)
+        faults.leave(world, "n0")
+        assert await world.wait_until(lambda: not hosts[0].is_up, 15)
+        await faults.wipe(world, "n1")
+        faults.remove(world)
+        assert not world.to_remove
+        await trio.sleep(5)
+        faults.start(world, hosts[1])
+        assert await world.wait_until(world.is_converged, 20)
+        await end(world)
+
+    play("F10 seeds", story, seeds)
+
+
+async def _restart_all(world: World, size: int, *, within: float, seconds: float) -> None:
+    hosts = world.found(size)
+    assert await world.wait_until(lambda: all(host.is_whole for host in hosts), 300, step=1.0)
+    await trio.sleep(20)
+    for host in hosts:
+        await kill(world, host)
+        world.nursery.start_soon(_start_later, world, host, world.rng.uniform(0, within))
+    await trio.sleep(within)
+
+    def is_well() -> bool:
+        nodes = [node_of(host) for host in hosts if host.is_up]
+        return len(nodes) == size and all(
+            host.node.replicator.membership.state(node) == State.ALIVE
+            for host in hosts
+            for node in nodes
+            if node != node_of(host)
+        )
+
+    assert await world.wait_until(is_well, seconds, step=1.0), "not all are alive on all"
+    await wait_for_rest(world, 60)
+
+
+async def _start_later(world: World, host: Host, seconds: float) -> None:
+    await trio.sleep(seconds)
+    faults.start(world, host)
+
+
+@seeds(quick=1)
+def test_f25_many_restart_at_once(seeds: Sequence[int]) -> None:
+    """Twelve nodes in a partial view; a hundred is the next test."""
+
+    async def story(world: World) -> None:
+        world.options = attrs.evolve(
+            world.options, full_mesh_max=6, degree=4, degree_low=3, degree_high=6, members_interval=5.0
+        )
+        await _restart_all(world, 12, within=5, seconds=60)
+
+    play("F25", story, seeds)
+
+
+@pytest.mark.soak
+def test_f25_hundred_restart_at_once() -> None:
+    async def story(world: World) -> None:
+        await _restart_all(world, 100, within=5, seconds=60)
+
+    play("F25 hundred", story, range(2), options=PRODUCTION)
+
+
+@seeds(quick=1)
+def test_f26_newcomer_whose_server_dies(seeds: Sequence[int]) -> None:
+    async def story(world: World) -> None:
+        hosts = await form(world, 3)
+        for number in range(300):
+            put(hosts[number % 3], f"k{number:05}", f"v{number}".ljust(100))
+            if number % 20 == 0:
+                await trio.sleep(0.05)
+        assert await world.wait_until(world.is_converged, 30)
+        for path_host in hosts:
+            world.network.path(path_host.name, "new").bandwidth = 20_000.0
+        newcomer = world.add("new", join=tuple(host.address for host in hosts))
+        newcomer.start()
+        fractions: list[float] = []
+        servers: list[str] = []
+        for _ in range(400):
+            await trio.sleep(0.05)
+            walk = newcomer.node.replicator.syncs.walk
+            if walk is None:
+                if newcomer.is_whole:
+                    break
+                continue
+            fractions.append(walk.fraction)
+            put(hosts[0], f"k{world.rng.randrange(300):05}", "changed")
+            if 0.2 < walk.fraction < 0.8 and len(servers) < 1:
+                session = next(iter(newcomer.node.replicator.syncs.asking.values()), None)
+                if session is not None:
+                    server = next(host for host in hosts if node_of(host) == session.link.node)
+                    servers.append(server.name)
+                    await kill(world, server)
+        assert servers, "no server died half-way"
+        assert fractions == sorted(fractions)
+        await end(world)
+        assert newcomer.is_whole
+
+    play("F26", story, seeds)
+
+
+@seeds(quick=1)
+def test_f31_disk_full_on_one_node(seeds: Sequence[int]) -> None:
+    async def story(world: World) -> None:
+        hosts = await form(world, 3)
+        victim = hosts[2]
+        await write_for(world, hosts, 2, 10)
+        victim.disk.is_full = True
+        before = victim.vector
+        await write_for(world, hosts[:2], 10, 10, size=200)
+        assert victim.vector == before, "its vector has grown on a full disk"
+        victim.read(b"k1")
+        assert not put(victim, "k", "x")
+        look(world)
+        victim.disk.is_full = False
+        assert await world.wait_until(world.is_converged, 30)
+        assert put(victim, "k", "x")
+        await end(world)
+
+    play("F31", story, seeds)
+
+
+@seeds()
+def test_f37_bit_rot_is_found_and_mended(seeds: Sequence[int]) -> None:
+    async def story(world: World) -> None:
+        hosts = await form(world, 3, verify_interval=1e6)
+        for number in range(20):
+            assert put(hosts[number % 3], f"k{number:02}", f"value{number}")
+        assert await world.wait_until(world.is_converged, 20)
+        await kill(world, hosts[1])
+        row_key = bytes(16) + b"k07"
+        row = hosts[1].disk.get(Family.RECORDS, row_key)
+        assert row is not None
+        hosts[1].disk._tables[Family.RECORDS][row_key] = row.replace(b"value7", b"valuf7")
+        hosts[1].disk._synced._tables[Family.RECORDS][row_key] = row.replace(b"value7", b"valuf7")
+        faults.start(world, hosts[1])
+        assert await world.wait_until(world.is_converged, 30)
+        outcomes: list[Any] = []
+        hosts[0].node.verify(node_of(hosts[1]), outcomes.append)
+        assert await world.wait_until(lambda: bool(outcomes), 20)
+        assert outcomes[0].equal is False, outcomes
+        assert counter(hosts[0], "divergence_total") == 1
+        assert await world.wait_until(world.is_converged, 20)
+        assert len({value(host, "k07") for host in hosts}) == 1
+        hosts[0].node.verify(node_of(hosts[1]), outcomes.append)
+        assert await world.wait_until(lambda: len(outcomes) == 2, 20)
+        assert outcomes[1].equal is True, outcomes
+
+    play("F37", story, seeds)
