@@ -136,21 +136,27 @@ def _check_place(
     value, expiry, floor, _ = expected
     if value is not None and (held.value is None or held.value < value.stamp):
         killed = held.floor is not None and held.floor > value.stamp
-        # What a node had replaced by writes that were voided later may be nowhere.
-        is_void = world.hosts[value.host].was_cut
-        is_gone = is_void or _may_be_gone(expected, now_ms) or _is_deleted_by_removed(world, host, value)
-        if not killed and not is_gone:
+        is_gone = _may_be_gone(expected, now_ms) or _is_deleted_by_removed(world, host, value)
+        if not killed and not is_gone and not _was_cut(world, value):
             raise Violation(f"I3: {host.name} covers {value} and holds {held}")
     # An expiry beneath its value says nothing, and may have been purged with an earlier value.
     counts = expiry is not None and (value is None or expiry.stamp > value.stamp)
     if counts and expiry is not None and (held.expiry is None or held.expiry < expiry.stamp):
         killed = held.floor is not None and held.floor > expiry.stamp
-        if not killed and not (value is None or _may_be_gone(expected, now_ms)):
+        is_gone = value is None or _may_be_gone(expected, now_ms)
+        if not killed and not is_gone and not _was_cut(world, expiry):
             raise Violation(f"I3: {host.name} covers {expiry} and holds {held}")
-    # So may a deletion be, until it is made anew.
-    is_void = floor is not None and world.hosts[floor.host].was_cut
-    if value is None and floor is not None and not is_void and held.value and held.value < floor.stamp:
+    lacks_floor = floor is not None and held.value is not None and held.value < floor.stamp
+    if value is None and floor is not None and lacks_floor and not _was_cut(world, floor):
         raise Violation(f"I3: {host.name} covers the deletion {floor} and holds {held}")
+
+
+def _was_cut(world: World, write: Write) -> bool:
+    """Tell whether its host voided writes, which may have replaced this one, or have let it expire, and it was purged.
+
+    Then it may be nowhere; a deletion is made anew.
+    """
+    return world.hosts[write.host].was_cut
 
 
 def _may_be_gone(expected: Expected, now_ms: int) -> bool:
@@ -261,7 +267,7 @@ async def cut_power(world: World, host: Host) -> None:
     host.note_claims()
     claimed = host.durable
     boot = host.node.replicator.core.identity.boot
-    node = host.node.replicator.core.identity.node
+    node = host.member
     await host.stop(silently=world.rng.random() < 0.5)
     host.disk.cut_power(host.rng)
     _check_claims(world, host, node, boot, claimed)
@@ -357,7 +363,7 @@ def check_winners(world: World, host: Host, vector: VersionVector, state: Mappin
                 raise Violation(f"I2: {host.name} holds {held} of {place!r}, expected was {expected}")
             continue
         assert expected.value is not None
-        if world.hosts[expected.value.host].was_cut:
+        if _was_cut(world, expected.value):
             continue  # what it had replaced by writes that were voided may be nowhere
         if _is_deleted_by_removed(world, host, expected.value) and held == NOTHING:
             continue

@@ -23,8 +23,11 @@ def start(world: World, host: Host) -> None:
         return
     world.network.recover(host.name)
     advise(world, host)
+    member = host.member
     if host.start():
         check_survived(world, host)
+        if member and member != host.member:  # what was put back was from before it was this member
+            world.to_remove[member] = None
 
 
 def advise(world: World, host: Host) -> None:
@@ -165,13 +168,12 @@ async def wipe(world: World, name: str) -> None:
     host = world.hosts[name]
     if not host.is_up or len(world.up()) < 3:
         return
-    node = host.node.replicator.core.identity.node
+    world.to_remove[host.member] = None
     await host.stop()
     host.disk = Disk(name)
     host.rolled_back = True
     world.kept.pop(name, None)
     world.images.pop(name, None)
-    world.to_remove[node] = None
 
 
 # --- clocks
@@ -199,7 +201,7 @@ async def _keep_cutting(world: World) -> None:
 
 def _remove_again(world: World) -> None:
     """Remove those that left for good, where that is not known any more: the record of it may have been voided."""
-    gone = [world.hosts[name].node.replicator.core.identity.node for name in world.gone]
+    gone = [world.hosts[name].member for name in world.gone]
     for node in [*gone, *world.removed]:
         for host in world.up():
             may_remove = host.standing in {Standing.READY, Standing.REJOINING}
@@ -286,7 +288,7 @@ async def leave_for_good(world: World, host: Host) -> None:
         return  # it was started again
     await host.stop()
     if not host.has_handed_over:
-        world.to_remove[node.replicator.core.identity.node] = None
+        world.to_remove[host.member] = None
         remove(world)
 
 
@@ -296,7 +298,7 @@ async def die(world: World, name: str) -> None:
     host = world.hosts[name]
     if not host.is_up or len(world.up()) < 3:
         return
-    world.to_remove[host.node.replicator.core.identity.node] = None
+    world.to_remove[host.member] = None
     await host.stop(silently=True)
     world.gone[name] = None
     world.kept.pop(name, None)
@@ -306,10 +308,9 @@ async def die(world: World, name: str) -> None:
 def expel(world: World, name: str, member: str) -> None:
     """Remove a member though it may live."""
     host, other = world.hosts[name], world.hosts[member]
-    if host.is_whole and other.is_whole and sum(one.is_whole for one in world.up()) >= 3:
-        node = other.node.replicator.core.identity.node
-        if host.remove_member(node):
-            world.expelled[member] = None
+    may_expel = host.is_whole and other.is_whole and sum(one.is_whole for one in world.up()) >= 3
+    if may_expel and host.remove_member(other.member):
+        world.expelled[member] = None
 
 
 @kind("perish")

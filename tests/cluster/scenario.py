@@ -136,10 +136,6 @@ def links(host: Host) -> list[bytes]:
     return list(host.node.replicator.core.links)
 
 
-def node_of(host: Host) -> bytes:
-    return host.node.replicator.core.identity.node
-
-
 def counter(host: Host, name: str) -> float:
     return host.node.replicator.core.counters.get(name, 0)
 

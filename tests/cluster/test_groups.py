@@ -14,7 +14,7 @@ from storage.changes import Lane, VersionVector, group_of
 from tests.cluster import faults
 from tests.cluster.checkers import Watch, cut_power, kill
 from tests.cluster.network import Path
-from tests.cluster.scenario import delete, end, join, links, node_of, part, play, put, seeds, value, write_for
+from tests.cluster.scenario import delete, end, join, links, part, play, put, seeds, value, write_for
 from tests.cluster.world import GROUP, Host, World, template
 
 
@@ -229,7 +229,7 @@ def test_a_carrier_hands_a_group_over_before_it_is_known_to_leave(seeds: Sequenc
         await end(world)
         assert not hosts[0].dead_letters
         assert await world.wait_until(
-            lambda: hosts[2].node.replicator.exchanges[GROUP].participants.members() == [node_of(hosts[2])],
+            lambda: hosts[2].node.replicator.exchanges[GROUP].participants.members() == [hosts[2].member],
             30,
         )
 
@@ -291,9 +291,9 @@ def test_who_names_carriers_that_nobody_knows_is_named_for_what_waits(seeds: Seq
         assert put(hosts[0], "k", "v")
         await world.wait_until(world.is_converged, 20)
         exchange = hosts[0].node.replicator.exchanges[GROUP]
-        exchange.vectors.known[node_of(hosts[1])].carriers += (bytes(16),)
+        exchange.vectors.known[hosts[1].member].carriers += (bytes(16),)
         assert delete(hosts[0], "k")
-        assert await world.wait_until(lambda: exchange.stability.blocked_by == [node_of(hosts[1])], 30), (
+        assert await world.wait_until(lambda: exchange.stability.blocked_by == [hosts[1].member], 30), (
             "nobody is told why nothing is purged"
         )
         origin = exchange.core.replica.origin(Lane.SMALL)
@@ -378,7 +378,7 @@ def test_what_was_under_way_on_a_slow_path_holds_up_nothing_for_longer_than_that
         if breaks:
             await cut_power(world, hosts[0])
             faults.start(world, hosts[0])
-            assert await world.wait_until(lambda: node_of(hosts[2]) in links(hosts[0]), 10)
+            assert await world.wait_until(lambda: hosts[2].member in links(hosts[0]), 10)
         await end(world, seconds=10)
         assert vector(hosts[0]) == vector(hosts[2])
 

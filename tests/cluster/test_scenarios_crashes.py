@@ -25,7 +25,6 @@ from tests.cluster.scenario import (
     is_seen,
     links,
     look,
-    node_of,
     play,
     put,
     seeds,
@@ -150,13 +149,13 @@ def test_f09_members_from_early_copies_find_each_other_where_those_they_joined_b
 def test_f10_data_directory_deleted(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         hosts = await form(world, 3)
-        before = node_of(hosts[2])
+        before = hosts[2].member
         await write_for(world, hosts, 4, 10)
         await faults.wipe(world, "n2")
         await trio.sleep(1)
         faults.start(world, hosts[2])
         assert await world.wait_until(world.is_converged, 40)
-        assert node_of(hosts[2]) != before
+        assert hosts[2].member != before
         assert hosts[0].node.replicator.roster.is_member(before)
         faults.remove(world)
         assert not world.to_remove
@@ -199,12 +198,12 @@ async def _restart_all(world: World, size: int, *, within: float, seconds: float
     await trio.sleep(within)
 
     def is_well() -> bool:
-        nodes = [node_of(host) for host in hosts if host.is_up]
+        nodes = [host.member for host in hosts if host.is_up]
         return len(nodes) == size and all(
             host.node.replicator.membership.state(node) == State.ALIVE
             for host in hosts
             for node in nodes
-            if node != node_of(host)
+            if node != host.member
         )
 
     assert await world.wait_until(is_well, seconds, step=1.0), "not all are alive on all"
@@ -264,7 +263,7 @@ def test_f26_newcomer_whose_server_dies(seeds: Sequence[int]) -> None:
             if 0.2 < walk.fraction < 0.8 and len(servers) < 1:
                 session = next(iter(newcomer.node.replicator.syncs.asking.values()), None)
                 if session is not None:
-                    server = next(host for host in hosts if node_of(host) == session.link.node)
+                    server = next(host for host in hosts if host.member == session.link.node)
                     servers.append(server.name)
                     await kill(world, server)
         assert servers, "no server died half-way"
@@ -312,13 +311,13 @@ def test_f37_bit_rot_is_found_and_mended(seeds: Sequence[int]) -> None:
         faults.start(world, hosts[1])
         assert await world.wait_until(world.is_converged, 30)
         outcomes: list[Any] = []
-        hosts[0].node.verify(node_of(hosts[1]), outcomes.append)
+        hosts[0].node.verify(hosts[1].member, outcomes.append)
         assert await world.wait_until(lambda: bool(outcomes), 20)
         assert outcomes[0].equal is False, outcomes
         assert counter(hosts[0], "divergence_total") == 1
         assert await world.wait_until(world.is_converged, 20)
         assert len({value(host, "k07") for host in hosts}) == 1
-        hosts[0].node.verify(node_of(hosts[1]), outcomes.append)
+        hosts[0].node.verify(hosts[1].member, outcomes.append)
         assert await world.wait_until(lambda: len(outcomes) == 2, 20)
         assert outcomes[1].equal is True, outcomes
 

@@ -45,7 +45,7 @@ def test_f12_deleted_while_a_member_is_away(seeds: Sequence[int]) -> None:
             held = host.registers().get(place)
             assert held is not None, "purged though a member lacks it"
             assert held.floor is not None, "purged though a member lacks it"
-            assert hosts[2].node.replicator.core.identity.node in host.node.replicator.stability.blocked_by
+            assert hosts[2].member in host.node.replicator.stability.blocked_by
         join(world, [hosts[2]], hosts[:2])
         await end(world)
         assert all(value(host, "doomed") is None for host in hosts)

@@ -26,7 +26,6 @@ from tests.cluster.scenario import (
     join,
     links,
     look,
-    node_of,
     part,
     play,
     put,
@@ -52,7 +51,7 @@ def test_who_has_left_has_handed_over_everything(seeds: Sequence[int]) -> None:
         assert leaver.has_handed_over
         assert await world.wait_until(lambda: is_seen(hosts[1:], "last", b"word"), 5)
         for host in hosts[1:]:
-            departure = host.node.replicator.roster.departure(node_of(leaver))
+            departure = host.node.replicator.roster.departure(leaver.member)
             assert departure is not None
             assert departure.state == "left"
         await end(world)
@@ -73,9 +72,9 @@ def test_f11_away_longer_than_allowed(seeds: Sequence[int]) -> None:
         for number in range(3):
             put(late, f"late{number}", "unsent")
         await write_for(world, hosts[:3], 5, 10, deletes=0.9)
-        assert await world.wait_until(
-            lambda: hosts[0].node.replicator.roster.is_removed(node_of(late)), 120
-        ), "the absent member was not removed"
+        assert await world.wait_until(lambda: hosts[0].node.replicator.roster.is_removed(late.member), 120), (
+            "the absent member was not removed"
+        )
         await write_for(world, hosts[:3], 12, 10, deletes=0.9)
         assert any(host.replica.floors() for host in hosts[:3]), "nothing was purged"
         join(world, [late], hosts[:3])
@@ -130,7 +129,7 @@ def test_f24_stalled_loop_doubts_itself(seeds: Sequence[int]) -> None:
 
         def watch(host: Host) -> None:
             def note(record: Any, previous: State | None) -> None:
-                if record.node != node_of(sleeper) and record.state in {State.SUSPECT, State.UNREACHABLE}:
+                if record.node != sleeper.member and record.state in {State.SUSPECT, State.UNREACHABLE}:
                     changes.append(f"{host.name} {record.state.name} at {world.now():.2f}")
 
             host.node.replicator.membership.on_state_changed = note
@@ -175,7 +174,7 @@ def test_f27_removed_while_alive(seeds: Sequence[int]) -> None:
         outcast, others = hosts[3], hosts[:3]
         await write_for(world, hosts, 2, 10)
         assert await world.wait_until(world.is_converged, 20)
-        assert hosts[0].remove_member(node_of(outcast))
+        assert hosts[0].remove_member(outcast.member)
         assert await world.wait_until(lambda: outcast.node.replicator.rejoin.standing == Standing.REMOVED, 20)
         assert not put(outcast, "late", "x")
         await write_for(world, others, 3, 10, deletes=0.8)
@@ -227,7 +226,7 @@ def test_a_sync_from_before_a_deletion_brings_nothing_back_of_who_was_removed(se
             lambda: any(session.server is not None for session in syncs.asking.values()), 30, step=0.01
         )
         assert delete(held, "k")
-        assert held.remove_member(node_of(outcast))
+        assert held.remove_member(outcast.member)
         await outcast.stop(silently=True)
         world.gone[outcast.name] = None
         join(world, [other], [asker, held])
@@ -252,7 +251,7 @@ def test_f28_two_clusters_that_know_each_others_addresses(seeds: Sequence[int]) 
         assert put(hosts[3], "k", "b")
         await trio.sleep(30)
         for mine, theirs in ((hosts[:3], hosts[3:]), (hosts[3:], hosts[:3])):
-            strangers = {node_of(host) for host in theirs}
+            strangers = {host.member for host in theirs}
             for host in mine:
                 replicator = host.node.replicator
                 assert not strangers & {record.node for record in replicator.membership.records()}

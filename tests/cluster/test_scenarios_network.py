@@ -21,7 +21,6 @@ from tests.cluster.scenario import (
     is_seen,
     join,
     look,
-    node_of,
     part,
     play,
     put,
@@ -60,7 +59,7 @@ def test_f02_one_way_partition_does_not_lose_the_member(seeds: Sequence[int]) ->
         lost: list[str] = []
 
         def note(record: Any, previous: State | None) -> None:
-            if record.node == node_of(hosts[1]) and record.state == State.UNREACHABLE:
+            if record.node == hosts[1].member and record.state == State.UNREACHABLE:
                 lost.append(f"{world.now()}")
 
         hosts[2].node.replicator.membership.on_state_changed = note

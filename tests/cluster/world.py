@@ -178,6 +178,11 @@ class Host:
         return self._replica
 
     @property
+    def member(self) -> bytes:
+        """The id of the member that it is, or was when it last ran; empty before its first start."""
+        return self.node.replicator.core.identity.node if self.boots else b""
+
+    @property
     def replicas(self) -> dict[int, Replica]:
         """The store as each of the groups sees it that the node exchanges by now."""
         return {group: exchange.core.replica for group, exchange in self.node.replicator.exchanges.items()}
