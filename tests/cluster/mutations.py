@@ -60,6 +60,7 @@ class Mutation(NamedTuple):
     purges: bool = False  # about purging: hunted with those seeds that are about nothing else
     events: str | None = None  # hunted with those seeds that have events of this kind
     grouped: bool = False  # about groups: hunted with those seeds in which some hosts carry one
+    partial: bool = False  # about what is passed on: hunted with those seeds that have partial views
     scenario: Callable[[Sequence[int]], None] | None = None  # finds it where the seeds seldom or never do
 
 
@@ -427,6 +428,11 @@ def _walk_all_groups() -> list[Patch]:
     return [(Ledger, "belongs", lambda self, number, group: not self.is_local(number))]
 
 
+def _show_nothing_on() -> list[Patch]:
+    """What an origin is held for stays with those that its node is linked with."""
+    return [(Dissemination, "_show_latest", lambda self, *_: None)]
+
+
 MUTATIONS: Final = (
     Mutation("judge-by-stamp", "covered dots are judged by their stamp", _judge_by_stamp, purges=True),
     Mutation("reuse-origin", "an origin is used on after a restart", _reuse_origin),
@@ -487,6 +493,13 @@ MUTATIONS: Final = (
         scenario=test_groups.test_a_carrier_hands_a_group_over_before_it_is_known_to_leave,
     ),
     Mutation("mix-groups", "walks show all groups", _walk_all_groups, grouped=True),
+    Mutation(
+        "show-nothing-on",
+        "what an origin is held for is not shown on",
+        _show_nothing_on,
+        events="keep-cutting",
+        partial=True,
+    ),
 )
 
 
@@ -525,7 +538,7 @@ def _scene(mutation: Mutation) -> str:
 def _plans(mutation: Mutation) -> Iterator[swarm.Plan]:
     """Yield the plans of those seeds that have to do with a mutation."""
     step = swarm.PURGING_EVERY if mutation.purges else 1
-    first = swarm.GROUPED_FROM if mutation.grouped else 0
+    first = swarm.PARTIAL_FROM if mutation.partial else swarm.GROUPED_FROM if mutation.grouped else 0
     for seed in count(first + step - 1, step):
         plan = swarm.draw(seed)
         if mutation.events is None or any(event.kind == mutation.events for event in plan.events):
