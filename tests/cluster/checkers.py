@@ -146,8 +146,9 @@ def _check_place(
         is_gone = value is None or _may_be_gone(expected, now_ms)
         if not killed and not is_gone and not _was_cut(world, expiry):
             raise Violation(f"I3: {host.name} covers {expiry} and holds {held}")
-    lacks_floor = floor is not None and held.value is not None and held.value < floor.stamp
-    if value is None and floor is not None and lacks_floor and not _was_cut(world, floor):
+    if value is not None or floor is None or _was_cut(world, floor):
+        return
+    if held.value is not None and held.value < floor.stamp:
         raise Violation(f"I3: {host.name} covers the deletion {floor} and holds {held}")
 
 

@@ -12,13 +12,14 @@ import pytest
 import trio
 
 from replication.options import Options
+from storage.record import NEVER
 from tests.cluster import faults
 from tests.cluster.checkers import Watch, check_rest, wait_for_rest
 from tests.cluster.world import Host, World, simulate, template
 
 Story = Callable[[World], Awaitable[None]]
 
-# Durations as users have them, for what is about many nodes; a test does not wait a minute for the first writes.
+# The durations that users have, but for the time before a node may write: for what is about many nodes.
 PRODUCTION: Final = attrs.evolve(Options(), start_gate=1.0)
 
 
@@ -83,9 +84,15 @@ def join(world: World, one: Sequence[Host], other: Sequence[Host]) -> None:
 _numbers = count(1)
 
 
-def put(host: Host, key: str, value: str | bytes, *, database: int = 0) -> bool:
+def put(host: Host, key: str, value: str | bytes, *, expires_at_ms: int = NEVER, database: int = 0) -> bool:
     body = value if isinstance(value, bytes) else value.encode()
-    return host.write(lambda keyspace: keyspace.put(key.encode(), body), database=database)
+    return host.write(
+        lambda keyspace: keyspace.put(key.encode(), body, expires_at_ms=expires_at_ms), database=database
+    )
+
+
+def expire(host: Host, key: str, at_ms: int) -> bool:
+    return host.write(lambda keyspace: keyspace.expire(key.encode(), at_ms))
 
 
 def delete(host: Host, *keys: str) -> bool:

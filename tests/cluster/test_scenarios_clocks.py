@@ -287,7 +287,7 @@ def test_f18_expiries_while_clocks_differ(seeds: Sequence[int]) -> None:
             host = rng.choice(hosts)
             due = host.wall_ms() + rng.choice((300, 900, 2000))
             key = f"e{number}"
-            assert host.write(lambda keyspace: keyspace.put(key.encode(), b"x", due))  # noqa: B023
+            assert put(host, key, "x", expires_at_ms=due)
             await trio.sleep(0.4)
             for one in hosts:
                 for other in range(number + 1):

@@ -6,6 +6,7 @@ The numbers are those of the specification (section 16); durations are the scale
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from random import Random
 
 import pytest
@@ -17,6 +18,7 @@ from tests.cluster.scenario import (
     counter,
     delete,
     end,
+    expire,
     form,
     is_seen,
     join,
@@ -61,7 +63,7 @@ def test_f13_write_and_delete_at_the_same_millisecond(seeds: Sequence[int]) -> N
         for number in range(20):
             key = f"k{number}"
             assert put(hosts[2], key, "before")
-            assert await world.wait_until(lambda: is_seen(hosts, key, b"before"), 5, step=0.02)  # noqa: B023
+            assert await world.wait_until(partial(is_seen, hosts, key, b"before"), 5, step=0.02)
             assert put(hosts[0], key, "kept")
             assert delete(hosts[1], key)
         await end(world)
@@ -80,14 +82,12 @@ def test_f19_expire_on_one_side_and_set_on_the_other(seeds: Sequence[int]) -> No
         assert await world.wait_until(world.is_converged, 20)
         part(world, [hosts[0]], hosts[1:])
         for number in range(6):
-            key = f"k{number}".encode()
-            expiring = lambda keyspace: keyspace.expire(key, hosts[0].wall_ms() + 8_000)  # noqa: B023, E731
             if number % 2:
                 assert put(hosts[1], f"k{number}", "new")
                 await trio.sleep(0.01)
-                assert hosts[0].write(expiring)
+                assert expire(hosts[0], f"k{number}", hosts[0].wall_ms() + 8_000)
             else:
-                assert hosts[0].write(expiring)
+                assert expire(hosts[0], f"k{number}", hosts[0].wall_ms() + 8_000)
                 await trio.sleep(0.01)
                 assert put(hosts[1], f"k{number}", "new")
         join(world, [hosts[0]], hosts[1:])

@@ -6,6 +6,7 @@ The numbers are those of the specification (section 16); durations are the scale
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -197,7 +198,7 @@ def test_f23_peer_that_reads_slowly(seeds: Sequence[int]) -> None:
                 last = value(hosts[number % 3], f"k{number % 20}")
                 assert last is not None
                 assert await world.wait_until(
-                    lambda: is_seen(hosts[:3], f"k{number % 20}", last),  # noqa: B023
+                    partial(is_seen, hosts[:3], f"k{number % 20}", last),
                     0.5,
                     step=0.05,
                 ), "the slow peer delays the others"
