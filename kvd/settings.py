@@ -655,9 +655,9 @@ class PeersSettings:
     )
     join: tuple[str, ...] = setting(
         (),
-        """Nodes to begin with, as host:port; a name with several addresses stands for all of them.
-        One that is up is enough, the others are learned from it. Empty on the first node of a new cluster,
-        and there only.""",
+        """Nodes to begin with, as host:port; a name with several addresses stands for all of them, and is
+        resolved anew for each attempt. One that is up is enough, the others are learned from it; the node
+        itself may be among them. Empty on the first node of a new cluster, and there only.""",
         check=_check_peer_addresses,
     )
     advertise: tuple[str, ...] = setting(

@@ -37,6 +37,8 @@ Result = TypeVar("Result")
 
 AUTHENTICATION_SECONDS: Final = 5.0
 _DIAL_SECONDS: Final = 10.0
+# So many addresses of one name may fail to answer, then the rest has to wait for the next attempt.
+_SILENT_MAX: Final = 4
 _CLOSE_SECONDS: Final = 2.0
 _RECEIVE_BYTES: Final = 256 * 1024
 _SEND_BYTES: Final = 64 * 1024
@@ -314,17 +316,39 @@ class PeerNode:
         self._nursery.start_soon(self._dial, address, node)
 
     async def _dial(self, address: str, node: bytes | None) -> None:
+        """Connect to an address, or to one of those that a name to join stands for; serve the link to its end."""
         reached = False
         try:
-            with trio.fail_after(_DIAL_SECONDS):
-                stream = await self._network.dial(address)
-            reached = await self._serve(stream, outgoing=True, address=address)
-        except (OSError, ReplicationError, trio.TooSlowError, trio.BrokenResourceError) as error:
-            self.replicator.core.log.debug("no connection", address=address, error=str(error))
+            targets = [address] if node is not None else await self._resolve(address)
+            seconds = _DIAL_SECONDS / max(1, min(len(targets), _SILENT_MAX))
+            give_up_at = trio.current_time() + _DIAL_SECONDS
+            for target in targets:
+                if reached or trio.current_time() >= give_up_at:
+                    break
+                reached = await self._try(target, seconds)
         finally:
             self._dialing.discard(address)
             if not reached:
                 self.replicator.on_dial_failed(address, node, trio.current_time())
+
+    async def _resolve(self, address: str) -> list[str]:
+        """Return which addresses of one to join are to be tried, in this order."""
+        try:
+            found = await self._network.resolve(address)
+        except ReplicationError as error:
+            self.replicator.core.log.debug("no connection", address=address, error=str(error))
+            return []
+        return self.replicator.topology.to_try(address, found)
+
+    async def _try(self, address: str, seconds: float) -> bool:
+        """Connect to an address and serve the link to its end; False if there was none, or it broke."""
+        try:
+            with trio.fail_after(seconds):
+                stream = await self._network.dial(address)
+            return await self._serve(stream, outgoing=True, address=address)
+        except (OSError, ReplicationError, trio.TooSlowError, trio.BrokenResourceError) as error:
+            self.replicator.core.log.debug("no connection", address=address, error=str(error))
+            return False
 
     async def _accept(self, stream: PeerStream) -> None:
         """Serve a connection that a peer has opened."""
@@ -365,7 +389,7 @@ class PeerNode:
         await _send(stream, handshake.start())
         await _converse(stream, reader, handshake)
         stream.report(is_authenticated=handshake.is_authenticated)
-        if handshake.is_self:
+        if handshake.is_self and outgoing:
             self.replicator.topology.on_self(address)
         if handshake.rejected is not None:
             self._note_rejected(handshake.rejected)

@@ -118,7 +118,11 @@ class TcpNetwork:
     # --- dialling
 
     async def dial(self, address: str) -> TcpStream:
-        """Connect to `address`: see `Network`. Of a name's addresses the first that answers is taken."""
+        """Connect to `address`: see `Network`. Of a name's addresses the first that answers is taken.
+
+        That is for names of members, whose addresses lead all to the same node; those of a name to join are
+        resolved before (`PeerNode`) and dialled one by one.
+        """
         try:
             with trio.fail_after(CONNECT_SECONDS):
                 stream = await self._connect(address)

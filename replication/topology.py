@@ -23,6 +23,10 @@ and on like an unreachable member: who was removed may have been replaced there 
 be found by. Any other is dialled now and then if its member is not known to be alive: two halves that never met must
 find each other. A partial view does both only now and then, for there are many to do it.
 
+An address to join may be a name that stands for many nodes, this one among them. The driver resolves it anew for each
+dial and tries what it stands for in random order (`to_try`), until one is linked; then the name is as good as an address
+of that member. What turned out to be this node itself is left out, and the name is not given up for it.
+
 Addresses that peers tell are hints. They are dialled only inside the allowed networks, if such are given,
 and always with this cluster's credentials (`handshake`).
 
@@ -79,6 +83,7 @@ class _Join:
     checked_at: float = -math.inf  # when it was last seen whether it leads to anybody new
     node: bytes | None = None  # whom it led to last
     led_at: float = -math.inf
+    found: Sequence[str] = ()  # the addresses that it stood for when it was last resolved
 
 
 class Topology:
@@ -141,8 +146,20 @@ class Topology:
         return existing if existing.outgoing == is_smaller else new
 
     def is_own_address(self, address: str) -> bool:
-        """Tell whether an address is known to lead to this node itself."""
-        return address in self._own_addresses
+        """Tell whether an address is known to lead to this node itself, and to no other."""
+        join = self._joins.get(address)
+        found = () if join is None else join.found
+        return address in self._own_addresses or (
+            bool(found) and all(one in self._own_addresses for one in found)
+        )
+
+    def to_try(self, address: str, found: Sequence[str]) -> list[str]:
+        """Return in which order to dial the addresses that one to join stands for at this moment."""
+        if address in self._joins:
+            self._joins[address].found = tuple(found)
+        others = [one for one in found if one not in self._own_addresses]
+        self._core.rng.shuffle(others)
+        return others
 
     # --- inputs
 

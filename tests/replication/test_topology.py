@@ -84,11 +84,33 @@ def test_nobody_is_dialled_that_has_no_address_or_says_not_to() -> None:
 
 
 def test_a_node_does_not_dial_itself() -> None:
-    node = lone(join=("seed:1", "10.0.0.0:6380"))
-    node.topology.on_self("seed:1")
+    node = lone(join=("192.0.2.1:1", "10.0.0.0:6380"))
+    node.topology.on_self("192.0.2.1:1")
     tell(node, record_of(2, addresses=("10.0.0.0:6380", "10.9.9.9:1")))
     run(node, 3)
     assert dialled(node) == ["10.9.9.9:1"]
+
+
+def test_a_name_that_leads_to_the_node_itself_is_resolved_again() -> None:
+    node = lone(join=("seed:1",))
+    run(node, 1)
+    assert node.topology.to_try("seed:1", ["192.0.2.1:1"]) == ["192.0.2.1:1"]
+    node.topology.on_self("192.0.2.1:1")
+    node.topology.on_dial_failed("seed:1", None, node.mesh.now)
+    assert node.topology.is_own_address("seed:1")
+    run(node, 60)
+    assert dialled(node) == ["seed:1"] * len(node.dials)
+    assert len(node.dials) > 1
+    assert node.topology.to_try("seed:1", ["192.0.2.1:1", "192.0.2.2:1"]) == ["192.0.2.2:1"]
+    assert not node.topology.is_own_address("seed:1")
+
+
+def test_the_addresses_of_a_name_are_tried_in_random_order() -> None:
+    node = lone(join=("seed:1",))
+    found = [f"192.0.2.{number}:1" for number in range(4)]
+    orders = {tuple(node.topology.to_try("seed:1", found)) for _ in range(50)}
+    assert len(orders) > 10
+    assert all(sorted(order) == found for order in orders)
 
 
 def test_who_is_gone_is_not_dialled() -> None:

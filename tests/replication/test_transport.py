@@ -29,6 +29,7 @@ from replication.proofs import new_secret_line, secret_line, write_new
 from replication.security import BundleCredentials, Credentials, SecretCredentials, _load
 from replication.tcp import PLAINTEXT, Plaintext, TcpNetwork, TcpStream
 from replication.transport import Network, PeerStream, format_address, parse_address
+from tests.replication.resolver import Resolver
 
 CLUSTER: Final = b"c" * 16
 HERE: Final = "127.0.0.1:0"
@@ -461,31 +462,6 @@ async def test_of_several_addresses_one_that_answers_is_taken(secret: SecretCred
         stream = await network.dial(f"seeds.example.org:{port}")
         assert stream.remote_address == address
         await stream.aclose()
-
-
-@attrs.frozen
-class Resolver(trio.abc.HostnameResolver):
-    """Knows one name's addresses."""
-
-    addresses: list[str]
-
-    async def getaddrinfo(  # type: ignore[override]
-        self, host: bytes, port: int, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
-    ) -> list[tuple[Any, ...]]:
-        await trio.lowlevel.checkpoint()
-        return [
-            (
-                socket.AF_INET6 if ":" in address else socket.AF_INET,
-                socket.SOCK_STREAM,
-                socket.IPPROTO_TCP,
-                "",
-                (address, port, 0, 0) if ":" in address else (address, port),
-            )
-            for address in self.addresses
-        ]
-
-    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
-        raise NotImplementedError
 
 
 # ---------------------------------------------------------------- networks that are allowed
