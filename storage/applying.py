@@ -497,7 +497,7 @@ class Applier:
         if keyspace.policy.conflict_log:
             stamp = self._ledger.stamp
             conflict = Conflict(self._txn.now_ms, place, kind, stamp(winner), stamp(loser))
-        self._txn.accept().lost[loser[:STAMP_BYTES]] = conflict
+        self._txn.accept().lost[loser[:STAMP_BYTES]] = (kind, conflict)
 
     def _would_win(self, change: Change, origin: bytes, number: int) -> bool:
         """Tell whether the change is newer than what is stored and than what deletes it."""

@@ -548,5 +548,5 @@ class Replica(Protocol):
     def on_conflict(self, callback: Callable[[Conflict], None]) -> None: ...
 
     def stats(self) -> Mapping[str, int]:
-        """Return counts: conflicts, forks, undecodable, bodyless, tombstones, expired_headers."""
+        """Return counts: conflicts, also by kind, forks, purged, undecodable, bodyless, tombstones, expired_headers."""
         ...

@@ -127,6 +127,8 @@ class Sweeper:
         self.purging: Purging = Alone()  # of the group that all nodes carry
         self.purging_of: dict[int, Purging] = {}  # of the other groups
         self.expired: list[tuple[Keyspace, bytes]] = []
+        self.purged_count = 0  # keys of which what only hid older writes was removed, since the start
+        self._purged_now = 0  # in the tick under way
 
     def collect(self, budget_rows: int) -> int:
         """Handle up to `budget_rows` due deadlines as pending changes of the transaction."""
@@ -154,6 +156,8 @@ class Sweeper:
             self._position = self._swept_to
             self._swept_to = b""
         self._horizon_before = None
+        self.purged_count += self._purged_now
+        self._purged_now = 0
         if added:
             self._position = min(self._position, *added)
 
@@ -161,6 +165,7 @@ class Sweeper:
         if self._horizon_before is not None:
             self.horizon, self._horizon_before = self._horizon_before, None
         self._swept_to = b""
+        self._purged_now = 0
         self.expired = []
 
     def _prefetch(self, entries: list[bytes]) -> None:
@@ -216,6 +221,7 @@ class Sweeper:
             self._postpone(self._state.purge_due(now_ms), PURGE_KIND, keyspace, key)
         else:
             purged.extend(collectable)
+            self._purged_now += 1
             if not self._is_alone(keyspace):
                 hlcs, group = self._expired_hlcs, keyspace.group
                 hlcs[group] = max(hlcs.get(group, 0), _expired_hlc(record))

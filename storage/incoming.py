@@ -48,8 +48,8 @@ class Incoming:
         # What clients can see, as `Store.applied` tells it; a tuple stands for several keys.
         self.applied: list[tuple[Keyspace, bytes | tuple[bytes, ...] | None, Kind]] = []
         self.headers: dict[bytes, None] = {}  # row keys that may want their value back
-        # Writes that lost without having been seen, by register; None: the conflict is not to be told of.
-        self.lost: dict[bytes, Conflict | None] = {}
+        # Writes that lost without having been seen, by register: kind, and the conflict if it is to be told of.
+        self.lost: dict[bytes, tuple[int, Conflict | None]] = {}
         self.forks = 0
         self.undecodable = 0
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from storage.changes import Kind
+
 if TYPE_CHECKING:
     from storage.changes import Conflict
 
 _REMEMBERED_MAX: Final = 1024
+_KINDS: Final[dict[int, str]] = {Kind.VALUE: "value", Kind.EXPIRY: "expiry"}
+_OTHER: Final = "other"  # of a later version
 
 
 class Losses:
@@ -20,14 +24,21 @@ class Losses:
     """
 
     def __init__(self) -> None:
-        self.total = 0
+        self.totals = dict.fromkeys((*_KINDS.values(), _OTHER), 0)  # by kind
         self._recent: dict[bytes, Conflict | None] = {}  # None: the namespace keeps no log of conflicts
 
-    def note(self, lost: dict[bytes, Conflict | None]) -> list[Conflict]:
+    @property
+    def total(self) -> int:
+        return sum(self.totals.values())
+
+    def note(self, lost: dict[bytes, tuple[int, Conflict | None]]) -> list[Conflict]:
         """Count the losers of a commit, by register; return the conflicts to tell of: those that are new."""
         recent = self._recent
-        found = {register: conflict for register, conflict in lost.items() if register not in recent}
-        self.total += len(found)
+        found: dict[bytes, Conflict | None] = {}
+        for register, (kind, conflict) in lost.items():
+            if register not in recent:
+                found[register] = conflict
+                self.totals[_KINDS.get(kind, _OTHER)] += 1
         recent.update(found)
         for register in list(islice(recent, max(len(recent) - _REMEMBERED_MAX, 0))):
             del recent[register]

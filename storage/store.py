@@ -123,7 +123,7 @@ class Store:
         self._poisoned: str | None = None
         self.commits = 0
         self._young_records = 0  # written since the collector has last let go of such
-        self._forks = self._undecodable = 0
+        self.forks = self._undecodable = 0
         self.losses = Losses()
         found = read_found(engine)
         self.node_id = found.node_id
@@ -500,7 +500,9 @@ class Store:
         """Return what `changes.Replica.stats` tells."""
         return {
             "conflicts": self.losses.total,
-            "forks": self._forks,
+            **{f"conflicts_{kind}": count for kind, count in self.losses.totals.items()},
+            "forks": self.forks,
+            "purged": self.sweeper.purged_count,
             "undecodable": self._undecodable,
             "bodyless": len(self.sweeper.wanted),
             "tombstones": sum(keyspace.floors for keyspace in self.keyspaces),
@@ -584,7 +586,7 @@ class Store:
     def _accepted(self, incoming: Incoming) -> None:
         """Take note that what came from other nodes was committed."""
         self._applied = incoming.applied
-        self._forks += incoming.forks
+        self.forks += incoming.forks
         self._undecodable += incoming.undecodable
         conflicts = self.losses.note(incoming.lost) if incoming.lost else []
         if self.on_conflicts is not None and conflicts:

@@ -35,7 +35,6 @@ COUNTERS: Final = (
     "sync_ended_total",
     "sync_failed_total",
     "sync_bytes_total",
-    "gc_purged_total",
     "origins_held_total",
     "voided_total",
     "clock_jumps_total",
@@ -49,14 +48,17 @@ COUNTERS: Final = (
     "body_bytes_total",
     "loop_late_total",
 )
-# Of the store's figures, those that are about replication, and what they are called here.
-STORE: Final = {
-    "conflicts": "conflicts_total",
-    "forks": "dot_fork_total",
-    "undecodable": "undecodable_cells",
-    "bodyless": "bodyless_cells",
-    "tombstones": "tombstones",
-    "expired_headers": "expired_headers",
+# Of the store's figures, those that are about replication, and what they are called here, with a label or none.
+STORE: Final[dict[str, tuple[str, tuple[tuple[str, str], ...]]]] = {
+    "conflicts_value": ("conflicts_total", (("kind", "value"),)),
+    "conflicts_expiry": ("conflicts_total", (("kind", "expiry"),)),
+    "conflicts_other": ("conflicts_total", (("kind", "other"),)),
+    "forks": ("dot_fork_total", ()),
+    "purged": ("gc_purged_total", ()),
+    "undecodable": ("undecodable_cells", ()),
+    "bodyless": ("bodyless_cells", ()),
+    "tombstones": ("tombstones", ()),
+    "expired_headers": ("expired_headers", ()),
 }
 
 # Of these, the samples are named with _bucket, _sum and _count.
@@ -102,8 +104,8 @@ def _of_node(found: ClusterReport) -> Iterator[Metric]:
         yield "group_gc_blocked_by", label, float(len(group.blocked_by))
     for name in dict.fromkeys((*COUNTERS, *found.counters)):
         yield name, (), found.counters.get(name, 0.0)
-    for field, name in STORE.items():
-        yield name, (), float(found.store.get(field, 0))
+    for field, (name, labels) in STORE.items():
+        yield name, labels, float(found.store[field])
 
 
 def _of_member(member: MemberReport) -> Iterator[Metric]:

@@ -27,6 +27,7 @@ import trio
 
 import kvd
 from kvd.peering import dead_letters
+from kvd.peering.alarms import Alarms
 from kvd.peering.applied import Applied
 from kvd.peering.options import peer_options
 from kvd.peering.users import SharedUsers
@@ -91,6 +92,7 @@ class Peers:
         )
         self.replicator = self.node.replicator
         self.applied = Applied(server)
+        self._alarms = Alarms(server.store, self.replicator.exchanges)
         self.users = SharedUsers(server, self._replica)
         self._carries_more = bool(options.groups)
         self._waiters: list[_Waiter] = []
@@ -134,6 +136,7 @@ class Peers:
         while True:
             await trio.sleep(_LOOK_SECONDS)
             self.look()
+            self._alarms.look(trio.current_time())
             if self._waiters:
                 self._look_at_waiters()
 

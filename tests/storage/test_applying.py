@@ -303,7 +303,20 @@ def test_a_lost_write_that_its_winner_did_not_see_is_a_conflict(nodes: Nodes) ->
     assert found.loser == Stamp(from_a[0].changes[0].hlc, from_a[0].origin, 2)
     assert b.replica.conflicts(10) == [found._replace(at_ms=NOW_MS + 5)]
     assert a.replica.stats()["conflicts"] == b.replica.stats()["conflicts"] == 1
+    assert a.replica.stats()["conflicts_value"] == 1
     assert a.value(b"k") == b.value(b"k") == b"3"
+
+
+def test_conflicts_are_counted_by_kind(nodes: Nodes) -> None:
+    node = nodes()
+    first, second = (
+        dot(seq, kind=Kind.EXPIRY, content=NOW_MS + seq * 1000, hlc=hlc_at(NOW_MS) + seq) for seq in (2, 3)
+    )
+    node.receive([run_of(dot(1), first)])
+    node.receive([run_of(second, after=2)])
+    stats = node.replica.stats()
+    kinds = ("conflicts_value", "conflicts_expiry", "conflicts_other")
+    assert [stats[kind] for kind in kinds] == [0, 1, 0]
 
 
 def test_an_informed_overwrite_is_no_conflict_in_any_order(nodes: Nodes) -> None:
@@ -396,7 +409,7 @@ def test_unknown_kinds_are_kept_and_handed_on(nodes: Nodes) -> None:
     assert findings(b.store) == []
     assert digest_of(a) == digest_of(b)
     assert a.receive([run_of(dot(8, kind=Kind.FIELD, sub=b"field", hlc=hlc_at(NOW_MS) + 3))]) == 0
-    assert a.replica.stats()["conflicts"] == 1
+    assert a.replica.stats()["conflicts"] == a.replica.stats()["conflicts_other"] == 1
 
 
 def test_deletions_and_flushes_erase_members(nodes: Nodes) -> None:

@@ -152,8 +152,10 @@ def test_a_tombstone_is_purged_after_its_time_and_not_before(store: Store) -> No
     store.commit()
     assert sweep_all(store, NOW_MS + GC_MIN_AGE_MS - 1) == []
     assert rows(store) == [b"k"]
+    assert store.replication_stats()["purged"] == 0
     assert sweep_all(store, NOW_MS + PURGED_MS) == []
     assert rows(store) == []
+    assert store.replication_stats()["purged"] == 1
     assert keyspace.peek(b"k") is MISSING
     origin, seq = register_dot(floor)
     stored = store.engine.get(Family.META, purged_key(origin))
@@ -239,6 +241,21 @@ def test_a_failed_sweep_is_done_again() -> None:
     assert keyspace.count == 0
 
 
+def test_what_a_failed_sweep_did_not_purge_does_not_count() -> None:
+    engine = MemoryEngine()
+    store = Store(engine, now_ms=NOW_MS)
+    store.keyspace(0).put(b"k", b"v")
+    store.keyspace(0).delete(b"k")
+    store.commit()
+    store.begin(NOW_MS + PURGED_MS)
+    engine.fail_next(NoSpace("memory"))
+    with pytest.raises(NoSpace):
+        store.sweep(50)
+    assert store.replication_stats()["purged"] == 0
+    assert store.sweep(50) == 1
+    assert store.replication_stats()["purged"] == 1
+
+
 def test_an_unreadable_row_does_not_stop_the_sweep(store: Store) -> None:
     keyspace = store.keyspace(0)
     for key in (b"a", b"b", b"c"):
@@ -272,9 +289,11 @@ def test_with_members_an_expired_record_becomes_a_header(store: Store, members: 
     assert keyspace.version(b"k") is None
     assert sweep_all(store, NOW_MS + 2 * PURGED_MS) == []
     assert rows(store) == [b"k"]
+    assert store.replication_stats()["purged"] == 0
     members.covered = {stamp, expiry[0]}
     sweep_all(store, NOW_MS + 4 * PURGED_MS)
     assert rows(store) == []
+    assert store.replication_stats()["purged"] == 1
 
 
 def test_a_header_waits_until_nobody_can_have_extended_its_expiry(store: Store, members: Members) -> None:
