@@ -53,6 +53,8 @@ _SESSIONS_A_LINK: Final = 2
 _RETRY_SECONDS: Final = 0.5
 # Until it is looked again whether a link whose queue others have filled has room for a batch.
 _ROOM_SECONDS: Final = 0.05
+# Between two lines of the log about a session that takes long.
+_TELL_SECONDS: Final = 5.0
 
 
 @attrs.define
@@ -83,6 +85,18 @@ class Walk:
         return int.from_bytes(self.cursor[16:24].ljust(8, b"\0"), "big") / 2**64
 
 
+@attrs.frozen
+class Progress:
+    """How far a session has come; a full one counts what those before it have brought."""
+
+    node: bytes  # that serves
+    full: bool
+    fraction: float
+    changes: int
+    bytes: int
+    started_at: float
+
+
 @attrs.define(eq=False)
 class _Asking:
     """A session in which this node is the asker."""
@@ -92,7 +106,10 @@ class _Asking:
     full: bool
     asked_at: float
     progress_at: float
+    told_at: float  # that it goes on
     server: SyncStart | None = None
+    total: int = 0  # dots that the server covered and this node did not when it began
+    passed: int = 0  # dots of these up to where the session is, whether they are still alive or not
     count: int = 0
     bodies: int = 0  # runs whose bodies are fetched
     end: SyncEnd | None = None
@@ -162,6 +179,32 @@ class Syncs:
             self.walk = Walk(started_at=self._core.now)
             self._core.log.info("full sync wanted")
 
+    def progress(self) -> list[Progress]:
+        """Return how far the sessions are in which this node is sent something."""
+        return [self._progress(session) for session in self.asking.values() if session.server is not None]
+
+    def _progress(self, session: _Asking) -> Progress:
+        node, walk = session.link.node, self.walk
+        if session.full and walk is not None:
+            return Progress(node, True, walk.fraction, walk.changes, walk.bytes, walk.started_at)
+        fraction = min(session.passed / session.total, 0.999) if session.total else 0.0
+        return Progress(node, False, fraction, session.count, session.bytes, session.asked_at)
+
+    def _tell_progress(self, session: _Asking, now: float) -> None:
+        """Let the log tell now and then how far a session is that takes long."""
+        if session.server is None or now - session.told_at < _TELL_SECONDS:
+            return
+        session.told_at = now
+        found = self._progress(session)
+        self._core.log.info(
+            "sync goes on",
+            peer=found.node.hex()[:8],
+            full=found.full,
+            percent=round(100 * found.fraction, 1),
+            changes=found.changes,
+            bytes=found.bytes,
+        )
+
     def is_asking(self, link: Link) -> bool:
         return any(session.link is link for session in self.asking.values())
 
@@ -200,7 +243,8 @@ class Syncs:
 
     def _ask(self, link: Link, *, full: bool, cursor: bytes) -> None:
         self._numbers += 1
-        self.asking[self._numbers] = _Asking(link, self._numbers, full, self._core.now, self._core.now)
+        now = self._core.now
+        self.asking[self._numbers] = _Asking(link, self._numbers, full, now, now, now)
         replica = self._core.replica
         self._core.count("sync_started_total")
         link.send(
@@ -224,6 +268,8 @@ class Syncs:
             return
         session.server = start
         session.progress_at = self._core.now
+        covered = self._core.replica.vector()
+        session.total = sum(max(seq - covered[origin], 0) for origin, seq in start.vector.items())
         walk = self.walk
         if session.full and walk is not None:
             vector = VersionVector(start.vector)
@@ -260,6 +306,7 @@ class Syncs:
         session.count += sum(len(run.changes) for run in batch.runs)
         for run in runs:
             size += run_bytes(run)
+            session.passed += run.upto - run.after
             self._merge(session, run)
         session.bytes += size
         self._core.count("sync_bytes_total", size)
@@ -585,6 +632,8 @@ class Syncs:
             # While large values are on their way, `Bodies` sees whether they make progress.
             if not session.bodies and now - session.progress_at > timeout:
                 self._fail(session, SyncFailure.CANCEL)
+            else:
+                self._tell_progress(session, now)
         due = now + 1.0 if not (self._wanted or self.walk) else now + 0.1
         for key, serving in list(self.serving.items()):
             if now - serving.progress_at > timeout:

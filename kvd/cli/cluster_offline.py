@@ -12,6 +12,7 @@ Nothing is ever overwritten, and every file can be read by its owner alone.
 from __future__ import annotations
 
 import datetime as dt
+import json
 import platform
 import secrets
 import sys
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from kvd.cli.errors import EXIT_FAILED, describe
+from kvd.cli.options import json_option
 
 if TYPE_CHECKING:
     from replication.certificates import Bundle, Issuer
@@ -71,7 +73,8 @@ A cluster with certificates, where each node can be told from the others:
     "--node", metavar="NAME", help="With --mtls: name of the first node.  [default: the host's name]"
 )
 @_days_option
-def init(file: Path | None, directory: Path | None, node: str | None, days: int) -> None:
+@json_option
+def init(file: Path | None, directory: Path | None, node: str | None, days: int, as_json: bool) -> None:
     """Make the credential of a new cluster: a secret in FILE, or certificates with --mtls.
 
     Nothing else makes a cluster: the first node is started with the credential and without --join.
@@ -80,23 +83,32 @@ def init(file: Path | None, directory: Path | None, node: str | None, days: int)
         raise click.UsageError("give either a FILE for a shared secret, or --mtls DIR for certificates")
     with _failing_clearly():
         if directory is not None:
-            _init_certificates(directory, node or _host_name(), days)
+            _init_certificates(directory, node or _host_name(), days, as_json=as_json)
         elif file is not None:
             if node is not None:
                 raise click.UsageError("--node is for certificates; a shared secret names no node")
-            _init_secret(file)
+            _init_secret(file, as_json=as_json)
 
 
-def _init_secret(file: Path) -> None:
-    from replication.proofs import new_secret_line, write_new  # noqa: PLC0415 -- only needed here
+def _init_secret(file: Path, *, as_json: bool) -> None:
+    from replication.proofs import load_secrets, new_secret_line, write_new  # noqa: PLC0415 -- only needed here
 
     write_new(file, f"{new_secret_line()}\n".encode())
-    click.echo(f"made {file}, the secret of a new cluster; every node needs a copy that others cannot read")
-    click.echo(f"start the first node:  kvd serve --peer-port 7379 --cluster-secret-file {file}")
-    click.echo("start further ones:    the same, with --join FIRST-NODE:7379")
+    _tell(
+        as_json,
+        {"mode": "secret", "cluster": load_secrets(file).cluster.hex(), "file": str(file)},
+        f"made {file}, the secret of a new cluster; every node needs a copy that others cannot read",
+        f"start the first node:  kvd serve --peer-port 7379 --cluster-secret-file {file}",
+        "start further ones:    the same, with --join FIRST-NODE:7379",
+    )
 
 
-def _init_certificates(directory: Path, name: str, days: int) -> None:
+def _tell(as_json: bool, facts: dict[str, str | None], *lines: str) -> None:
+    """Print what was made: for programs, or in words."""
+    click.echo(json.dumps(facts, indent=2) if as_json else "\n".join(lines))
+
+
+def _init_certificates(directory: Path, name: str, days: int, *, as_json: bool) -> None:
     from replication.certificates import check_name, new_issuer  # noqa: PLC0415 -- only needed here
     from replication.proofs import CLUSTER_ID_BYTES, write_new  # noqa: PLC0415
 
@@ -108,10 +120,26 @@ def _init_certificates(directory: Path, name: str, days: int) -> None:
     bundle = _issue(issuer, name, None, days)
     file = directory / f"{name}.pem"
     write_new(file, bundle.to_pem())
-    click.echo(f"made {directory / _CA_KEY}, which can make members: keep it away from the nodes")
-    click.echo(f"made {file}, for the node {name}, {_until(bundle)}")
-    click.echo(f"start the first node:  kvd serve --peer-port 7379 --peer-cert {file}")
-    click.echo(f"for each further one:  kvd cluster token --ca {directory} --node NAME")
+    _tell(
+        as_json,
+        {**_facts(bundle, file), "authority_key": str(directory / _CA_KEY)},
+        f"made {directory / _CA_KEY}, which can make members: keep it away from the nodes",
+        f"made {file}, for the node {name}, valid until {_until(bundle)}",
+        f"start the first node:  kvd serve --peer-port 7379 --peer-cert {file}",
+        f"for each further one:  kvd cluster token --ca {directory} --node NAME",
+    )
+
+
+def _facts(bundle: Bundle, file: Path) -> dict[str, str | None]:
+    """Return what there is to say about a node's certificate, but for its key."""
+    return {
+        "mode": "mtls",
+        "cluster": bundle.cluster.hex(),
+        "node": bundle.name,
+        "node_id": None if bundle.node is None else bundle.node.hex(),
+        "file": str(file),
+        "valid_until": _until(bundle),
+    }
 
 
 @click.command(
@@ -152,6 +180,7 @@ A running node takes a changed file by itself.
     help="With --ca: where to write it.  [default: DIR/NAME.pem]",
 )
 @_days_option
+@json_option
 def token(
     secret_file: Path | None,
     directory: Path | None,
@@ -159,6 +188,7 @@ def token(
     node_id: str | None,
     output: Path | None,
     days: int,
+    as_json: bool,
 ) -> None:
     """Make the credential with which one more node can join.
 
@@ -171,21 +201,24 @@ def token(
         if directory is not None:
             if node is None:
                 raise click.UsageError("--ca needs --node NAME, the name of the new node")
-            _make_certificate(directory, node, _parse_node_id(node_id), output, days)
+            _make_certificate(directory, node, _parse_node_id(node_id), output, days, as_json=as_json)
         elif secret_file is not None:
             if node is not None or node_id is not None or output is not None:
                 raise click.UsageError("--node, --node-id and --output are for certificates (--ca)")
-            _print_secret(secret_file)
+            _print_secret(secret_file, as_json=as_json)
 
 
-def _print_secret(file: Path) -> None:
+def _print_secret(file: Path, *, as_json: bool) -> None:
     from replication.proofs import load_secrets, secret_line  # noqa: PLC0415 -- only needed here
 
     found = load_secrets(file)
-    click.echo(secret_line(found.cluster, found.secrets[0]))
+    line = secret_line(found.cluster, found.secrets[0])
+    _tell(as_json, {"mode": "secret", "cluster": found.cluster.hex(), "line": line}, line)
 
 
-def _make_certificate(directory: Path, name: str, node: bytes | None, output: Path | None, days: int) -> None:
+def _make_certificate(
+    directory: Path, name: str, node: bytes | None, output: Path | None, days: int, *, as_json: bool
+) -> None:
     from replication.certificates import check_name, load_issuer  # noqa: PLC0415 -- only needed here
     from replication.proofs import write_new  # noqa: PLC0415
 
@@ -194,8 +227,12 @@ def _make_certificate(directory: Path, name: str, node: bytes | None, output: Pa
     bundle = _issue(issuer, name, node, days)
     file = output or directory / f"{name}.pem"
     write_new(file, bundle.to_pem())
-    click.echo(f"made {file}, for the node {name}, {_until(bundle)}; move it there, nobody else needs it")
-    click.echo(f"start the node:  kvd serve --peer-port 7379 --peer-cert {file.name} --join FIRST-NODE:7379")
+    _tell(
+        as_json,
+        _facts(bundle, file),
+        f"made {file}, for the node {name}, valid until {_until(bundle)}; move it there, nobody else needs it",
+        f"start the node:  kvd serve --peer-port 7379 --peer-cert {file.name} --join FIRST-NODE:7379",
+    )
 
 
 def _issue(issuer: Issuer, name: str, node: bytes | None, days: int) -> Bundle:
@@ -203,7 +240,7 @@ def _issue(issuer: Issuer, name: str, node: bytes | None, days: int) -> Bundle:
 
 
 def _until(bundle: Bundle) -> str:
-    return f"valid until {dt.datetime.fromtimestamp(bundle.expires_at, dt.UTC):%Y-%m-%d}"
+    return f"{dt.datetime.fromtimestamp(bundle.expires_at, dt.UTC):%Y-%m-%d}"
 
 
 def _parse_node_id(text: str | None) -> bytes | None:

@@ -12,7 +12,7 @@ import click
 
 from kvd.cli.client import DEFAULT_URL, CommandFailed, connect
 from kvd.cli.errors import EXIT_FAILED, describe
-from kvd.cli.options import encryption_key_option, load_keys
+from kvd.cli.options import encryption_key_option, json_option, load_keys
 from storage.errors import StorageError
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -24,9 +24,6 @@ _LEAVE_SECONDS: Final = 60.0
 
 def _asks(function: FunctionT) -> FunctionT:
     """Add --url and --json."""
-    function = click.option(
-        "--json", "as_json", is_flag=True, help="Print the daemon's answer as JSON, for programs."
-    )(function)
     return click.option(
         "--url",
         envvar="KVD_URL",
@@ -34,7 +31,7 @@ def _asks(function: FunctionT) -> FunctionT:
         show_default=True,
         metavar="URL",
         help="The daemon to ask: redis://[user:password@]host:port, rediss:// or unix:///path. Also from KVD_URL.",
-    )(function)
+    )(json_option(function))
 
 
 def _ask(url: str, *arguments: str, seconds: float = 30.0) -> Any:
@@ -151,6 +148,9 @@ def status(url: str, as_json: bool) -> None:
             f"held       {answer['held_origins']} origins whose stamps are far ahead: they go on by themselves, or set "
             "that node's clock and void them with `kvd cluster cut`"
         )
+    for one in answer["catching_up"]:
+        where = f", group {one['group']}" if one["group"] else ""
+        click.echo(f"catches up from {one['from'][:_ID_DIGITS]}{where}{_progress(one, 'of what was missed')}")
     for group in answer["groups"]:
         click.echo(f"group {group['group']:<5}{_group(group)}")
     click.echo()
@@ -166,14 +166,14 @@ def _group(group: dict[str, Any]) -> str:
     )
 
 
-def _progress(bootstrap: dict[str, Any] | None) -> str:
+def _progress(bootstrap: dict[str, Any] | None, what: str = "of the records copied") -> str:
     if bootstrap is None:
         return ""
     megabytes = bootstrap["bytes"] / 1e6
     seconds = (bootstrap["elapsed_ms"] or 0) / 1000
     rate = f", {megabytes / seconds:.0f} MB/s" if seconds > 1 else ""
     eta = "" if bootstrap["eta_ms"] is None else f", about {bootstrap['eta_ms'] / 1000:.0f} s to go"
-    return f", {bootstrap['percent']:.1f} % of the records copied ({megabytes:.0f} MB{rate}{eta})"
+    return f", {bootstrap['percent']:.1f} % {what} ({megabytes:.0f} MB{rate}{eta})"
 
 
 def _clock(answer: dict[str, Any]) -> str:
@@ -291,7 +291,8 @@ Restoring a whole cluster from one copy:
     help="Directory of the database; no daemon may use it.",
 )
 @encryption_key_option
-def reseed(data_dir: Path, encryption_key_file: Path | None) -> None:
+@json_option
+def reseed(data_dir: Path, encryption_key_file: Path | None, as_json: bool) -> None:
     """Make a data directory the first of a new cluster, with all its records.
 
     It forgets to which cluster it belonged and who was in it, and gets a new node id. For a restored backup that
@@ -305,6 +306,9 @@ def reseed(data_dir: Path, encryption_key_file: Path | None) -> None:
     except (StorageError, OSError) as error:
         click.echo(f"kvd: {describe(error)}", err=True)
         sys.exit(EXIT_FAILED)
+    if as_json:
+        _print_json({"reseeded": str(data_dir), "records_deleted": records})
+        return
     click.echo(f"{records} records about the old cluster's members deleted; start this node without --join")
 
 

@@ -68,6 +68,13 @@ def settings_options(function: FunctionT) -> FunctionT:
     )(function)
 
 
+def json_option(function: FunctionT) -> FunctionT:
+    """Add --json, as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, for programs.")(
+        function
+    )
+
+
 def encryption_key_option(function: FunctionT) -> FunctionT:
     """Add --encryption-key-file to a verb that opens a database without a daemon; see `load_keys`."""
     return click.option(

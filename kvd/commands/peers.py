@@ -18,7 +18,7 @@ from kvd.commands.help import help_command
 from kvd.commands.spec import Arg, Flag, Request, container, session_command
 from kvd.dispatch import write_refusal
 from kvd.peering import tokens
-from kvd.peering.report import Bootstrap, GroupReport, MemberReport, member_reports, report
+from kvd.peering.report import Bootstrap, CatchUp, GroupReport, MemberReport, member_reports, report
 from kvd.waiting import Waiting
 from protocol.replies import NO_REPLY, OK, ErrorReply, Reply
 from replication.node import StoreFailed
@@ -293,6 +293,7 @@ def cluster_status(session: Session, request: Request) -> Reply:
         b"writable": int(write_refusal(session.server) is None),
         b"refusal": None if found.refusal is None else found.refusal.encode(),
         b"bootstrap": None if found.bootstrap is None else _progress(found.bootstrap),
+        b"catching_up": [_catch_up(one) for one in found.catching_up],
         b"partial_view": int(found.is_partial_view),
         b"half_synced": int(found.is_partial),
         b"clock_ok": int(found.clock_ok),
@@ -322,6 +323,10 @@ def _group(group: GroupReport) -> dict[bytes, Reply]:
         b"dots": group.applied_dots,
         b"gc_blocked_by": [node.hex().encode() for node in group.blocked_by],
     }
+
+
+def _catch_up(found: CatchUp) -> dict[bytes, Reply]:
+    return {b"group": found.group, b"from": found.node.hex().encode(), **_progress(found.progress)}
 
 
 def _progress(bootstrap: Bootstrap) -> dict[bytes, Reply]:

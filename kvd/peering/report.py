@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -11,6 +11,7 @@ from replication.exchange import Exchange
 from replication.messages import State
 from replication.rejoin import Standing
 from replication.replicator import Replicator
+from replication.sync import Progress, Walk
 from storage.changes import VersionVector
 
 if TYPE_CHECKING:
@@ -47,13 +48,22 @@ class MemberReport:
 
 @attrs.frozen
 class Bootstrap:
-    """How far a full sync has come."""
+    """How far a sync has come."""
 
     fraction: float
     changes: int
     bytes: int
     seconds: float
     eta_seconds: float | None
+
+
+@attrs.frozen
+class CatchUp:
+    """A sync under way that brings what this node has missed in a group, and from whom. Not a full one."""
+
+    group: int
+    node: bytes
+    progress: Bootstrap
 
 
 @attrs.frozen
@@ -82,6 +92,7 @@ class ClusterReport:
     is_partial_view: bool
     members: tuple[MemberReport, ...]
     bootstrap: Bootstrap | None  # of the common group
+    catching_up: tuple[CatchUp, ...]
     groups: tuple[GroupReport, ...]
     open_origins: int
     sealed_origins: int
@@ -111,6 +122,7 @@ def report(peers: Peers, now: float) -> ClusterReport:
         is_partial_view=replicator.topology.is_partial,
         members=tuple(member_reports(peers, now)),
         bootstrap=_bootstrap(replicator.common, now),
+        catching_up=tuple(_catching_up(replicator, now)),
         groups=tuple(group_reports(peers, now)),
         open_origins=origins - sealed,
         sealed_origins=sealed,
@@ -152,12 +164,21 @@ def _group(peers: Peers, group: int, now: float) -> GroupReport:
 
 def _bootstrap(exchange: Exchange, now: float) -> Bootstrap | None:
     walk = exchange.syncs.walk
-    if walk is None:
-        return None
-    seconds = max(0.0, now - walk.started_at) if walk.started_at else 0.0
-    fraction = walk.fraction
+    return None if walk is None else _progress(walk, now)
+
+
+def _catching_up(replicator: Replicator, now: float) -> Iterator[CatchUp]:
+    for group, exchange in replicator.exchanges.items():
+        for found in exchange.syncs.progress():
+            if not found.full:
+                yield CatchUp(group, found.node, _progress(found, now))
+
+
+def _progress(sync: Walk | Progress, now: float) -> Bootstrap:
+    seconds = max(0.0, now - sync.started_at) if sync.started_at else 0.0
+    fraction = sync.fraction
     eta = seconds / fraction - seconds if fraction > 0.01 else None
-    return Bootstrap(fraction, walk.changes, walk.bytes, seconds, eta)
+    return Bootstrap(fraction, sync.changes, sync.bytes, seconds, eta)
 
 
 def member_reports(peers: Peers, now: float) -> list[MemberReport]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -12,6 +15,7 @@ from kvd.cli.main import main
 from replication.certificates import load_bundle, load_issuer
 from replication.proofs import load_secrets, parse_secrets, secret_line, write_new
 from replication.security import BundleCredentials, SecretCredentials
+from storage.store import Store, StoreOptions
 
 
 def run(*arguments: str | Path) -> Result:
@@ -148,6 +152,53 @@ def test_a_name_that_cannot_be_one_leaves_nothing_behind(tmp_path: Path, name: s
     if name:
         assert "name" in failed("init", "--mtls", tmp_path / "other", "--node", name)
         assert not (tmp_path / "other").exists()
+
+
+# ---------------------------------------------------------------- for programs
+
+
+def answer(*arguments: str | Path) -> Any:
+    return json.loads(done(*arguments, "--json"))
+
+
+def test_a_new_secret_is_told_of_as_json_and_not_shown(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.secret"
+    cluster = answer("init", file)["cluster"]
+    assert bytes.fromhex(cluster) == load_secrets(file).cluster
+    line = file.read_text().strip()
+    assert answer("token", "--secret-file", file) == {"mode": "secret", "cluster": cluster, "line": line}
+
+
+def test_certificates_are_told_of_as_json(tmp_path: Path) -> None:
+    directory, new = tmp_path / "authority", tmp_path / "new.pem"
+    first = answer("init", "--mtls", directory, "--node", "node-1")
+    bundle = load_bundle(directory / "node-1.pem")
+    until = dt.datetime.fromtimestamp(bundle.expires_at, dt.UTC).date().isoformat()
+    assert first == {
+        "mode": "mtls",
+        "cluster": bundle.cluster.hex(),
+        "node": "node-1",
+        "node_id": None,
+        "file": str(directory / "node-1.pem"),
+        "valid_until": until,
+        "authority_key": str(directory / "ca.key"),
+    }
+    node_id = "ab" * 16
+    second = answer("token", "--ca", directory, "--node", "node-2", "--node-id", node_id, "--output", new)
+    del first["authority_key"]
+    assert second == {**first, "node": "node-2", "node_id": node_id, "file": str(new)}
+
+
+def test_a_data_directory_made_a_new_cluster_is_told_of_as_json(tmp_path: Path) -> None:
+    Store.open(tmp_path, StoreOptions()).close()
+    told = answer("reseed", "--data-dir", tmp_path)
+    assert told == {"reseeded": str(tmp_path), "records_deleted": 0}
+
+
+def test_what_fails_prints_no_json(tmp_path: Path) -> None:
+    result = run("token", "--secret-file", tmp_path / "nothing", "--json")
+    assert result.exit_code == 1
+    assert result.stdout == ""
 
 
 # ---------------------------------------------------------------- wrong calls

@@ -1,0 +1,46 @@
+"""What `kvd cluster status` shows of syncs that are under way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from kvd.cli.main import main
+from kvd.commands.peers import _catch_up
+from kvd.peering.report import Bootstrap, CatchUp
+
+ANSWER: dict[str, Any] = {
+    "cluster": "c" * 32,
+    "node": "a" * 32,
+    "standing": "ready",
+    "writable": 1,
+    "refusal": None,
+    "bootstrap": None,
+    "clock_ok": 1,
+    "clock_offset_ms": None,
+    "held_origins": 0,
+    "conflicts": 0,
+    "divergences": 0,
+    "gc_blocked_by": [],
+    "groups": [],
+    "members": [],
+}
+
+
+def test_status_shows_what_is_caught_up_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [
+        CatchUp(group, bytes([number]) * 16, Bootstrap(fraction, 900, 40_000_000, 10.0, 10.0))
+        for number, group, fraction in ((1, 0, 0.5), (2, 7, 0.25))
+    ]
+    told = [{name.decode(): value for name, value in _catch_up(one).items()} for one in found]
+    for one in told:
+        one["from"] = one["from"].decode()
+    answer = {**ANSWER, "catching_up": told}
+    monkeypatch.setattr("kvd.cli.cluster_online._ask", lambda *_arguments, **_options: answer)
+    shown = CliRunner().invoke(main, ["cluster", "status"])
+    assert shown.exit_code == 0, shown.output
+    progress = "% of what was missed (40 MB, 4 MB/s, about 10 s to go)"
+    assert f"catches up from 01010101, 50.0 {progress}\n" in shown.output
+    assert f"catches up from 02020202, group 7, 25.0 {progress}\n" in shown.output
