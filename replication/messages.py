@@ -125,7 +125,9 @@ class Hello:
     zone: str = ""
     software: str = ""
     joining: bool = False  # holds nothing yet and wants a full sync
-    kinds: tuple[int, ...] = ()  # of changes that this node understands
+    # Of changes that this node understands. Nobody reads it yet: so far all nodes write the same kinds. A new kind may
+    # be written only once every member has said that it knows it, and nodes of today have to have said so by then.
+    kinds: tuple[int, ...] = ()
     groups: tuple[int, ...] = ()  # of namespaces that this node carries, beside the common one
 
 

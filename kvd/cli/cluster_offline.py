@@ -171,7 +171,7 @@ A running node takes a changed file by itself.
     "--node-id",
     metavar="HEX",
     help="With --ca: the one node id, of 32 digits, that the certificate is good for (see `kvd cluster members`). "
-    "A node whose id changes, because it was away too long, needs another certificate then.",
+    "A node that begins anew with an empty data directory has another id, and needs another certificate then.",
 )
 @click.option(
     "--output",
