@@ -319,13 +319,14 @@ class PeerNode:
         """Connect to an address, or to one of those that a name to join stands for; serve the link to its end."""
         reached = False
         try:
+            give_up_at = trio.current_time() + _DIAL_SECONDS
             targets = [address] if node is not None else await self._resolve(address)
             seconds = _DIAL_SECONDS / max(1, min(len(targets), _SILENT_MAX))
-            give_up_at = trio.current_time() + _DIAL_SECONDS
             for target in targets:
-                if reached or trio.current_time() >= give_up_at:
+                seconds_left = give_up_at - trio.current_time()
+                if reached or seconds_left <= 0:
                     break
-                reached = await self._try(target, seconds)
+                reached = await self._try(target, min(seconds, seconds_left))
         finally:
             self._dialing.discard(address)
             if not reached:
