@@ -59,7 +59,7 @@ class Alarms:
             for group, exchange in self._exchanges.items()
             for node in exchange.stability.blocked_by
         ]
-        for group, node in set(self._blockers).difference(found):
+        for group, node in [key for key in self._blockers if key not in found]:
             if self._blockers.pop((group, node)).is_told:
                 log.info("garbage collection waits no longer", group=group, peer=node.hex()[:8])
         for group, node in found:
