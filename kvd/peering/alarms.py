@@ -54,11 +54,11 @@ class Alarms:
         self._look_at_blockers(now)
 
     def _look_at_blockers(self, now: float) -> None:
-        found = [
-            (group, node)
+        found = {
+            (group, node): None
             for group, exchange in self._exchanges.items()
             for node in exchange.stability.blocked_by
-        ]
+        }
         for group, node in [key for key in self._blockers if key not in found]:
             if self._blockers.pop((group, node)).is_told:
                 log.info("garbage collection waits no longer", group=group, peer=node.hex()[:8])

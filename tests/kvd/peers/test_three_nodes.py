@@ -70,6 +70,24 @@ def test_the_later_of_two_writes_wins_everywhere(clients: list[Client]) -> None:
         wait_to_see(reader, "contended", "2")
 
 
+def conflicts(clients: list[Client]) -> int:
+    return sum(client.info("peers")["conflicts_total{kind=value}"] for client in clients)
+
+
+def test_a_write_that_loses_is_counted_by_kind_and_told_of_in_the_log(
+    cluster: Cluster, clients: list[Client]
+) -> None:
+    before = conflicts(clients)
+    cluster.cut(cluster.nodes[:1], cluster.nodes[1:])
+    for writer in clients[:2]:
+        writer.set("lost", "value")
+    cluster.heal()
+    cluster.wait_linked()
+    eventually(lambda: conflicts(clients) > before, "it counts")
+    logs = [node.log_file for node in cluster.nodes]
+    eventually(lambda: any("concurrent writes lost" in log.read_text() for log in logs), "it is told")
+
+
 def test_a_transaction_arrives_whole(clients: list[Client]) -> None:
     first, second, _ = clients
     stop = threading.Event()
