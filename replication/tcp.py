@@ -345,6 +345,8 @@ def describe(error: BaseException) -> str:
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"{_SSL_REASONS['CERTIFICATE_VERIFY_FAILED']} ({cause.verify_message})"
+        if isinstance(cause, ssl.SSLZeroReturnError):  # so early patch releases of Python 3.11 tell it
+            return _SSL_REASONS["UNEXPECTED_EOF_WHILE_READING"]
         if isinstance(cause, ssl.SSLError):
             return _SSL_REASONS.get(cause.reason or "", f"TLS failed ({cause.reason or cause})")
     leaves = [cause.strerror or str(cause) for cause in _causes(error) if isinstance(cause, OSError)]
