@@ -4,24 +4,27 @@
         cluster[0].client().set("a", "1")
         cluster.wait_equal()
 
+They know each other by a shared secret, or by certificates: `Cluster(tmp_path, 3, trust=Certificates)`.
 Each node stands behind a proxy of the test's own (`proxy`), at whose address the others reach it, so that links can be
 cut, healed and slowed down, each way and pair by pair.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import redis
 
@@ -42,11 +45,49 @@ def make_secret(path: Path) -> Path:
     return path
 
 
+class Trust(Protocol):
+    """How the nodes of a cluster know each other."""
+
+    def options(self, name: str) -> list[str]:
+        """Return the flags of the node `name`."""
+        ...
+
+
+class SharedSecret:
+    """One secret for all nodes."""
+
+    def __init__(self, directory: Path) -> None:
+        self._file = make_secret(directory / "cluster.secret")
+
+    def options(self, name: str) -> list[str]:
+        return ["--cluster-secret-file", str(self._file)]
+
+
+class Certificates:
+    """A certificate for each node, as `kvd cluster init --mtls` and `kvd cluster token` make them."""
+
+    def __init__(self, directory: Path) -> None:
+        from replication.certificates import new_issuer
+        from replication.proofs import CLUSTER_ID_BYTES
+
+        self._directory = directory
+        self._issuer = new_issuer(secrets.token_bytes(CLUSTER_ID_BYTES), now=dt.datetime.now(dt.UTC))
+
+    def options(self, name: str) -> list[str]:
+        from replication.proofs import write_new
+
+        file = self._directory / f"{name}.pem"
+        if not file.exists():
+            write_new(file, self._issuer.issue(name, now=dt.datetime.now(dt.UTC)).to_pem())
+        return ["--peer-cert", str(file)]
+
+
 class Node:
     """One daemon: started, stopped, killed and started again under the same address."""
 
     def __init__(self, cluster: Cluster, number: int, directory: Path) -> None:
         self.cluster = cluster
+        self.trust = cluster.trust
         self.number = number
         self.directory = directory
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -87,6 +128,7 @@ class Node:
                 "--advertise",
                 self.address,
             ),
+            *self.trust.options(self.directory.name),
             *self.cluster.options,
             *self.options,
         ]
@@ -196,6 +238,9 @@ class Node:
         except OSError:
             return False
 
+    def has_logged(self, text: str) -> bool:
+        return text in self.log_file.read_text(errors="replace")
+
     def log_tail(self, lines: int = 30) -> str:
         return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
 
@@ -221,11 +266,17 @@ class Cluster:
     """Some nodes; the first one founds the cluster and the others join it."""
 
     def __init__(
-        self, directory: Path, count: int, *options: str, durability: str = "everysec", start: bool = True
+        self,
+        directory: Path,
+        count: int,
+        *options: str,
+        durability: str = "everysec",
+        start: bool = True,
+        trust: Callable[[Path], Trust] = SharedSecret,
     ) -> None:
         self.directory = directory
-        secret = make_secret(directory / "cluster.secret")
-        self.options = ["--cluster-secret-file", str(secret), "--durability", durability, *options]
+        self.trust = trust(directory)
+        self.options = ["--durability", durability, *options]
         self.nodes = [Node(self, number, directory / f"n{number}") for number in range(count)]
         self._started: list[Node] = []
         if start:

@@ -14,7 +14,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,28 @@ import pytest
 import redis
 
 from kvd.peering import dead_letters
-from tests.cluster_live.harness import Cluster, Node, eventually, make_secret, measure
+from replication.proofs import load_secrets, new_secret_line, secret_line
+from tests.cluster_live.harness import (
+    Certificates,
+    Cluster,
+    Node,
+    SharedSecret,
+    Trust,
+    eventually,
+    make_secret,
+    measure,
+)
 from tests.cluster_live.load import Load
 from tests.servers import ROOT, wait_until
 
 SHIFTED = Path(__file__).with_name("shifted.py")
 
 
-def test_a_killed_node_comes_back_and_has_missed_nothing(tmp_path: Path) -> None:
-    with Cluster(tmp_path, 3) as cluster:
+@pytest.mark.parametrize("trust", [SharedSecret, Certificates])
+def test_a_killed_node_comes_back_and_has_missed_nothing(
+    tmp_path: Path, trust: Callable[[Path], Trust]
+) -> None:
+    with Cluster(tmp_path, 3, trust=trust) as cluster:
         with Load(cluster.nodes) as load:
             time.sleep(0.5)
             for node in cluster.nodes:
@@ -56,17 +70,19 @@ def test_all_nodes_are_killed_at_once(tmp_path: Path) -> None:
         load.check(cluster)
 
 
-@pytest.mark.soak
 def test_a_stopped_process_keeps_nobody_waiting(tmp_path: Path) -> None:
     with Cluster(tmp_path, 3) as cluster:
-        with Load(cluster.nodes[:2]) as load:
-            cluster[2].freeze()
-            time.sleep(4)
-            for writer in load.writers:
+        *others, stopped = cluster.nodes
+        with Load(cluster.nodes) as load:
+            time.sleep(0.3)
+            stopped.freeze()
+            time.sleep(3)
+            for writer in load.of(*others):
                 assert writer.slowest_seconds < 1.0
-            cluster[2].thaw()
+            stopped.thaw()
             time.sleep(0.5)
         load.check(cluster)
+        assert not any(writer.failed_count for writer in load.writers)
 
 
 def test_both_sides_of_a_cut_go_on_and_agree_afterwards(tmp_path: Path) -> None:
@@ -310,22 +326,45 @@ def test_a_removed_node_reaches_nobody(tmp_path: Path) -> None:
         cluster.wait_equal(cluster.nodes[:2])
 
 
+def check_outside(stranger: Node) -> None:
+    """Check that a node is no member and has got nothing."""
+    assert stranger.status()["standing"] == "joining"
+    with pytest.raises(redis.BusyLoadingError):
+        stranger.client(retry=None).get("key")
+
+
+def test_who_has_another_secret_or_is_of_another_cluster_is_not_let_in(tmp_path: Path) -> None:
+    with Cluster(tmp_path, 1) as cluster:
+        cluster[0].client().set("key", "1")
+        own = load_secrets(tmp_path / "cluster.secret")
+        wrong = {
+            "do not hold the same cluster secret": secret_line(own.cluster, bytes(32)),
+            "this node belongs to another cluster": new_secret_line(),
+        }
+        for number, (how, line) in enumerate(wrong.items(), 1):
+            stranger = Node(cluster, number, tmp_path / f"n{number}")
+            cluster.nodes.append(stranger)
+            stranger.trust = SharedSecret(stranger.directory)
+            (stranger.directory / "cluster.secret").write_text(line + "\n")
+            cluster.start(stranger, wait=False)
+            wait_until(partial(stranger.has_logged, how), "it is told")
+            check_outside(stranger)
+        assert len(cluster[0].status()["members"]) == 1
+
+
 @pytest.mark.soak
-def test_strangers_are_not_let_in(tmp_path: Path) -> None:
-    with Cluster(tmp_path, 2) as cluster:
-        other = tmp_path / "other"
-        other.mkdir()
+@pytest.mark.parametrize("trust", [SharedSecret, Certificates])
+def test_strangers_are_not_let_in(tmp_path: Path, trust: Callable[[Path], Trust]) -> None:
+    with Cluster(tmp_path, 2, trust=trust) as cluster:
         stranger = Node(cluster, 7, tmp_path / "n7")
         cluster.nodes.append(stranger)
-        stranger.options = ["--cluster-secret-file", str(make_secret(other / "cluster.secret"))]
+        stranger.trust = trust(stranger.directory)
         cluster.start(stranger, wait=False)
         for noise in (b"GET / HTTP/1.1\r\n\r\n", bytes(range(256)) * 40, b"*1\r\n$4\r\nPING\r\n", b""):
             with socket.create_connection(("127.0.0.1", cluster[0].peer_port), timeout=5) as sock:
                 sock.sendall(noise)
         time.sleep(1.5)
-        assert stranger.status()["standing"] == "joining"
-        with pytest.raises(redis.BusyLoadingError):
-            stranger.client(retry=None).get("key")
+        check_outside(stranger)
         for node in cluster.nodes[:2]:
             found = node.status()["members"]
             assert len(found) == 2

@@ -1,6 +1,7 @@
 """Five daemons and minutes of anything that may happen, by chance: `make soak`.
 
-The seed is printed; KVD_SOAK_SEED repeats the same faults, though not the same interleaving.
+The seed is printed; KVD_SOAK_SEED repeats the same faults, though not the same interleaving. KVD_SOAK_SECONDS and
+KVD_SOAK_STOPPED_SECONDS say how long it takes, and for how long a process is stopped.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster_live.harness import Cluster, Node
+from tests.cluster_live.harness import Certificates, Cluster, Node, eventually
 from tests.cluster_live.load import Load
 
 SECONDS = float(os.environ.get("KVD_SOAK_SECONDS", "240"))
+STOPPED_SECONDS = float(os.environ.get("KVD_SOAK_STOPPED_SECONDS", "150"))
+# Marks of deletion are purged after seconds, so that whatever depends on their age happens all the time.
+PURGING = ("--set", "storage.gc_min_age_seconds=5", "--set", "peers.purge_interval_seconds=1")
 
 
 class Chaos:
@@ -109,9 +113,7 @@ def test_five_nodes_survive_anything_and_agree(tmp_path: Path) -> None:
     seed = int(os.environ.get("KVD_SOAK_SEED", "0")) or random.randrange(10**9)
     print("KVD_SOAK_SEED =", seed)
     rng = random.Random(seed)
-    # Marks of deletion are purged after seconds, so that whatever depends on their age happens all the time.
-    options = ("--set", "storage.gc_min_age_seconds=5", "--set", "peers.purge_interval_seconds=1")
-    with Cluster(tmp_path, 5, *options) as cluster:
+    with Cluster(tmp_path, 5, *PURGING) as cluster:
         chaos = Chaos(cluster, rng)
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:
@@ -131,6 +133,40 @@ def test_five_nodes_survive_anything_and_agree(tmp_path: Path) -> None:
             assert status["divergences"] == 0
             with node.client() as client:
                 assert client.info("stats")["unexpected_error_replies"] == 0
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_a_process_that_is_stopped_for_minutes_comes_back(tmp_path: Path) -> None:
+    """The others write and read as usual, one of them crashes meanwhile; all members show certificates."""
+    with Cluster(tmp_path, 5, *PURGING, trust=Certificates) as cluster:
+        *others, crashing, stopped = cluster.nodes
+        stopped_id = stopped.id
+        with Load(cluster.nodes, pause=0.01, patience=2 * STOPPED_SECONDS) as load:
+            time.sleep(1)
+            stopped.freeze()
+            thaws_at = time.monotonic() + STOPPED_SECONDS
+            eventually(lambda: _state(others[0], stopped_id) == "unreachable", "it is missed", seconds=60)
+            crashing.kill()
+            cluster.start(crashing)
+            acknowledged = [writer.acknowledged_count for writer in load.of(*others, crashing)]
+            time.sleep(max(0.0, thaws_at - time.monotonic()))
+            for writer, before in zip(load.of(*others, crashing), acknowledged, strict=True):
+                assert writer.acknowledged_count > before + STOPPED_SECONDS
+            for writer in load.of(*others):
+                assert writer.slowest_seconds < 1.0
+                assert not writer.failed_count
+            stopped.thaw()
+            stopped.wait_writable()
+            eventually(lambda: _state(others[0], stopped_id) == "alive", "it is back", seconds=60)
+            time.sleep(1)
+        load.check(cluster, seconds=120)
+        assert not load.of(stopped)[0].failed_count
+        assert all(node.status()["divergences"] == 0 for node in cluster.nodes)
+
+
+def _state(node: Node, member_id: str) -> str:
+    return next(str(member["state"]) for member in node.status()["members"] if member["id"] == member_id)
 
 
 @pytest.mark.soak
