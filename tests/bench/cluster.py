@@ -3,17 +3,20 @@
     python -m tests.bench.cluster                            everything, some ten minutes
     python -m tests.bench.cluster --only propagation --nodes 3 8
     python -m tests.bench.cluster --only join --gigabytes 1
+    python -m tests.bench.cluster --only slow --only stopped ten minutes of each
 
 propagation   1,000 small writes a second in all, spread over the nodes. A sample of them is watched: the time from
               the writing client's acknowledgement to the moment every other node tells a client that
               it has committed the write (invalidation of client-side caches, in broadcast mode).
 cpu           CPU time of the writing node per SET, alone and with two peers; of a peer per applied record.
 wire          bytes between two nodes per value of 1 KiB.
-catchup       a node that was away misses 100,000 writes of 1 KiB; time until it is equal again.
+catchup       a node that was away misses 100,000 writes of 1 KiB; time until it is equal again, and GET latency of the
+              two others before and meanwhile.
 join          a new node joins a cluster that holds so many GiB; GET latency of the node that serves it, and of a
               bystander that has nothing to do with it: what both have in common is the machine's. The new one
               has one processor to itself, all others share the rest.
-slow          a peer that takes 1 KiB/s; latency and memory of the others meanwhile.
+slow          a peer that takes 1 KiB/s; SET latency and memory of another node before and meanwhile.
+stopped       the same with a peer whose process is stopped (SIGSTOP).
 
 All nodes, the generator and the proxies share the machine: with N nodes on two cores each write is applied N
 times there, so the figures are bounds of what the code does, not of what N machines would do.
@@ -24,6 +27,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -38,6 +42,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from kvd.settings import StorageSettings
+from replication.options import Options
 from tests.bench.latency import Histogram
 from tests.bench.load import Load, run
 from tests.cluster_live.harness import Cluster, Node
@@ -46,8 +52,13 @@ from tests.servers import RunningServer, wait_until
 RATE_PER_SECOND: Final = 1000
 WATCHED_SHARE: Final = 0.05
 SECONDS: Final = 20.0
+LONG_SECONDS: Final = 600.0  # of a slow or stopped peer that is asked for by name
+RATIO_MAX: Final = 2.0  # what trouble with one peer may do to the p99 of others
 VALUE: Final = b"x" * 64
-_KEYS: Final = 10_000  # that are written over and over beside a slow peer
+_KEYS: Final = 10_000  # that are written over and over beside a peer in trouble
+_ASKED_KEYS: Final = 1000
+_SET_SECONDS: Final = 0.005  # between two of one client
+_GET_SECONDS: Final = 0.01
 
 
 def note(text: str) -> None:
@@ -57,6 +68,23 @@ def note(text: str) -> None:
 def percentiles(histogram: Histogram) -> str:
     found = [histogram.percentile_ms(percent) for percent in (50, 99, 99.9)]
     return f"p50 {found[0]:.1f} ms, p99 {found[1]:.1f} ms, p99.9 {found[2]:.1f} ms, n={histogram.count}"
+
+
+def compare(what: str, before: Histogram, during: Histogram) -> dict[str, float]:
+    """Print two latencies and how they compare; return the figures."""
+    p99_before, p99_during = before.percentile_ms(99), during.percentile_ms(99)
+    ratio = p99_during / p99_before
+    note(f"    {what} before: {percentiles(before)}, longest {before.highest_ns / 1e6:.1f} ms")
+    note(f"    {what} during: {percentiles(during)}, longest {during.highest_ns / 1e6:.1f} ms")
+    note(f"    {what}: p99 {ratio:.2f} times of before (wanted: at most {RATIO_MAX:g})")
+    return {"p99_before_ms": p99_before, "p99_during_ms": p99_during, "p99_ratio": ratio}
+
+
+def add_felt(found: Histogram, took_ns: int, interval_seconds: float) -> None:
+    """Add a latency, and those of the requests that should have been sent meanwhile: they all would have waited."""
+    interval_ns = int(interval_seconds * 1e9)
+    for left_ns in range(took_ns, 0, -interval_ns):
+        found.add(left_ns)
 
 
 # ---------------------------------------------------------------- propagation
@@ -99,7 +127,12 @@ class Watcher(threading.Thread):
         self._selector.close()
 
 
-def propagation(count: int, seconds: float, report: dict[str, Any]) -> None:
+def propagation(counts: Sequence[int], seconds: float, report: dict[str, Any]) -> None:
+    for count in counts:
+        _propagation_to(count, seconds, report)
+
+
+def _propagation_to(count: int, seconds: float, report: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as directory, Cluster(Path(directory), count) as cluster:
         time.sleep(2)
         watcher = Watcher(cluster.nodes)
@@ -227,24 +260,103 @@ def _write_values(node: Node, count: int, size: int, *, prefix: str = "key", pau
 # ---------------------------------------------------------------- catching up
 
 
-def catchup(report: dict[str, Any]) -> None:
-    count, size = 100_000, 1024
+class Getter(threading.Thread):
+    """Asks one node for values a hundred times a second, until closed."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(daemon=True)
+        _write_values(node, _ASKED_KEYS, 64, prefix="asked")
+        self._sock = socket.create_connection(("127.0.0.1", node.port))
+        self._found = Histogram()
+        self._closing = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        rng = random.Random(4)
+        while not self._closing.wait(_GET_SECONDS):
+            started = time.perf_counter_ns()
+            self._sock.sendall(b"GET asked:%d\r\n" % rng.randrange(_ASKED_KEYS))
+            self._sock.recv(1024)
+            add_felt(self._found, time.perf_counter_ns() - started, _GET_SECONDS)
+
+    def take(self) -> Histogram:
+        """Return what was measured since the last time."""
+        found, self._found = self._found, Histogram()
+        return found
+
+    def close(self) -> None:
+        self._closing.set()
+        self.join()
+        self._sock.close()
+
+
+class Shares:
+    """Who used how much of a core from here on. This process generates the load and passes the nodes' bytes."""
+
+    def __init__(self, nodes: Mapping[str, Node]) -> None:
+        self._nodes = nodes
+        self._started = time.perf_counter()
+        self._before = self._spent()
+
+    def _spent(self) -> dict[str, float]:
+        spent = {name: node.cpu_seconds() for name, node in self._nodes.items() if node.process is not None}
+        return spent | {"generator and proxies": time.process_time()}
+
+    def take(self) -> dict[str, float]:
+        """Return the percentage of each; a node that was not there yet has begun with nothing."""
+        took = time.perf_counter() - self._started
+        return {name: 100 * (now - self._before.get(name, 0.0)) / took for name, now in self._spent().items()}
+
+
+def note_shares(shares: Mapping[str, float]) -> None:
+    note("    of a core: " + ", ".join(f"{name} {share:.0f} %" for name, share in shares.items()))
+    busiest = max(shares, key=lambda name: shares[name])
+    is_it = shares[busiest] > 85
+    note(
+        f"    what bounds the rate: {f'the processor of {busiest}' if is_it else 'waiting, for each other or a processor'}"
+    )
+
+
+def catchup(count: int, report: dict[str, Any]) -> None:
+    size = 1024
     with tempfile.TemporaryDirectory() as directory, Cluster(Path(directory), 3) as cluster:
         away = cluster[2]
         cluster.cut(cluster.nodes[:2], [away])
         _write_values(cluster[0], count, size)
-        wait_until(
-            lambda: cluster[1].status()["dots"] == cluster[0].status()["dots"], "two agree", seconds=300
-        )
-        cpu_before = [node.cpu_seconds() for node in cluster.nodes]
-        cluster.heal()
-        wait_until(lambda: any(m["linked"] for m in away.status()["members"]), "it is linked", seconds=60)
-        took = _until_equal(cluster[0], away)
-        spent = [node.cpu_seconds() - start for node, start in zip(cluster.nodes, cpu_before, strict=True)]
+        nodes = {"node 0": cluster[0], "node 1": cluster[1]}
+        with _getting(nodes) as getters:
+            wait_until(
+                lambda: cluster[1].status()["dots"] == cluster[0].status()["dots"], "two agree", seconds=300
+            )
+            before = _measured_for(getters, 5.0)
+            cluster.heal()
+            wait_until(lambda: any(m["linked"] for m in away.status()["members"]), "it is linked", seconds=60)
+            for getter in getters.values():
+                getter.take()
+            shares = Shares({**nodes, "who was away": away})
+            took = _until_equal(cluster[0], away)
+            spent = shares.take()
+            during = {name: getter.take() for name, getter in getters.items()}
         cluster.verify(away)
     rate = count * size / took / 1e6
-    note(f"catchup: {count:,} writes of {size} bytes in {took:.1f} s, {rate:.0f} MB/s; CPU seconds {spent}")
-    report["catchup"] = {"seconds": took, "mb_per_second": rate}
+    note(f"catchup: {count:,} writes of {size} bytes in {took:.1f} s, {rate:.0f} MB/s")
+    note_shares(spent)
+    report["catchup"] = {"seconds": took, "mb_per_second": rate, "core_percent": spent} | {
+        name: compare(f"GET of {name}", before[name], during[name]) for name in nodes
+    }
+
+
+@contextlib.contextmanager
+def _getting(nodes: Mapping[str, Node]) -> Iterator[dict[str, Getter]]:
+    with contextlib.ExitStack() as stack:
+        yield {name: stack.enter_context(contextlib.closing(Getter(node))) for name, node in nodes.items()}
+
+
+def _measured_for(getters: Mapping[str, Getter], seconds: float) -> dict[str, Histogram]:
+    for getter in getters.values():
+        getter.take()
+    time.sleep(seconds)
+    return {name: getter.take() for name, getter in getters.items()}
 
 
 def _until_equal(source: Node, behind: Node) -> float:
@@ -266,34 +378,53 @@ def join(gigabytes: float, report: dict[str, Any]) -> None:
     ):
         _write_values(cluster[0], count, size)
         note(f"join: {count:,} values of {size} bytes are there")
+        note(_placing(processors))
         asked = {"serving node": cluster[0], "bystander": bystander[0]}
-        idle = _get_latencies(asked, lambda: False, seconds=10)
-        started = time.perf_counter()
-        joining = Node(cluster, 1, Path(directory) / "n1")
-        cluster.nodes.append(joining)
-        with _on_processors(processors[-1:]):
-            cluster.start(joining, wait=False)
-        fractions: list[float] = []
-
-        def is_done() -> bool:
-            bootstrap = joining.status()["bootstrap"]
-            if bootstrap is not None:
-                fractions.append(float(bootstrap["percent"]))
-            return bool(joining.status()["standing"] == "ready")
-
-        busy = _get_latencies(asked, is_done, seconds=600)
-        took = time.perf_counter() - started
+        with _getting(asked) as getters:
+            before = _measured_for(getters, 10.0)
+            joining = Node(cluster, 1, Path(directory) / "n1")
+            cluster.nodes.append(joining)
+            shares = Shares({**asked, "new node": joining})
+            started = time.perf_counter()
+            with _on_processors(processors[-1:]):
+                cluster.start(joining, wait=False)
+            _wait_ready(joining)
+            took = time.perf_counter() - started
+            spent = shares.take()
+            during = {name: getter.take() for name, getter in getters.items()}
     rate = count * size / took / 1e6
+    note(f"join: {gigabytes:g} GiB in {took:.1f} s with the start of the process, {rate:.0f} MB/s")
+    note_shares(spent)
+    report["join"] = {"seconds": took, "mb_per_second": rate, "core_percent": spent} | {
+        name: compare(f"GET of the {name}", before[name], during[name]) for name in asked
+    }
+
+
+def _placing(processors: Sequence[int]) -> str:
+    """Say what the figures of `join` can be compared with."""
+    if len(processors) == 1:
+        return "    all share one processor: the latencies are what the machine does, not what joining does"
+    rest = ", ".join(map(str, processors[:-1]))
+    return (
+        f"    the new node alone has processor {processors[-1]}, as if it were another machine. The serving node, the\n"
+        f"    bystander, the generator and the proxies share {rest}: worse for the first two than a machine each.\n"
+        "    What the serving node's latency has more than the bystander's is what serving costs."
+    )
+
+
+def _wait_ready(joining: Node) -> None:
+    """Wait until a new node has all; look ten times a second, which costs it little, that its progress goes on."""
+    fractions: list[float] = []
+
+    def is_ready() -> bool:
+        time.sleep(0.1)
+        found = joining.status()
+        if found["bootstrap"] is not None:
+            fractions.append(float(found["bootstrap"]["percent"]))
+        return bool(found["standing"] == "ready")
+
+    wait_until(is_ready, "it has joined", seconds=600)
     assert fractions == sorted(fractions), "progress goes back"
-    note(f"join: {gigabytes:g} GiB in {took:.1f} s, {rate:.0f} MB/s")
-    report["join"] = {"seconds": took, "mb_per_second": rate}
-    for name in asked:
-        note(f"    GET of the {name}, usually:   {percentiles(idle[name])}")
-        note(f"    GET of the {name}, meanwhile: {percentiles(busy[name])}")
-        report["join"][name] = {
-            "get_p99_idle_ms": idle[name].percentile_ms(99),
-            "get_p99_busy_ms": busy[name].percentile_ms(99),
-        }
 
 
 @contextlib.contextmanager
@@ -307,80 +438,123 @@ def _on_processors(processors: Sequence[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _get_latencies(
-    nodes: Mapping[str, Node], is_over: Callable[[], bool], *, seconds: float
-) -> dict[str, Histogram]:
-    """Measure GETs, 200 a second in all, until `is_over` or the time is."""
-    found = {name: Histogram() for name in nodes}
-    deadline = time.perf_counter() + seconds
-    look_at = time.perf_counter() + 1.0
-    with contextlib.ExitStack() as stack:
-        sockets = {
-            name: stack.enter_context(socket.create_connection(("127.0.0.1", node.port)))
-            for name, node in nodes.items()
-        }
-        while time.perf_counter() < deadline:
-            for name, sock in sockets.items():
-                started = time.perf_counter_ns()
-                sock.sendall(b"GET missing\r\n")
-                sock.recv(64)
-                found[name].add(time.perf_counter_ns() - started)
-                time.sleep(0.005)
-            if time.perf_counter() > look_at:
-                look_at = time.perf_counter() + 1.0
-                if is_over():
-                    break
-    return found
+# ---------------------------------------------------------------- a peer in trouble
 
 
 def slow(seconds: float, report: dict[str, Any]) -> None:
-    """Write 1 KiB 200 times a second: as usual, while one peer takes 1 KiB/s, and as usual again."""
+    def hinder(node: Node) -> None:
+        node.bytes_a_second = 1024
+
+    def relieve(node: Node) -> None:
+        node.bytes_a_second = None
+
+    report["slow"] = _beside("slow", "a peer that takes 1 KiB/s", hinder, relieve, seconds)
+
+
+def stopped(seconds: float, report: dict[str, Any]) -> None:
+    report["stopped"] = _beside("stopped", "a stopped peer (SIGSTOP)", Node.freeze, Node.thaw, seconds)
+
+
+def _beside(
+    name: str, what: str, hinder: Callable[[Node], None], relieve: Callable[[Node], None], seconds: float
+) -> dict[str, Any]:
+    """Write 1 KiB 200 times a second: as usual, while one peer is in trouble, and as usual again."""
     with tempfile.TemporaryDirectory() as directory, Cluster(Path(directory), 3) as cluster:
-        _set_latency(cluster[0], b"warm", 5.0)
-        normal, grown_normal = _set_latency(cluster[0], b"normal", min(seconds, 120.0))
-        cluster[2].bytes_a_second = 1024
-        hindered, grown_slow = _set_latency(cluster[0], b"slow", seconds)
-        missing = cluster[0].status()["dots"] - cluster[2].status()["dots"]
-        cluster[2].bytes_a_second = None
-        took = _until_equal(cluster[0], cluster[2])
-        again, _ = _set_latency(cluster[0], b"again", min(seconds, 120.0))
-    note(f"slow: SET usually {percentiles(normal)}; memory grew by {grown_normal / 1e6:.0f} MB")
-    note(f"    with a slow peer {percentiles(hindered)}; memory grew by {grown_slow / 1e6:.0f} MB")
-    note(f"    and afterwards {percentiles(again)}")
-    note(f"    the slow peer lacked {missing:,} writes; equal after {took:.1f} s")
-    report["slow"] = {
-        "p99_normal_ms": normal.percentile_ms(99),
-        "p99_slow_ms": hindered.percentile_ms(99),
-        "p99_again_ms": again.percentile_ms(99),
-        "grown_normal_bytes": grown_normal,
-        "grown_slow_bytes": grown_slow,
+        writer, _, victim = cluster.nodes
+        _Stretch(writer, victim, 5.0)  # warm
+        before = _Stretch(writer, victim, min(seconds, 120.0))
+        hinder(victim)
+        during = _Stretch(writer, victim, seconds)
+        relieve(victim)
+        missing = writer.status()["dots"] - victim.status()["dots"]
+        took = _until_equal(writer, victim)
+        after = _Stretch(writer, victim, min(seconds, 120.0))
+    note(f"{name}: {what} for {seconds:g} s{_how_to_measure_longer(name, seconds)}")
+    figures = compare("SET of another node", before.latency, during.latency)
+    note(f"    SET of another node afterwards: {percentiles(after.latency)}")
+    _note_memory(before, during)
+    note(f"    it lacked {missing:,} writes; equal after {took:.1f} s")
+    return figures | {
+        "seconds": seconds,
+        "p99_after_ms": after.latency.percentile_ms(99),
+        "resident_before_bytes": before.resident_bytes,
+        "resident_during_bytes": during.resident_bytes,
+        "queue_bytes": during.queue_bytes,
         "missing_writes": missing,
         "equal_seconds": took,
     }
 
 
-def _set_latency(node: Node, prefix: bytes, seconds: float) -> tuple[Histogram, int]:
-    """Measure SETs, and by how many bytes the node's memory grows meanwhile."""
-    found = Histogram()
-    value = random.Random(3).randbytes(1024)
-    before = node.resident_bytes()
-    deadline = time.perf_counter() + seconds
-    number = 0
-    with socket.create_connection(("127.0.0.1", node.port)) as sock:
-        while time.perf_counter() < deadline:
-            number += 1
-            key = b"%b:%d" % (prefix, number % _KEYS)
-            started = time.perf_counter_ns()
-            sock.sendall(b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$1024\r\n%b\r\n" % (len(key), key, value))
-            sock.recv(64)
-            found.add(time.perf_counter_ns() - started)
-            time.sleep(0.005)
-    return found, node.resident_bytes() - before
+def _how_to_measure_longer(name: str, seconds: float) -> str:
+    if seconds >= LONG_SECONDS:
+        return ""
+    return f"; ten minutes are asked for: --only {name}, or --seconds {LONG_SECONDS:g}"
+
+
+class _Stretch:
+    """SETs for some time: their latency, and the most memory that the node had meanwhile."""
+
+    def __init__(self, node: Node, peer: Node, seconds: float) -> None:
+        self.latency = Histogram()
+        self.resident_bytes = 0
+        self.queue_bytes = 0  # what waited to be sent to `peer`
+        self._node = node
+        self._peer_address = peer.address
+        self._over = threading.Event()
+        watching = threading.Thread(target=self._watch)
+        watching.start()
+        try:
+            self._write(time.perf_counter() + seconds)
+        finally:
+            self._over.set()
+            watching.join()
+
+    def _write(self, deadline: float) -> None:
+        value = random.Random(3).randbytes(1024)
+        with socket.create_connection(("127.0.0.1", self._node.port)) as sock:
+            for number in itertools.count():
+                if time.perf_counter() > deadline:
+                    return
+                key = b"key:%d" % (number % _KEYS)
+                started = time.perf_counter_ns()
+                sock.sendall(b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$1024\r\n%b\r\n" % (len(key), key, value))
+                sock.recv(64)
+                add_felt(self.latency, time.perf_counter_ns() - started, _SET_SECONDS)
+                time.sleep(_SET_SECONDS)
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.5):
+            self.resident_bytes = max(self.resident_bytes, self._node.resident_bytes())
+            for member in self._node.status()["members"]:
+                if self._peer_address in member["addresses"]:
+                    self.queue_bytes = max(self.queue_bytes, member["queue_bytes"])
+
+
+def _note_memory(before: _Stretch, during: _Stretch) -> None:
+    """Print memory beside what the settings and limits allow it to become."""
+    storage, limits = StorageSettings(), Options()
+    replication = limits.queue_bytes_max + limits.history_bytes_max + limits.parked_bytes_max
+    grown = during.resident_bytes - before.resident_bytes
+    note(f"    its queue for the peer: at most {_mib(during.queue_bytes)} of {_mib(limits.queue_bytes_max)}")
+    note(
+        f"    its memory: at most {_mib(before.resident_bytes)} before, {_mib(during.resident_bytes)} during, "
+        f"{_mib(grown)} more"
+    )
+    note(
+        f"    the caps: {_mib(replication)} more for a peer in trouble (queue {_mib(limits.queue_bytes_max)}, history "
+        f"{_mib(limits.history_bytes_max)}, parked {_mib(limits.parked_bytes_max)});\n"
+        f"    with or without one {_mib(storage.cache_bytes)} of records, {_mib(storage.block_cache_bytes)} of blocks, "
+        f"and what is not flushed to files yet"
+    )
+
+
+def _mib(count: int) -> str:
+    return f"{count / (1 << 20):.1f} MiB"
 
 
 # ---------------------------------------------------------------- the command
 
-_NAMES: Final = ("propagation", "cpu", "wire", "catchup", "join", "slow")
+_NAMES: Final = ("propagation", "cpu", "wire", "catchup", "join", "slow", "stopped")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -389,22 +563,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--only", action="append", choices=_NAMES, help="measure this; may be repeated")
     parser.add_argument("--nodes", type=int, nargs="+", default=[3, 8, 16], help="sizes for propagation")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="of propagation and of a slow peer")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        help=f"of propagation ({SECONDS:g}), and of a slow or stopped peer ({SECONDS:g}; with --only, {LONG_SECONDS:g})",
+    )
+    parser.add_argument("--writes", type=int, default=100_000, help="what catchup has to catch up with")
     parser.add_argument("--gigabytes", type=float, default=1.0, help="what a new node has to fetch")
     parser.add_argument("--json", type=Path, help="write the figures there")
     options = parser.parse_args(arguments)
-    wanted = options.only or _NAMES
     report: dict[str, Any] = {}
-    if "propagation" in wanted:
-        for count in options.nodes:
-            propagation(count, options.seconds, report)
-    for name, measure in (("cpu", cpu), ("wire", wire), ("catchup", catchup)):
-        if name in wanted:
-            measure(report)
-    if "join" in wanted:
-        join(options.gigabytes, report)
-    if "slow" in wanted:
-        slow(options.seconds, report)
+    seconds = options.seconds or SECONDS
+    trouble_seconds = options.seconds or (LONG_SECONDS if options.only else SECONDS)
+    parts: dict[str, Callable[[], None]] = {
+        "propagation": lambda: propagation(options.nodes, seconds, report),
+        "cpu": lambda: cpu(report),
+        "wire": lambda: wire(report),
+        "catchup": lambda: catchup(options.writes, report),
+        "join": lambda: join(options.gigabytes, report),
+        "slow": lambda: slow(trouble_seconds, report),
+        "stopped": lambda: stopped(trouble_seconds, report),
+    }
+    for name in options.only or parts:
+        parts[name]()
     if options.json is not None:
         options.json.write_text(json.dumps(report, indent=2))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import compare, encryption, latency, scale
+from tests.bench import cluster, compare, encryption, latency, scale
 
 
 @pytest.mark.needs_redis
@@ -52,6 +52,33 @@ def test_latency_runs_its_mix(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "kvd (everysec): 1,200 requests" in shown
     assert "target p99.9" in shown
+
+
+@pytest.mark.soak
+def test_trouble_with_a_peer_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = tmp_path / "figures.json"
+    parts = ("--only", "slow", "--only", "stopped", "--only", "catchup")
+    cluster.main([*parts, "--seconds", "2", "--writes", "2000", "--json", str(figures)])
+    report = json.loads(figures.read_text())
+    assert report.keys() == {"slow", "stopped", "catchup"}
+    for part in ("slow", "stopped"):
+        assert report[part]["missing_writes"] > 0
+        assert report[part]["p99_ratio"] > 0
+        assert report[part]["resident_during_bytes"] > 10 << 20
+    assert report["slow"]["queue_bytes"] > 0
+    assert report["catchup"]["node 1"]["p99_ratio"] > 0
+    assert report["catchup"]["core_percent"]["who was away"] > 0
+    shown = capsys.readouterr().err
+    assert "stopped: a stopped peer (SIGSTOP) for 2 s; ten minutes are asked for: --only stopped" in shown
+
+
+def test_a_pause_is_felt_by_all_that_should_have_been_asked_in_it() -> None:
+    found = latency.Histogram()
+    cluster.add_felt(found, 1_000_000, 0.01)
+    cluster.add_felt(found, 100_000_000, 0.01)
+    assert found.count == 11
+    assert found.highest_ns == 100_000_000
+    assert found.percentile_ms(50) == pytest.approx(50, rel=1 / 31)
 
 
 def test_histogram_is_as_precise_as_it_says() -> None:
