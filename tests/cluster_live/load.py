@@ -158,7 +158,11 @@ class Writer(threading.Thread):
 
 
 class Load:
-    """One writer or more for each of some nodes, in a `with` block. They wait `patience` seconds for each answer."""
+    """One writer or more for each of some nodes, in a `with` block.
+
+    They wait `patience` seconds for each answer, which must be longer than any node is stopped: one that wakes up carries
+    out what its clients have given up, perhaps after what they have sent since.
+    """
 
     def __init__(
         self, nodes: Sequence[Node], *, writers: int = 1, pause: float = 0.002, patience: float = 30.0

@@ -117,7 +117,7 @@ def test_five_nodes_survive_anything_and_agree(tmp_path: Path) -> None:
         chaos = Chaos(cluster, rng)
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:
-            with Load(cluster.nodes, writers=2, pause=0.005) as load:
+            with Load(cluster.nodes, writers=2, pause=0.005, patience=300.0) as load:
                 for _ in range(rng.randrange(5, 20)):
                     print(chaos.step())
                     time.sleep(rng.random() * 3)
