@@ -5,8 +5,13 @@ sent it for the body, piece by piece, some pieces ahead so that a long way does 
 is the body's name: nothing has to be hashed to write it, and a body can only be superseded, never change.
 A body that was superseded meanwhile is a miss; what superseded it comes by the next sync.
 
-Bounds: `bodies_max` bodies at a time, `body_bytes_max` bytes of them in memory, the rest waits in order. The
-same bounds hold for the bodies that are kept from one piece to the next for those who ask.
+A fetch has one source. When that is lost, or sends nothing more, what has come of the body is kept (`begun`), and the
+next fetch of it goes on from there, whoever is asked then: by the sync that follows, as a rule. The bodies of a
+transaction that are whole by then are not kept; the sync brings them one by one.
+
+Bounds: `bodies_max` bodies at a time, `body_bytes_max` bytes of them in memory, with those that were begun, which give
+way; the rest waits in order. The same bounds hold for the bodies that are kept from one piece to the next for those
+who ask.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from typing import Final
 
 import attrs
 
+from replication.begun import Begun, Name
 from replication.core import Core, Link
 from replication.messages import BodyData, BodyGet, BodyMiss
 from storage.changes import Change, Run
@@ -41,6 +47,7 @@ class _Fetch:
     done: Done
     waiting: list[Change]
     size: int  # of all its bodies
+    resumes: bool
     found: dict[int, bytes] = attrs.field(factory=dict)  # by seq
     buffer: bytearray = attrs.field(factory=bytearray)
     asked: int = 0
@@ -49,6 +56,13 @@ class _Fetch:
     @property
     def change(self) -> Change:
         return self.waiting[0]
+
+    @property
+    def name(self) -> Name:
+        """The name of the body that is being fetched."""
+        change = self.change
+        assert isinstance(change.content, int)
+        return (self.run.origin, change.seq, change.place, change.content)
 
 
 @attrs.define(eq=False)
@@ -66,25 +80,35 @@ class Bodies:
         self._core = core
         self._active: list[_Fetch] = []
         self._queue: deque[_Fetch] = deque()
+        self._begun = Begun()
         self._kept: OrderedDict[tuple[int, int, bytes, int, bytes], _Kept] = OrderedDict()
         # Reads a body from the snapshot of a sync session: (link, session, origin, seq, place).
         self.read_session: Callable[[Link, int, bytes, int, bytes], bytes | None] = _no_session
+        self.limit: Callable[[bytes], int | None] = _no_limit  # up to where an origin counts, if it was cut
 
     @property
     def in_flight(self) -> int:
         return sum(fetch.size for fetch in self._active)
 
     def fetch(
-        self, link: Link, run: Run, *, session: int, done: Done, waiting: list[Change] | None = None
+        self,
+        link: Link,
+        run: Run,
+        *,
+        session: int,
+        done: Done,
+        waiting: list[Change] | None = None,
+        resumes: bool = True,
     ) -> None:
         """Fetch what `run` lacks from `link`'s peer; call `done` with the whole run, or None, in a tick.
 
-        `waiting` names the changes whose bodies are wanted, if not those that would win.
+        `waiting` names the changes whose bodies are wanted, if not those that would win. Without `resumes` all of
+        them is this peer's: members may hold different bytes under one name.
         """
         if waiting is None:
             waiting = self._core.replica.needs_body(run)
         size = sum(change.content for change in waiting if isinstance(change.content, int))
-        self._queue.append(_Fetch(link, run, session, done, waiting, size))
+        self._queue.append(_Fetch(link, run, session, done, waiting, size, resumes))
         self._start()
 
     def on_link_down(self, link: Link) -> None:
@@ -100,6 +124,7 @@ class Bodies:
         for fetch in [*self._active, *self._queue]:
             if fetch.link is link and fetch.session == session:
                 self._forget(fetch)
+        self._start()
 
     def on_data(self, link: Link, piece: BodyData) -> None:
         """Take a piece in. Inside a tick.
@@ -116,7 +141,8 @@ class Bodies:
     def _take(self, fetch: _Fetch, piece: BodyData) -> None:
         missing = piece.total - len(fetch.buffer)
         if not 0 < len(piece.data) <= missing or piece.total != fetch.change.content:
-            self._end(fetch, None)  # only if something is wrong
+            fetch.buffer = bytearray()  # something is wrong: what has come before may be of another body
+            self._end(fetch, None)
             return
         fetch.buffer += piece.data
         fetch.progress_at = self._core.now
@@ -126,9 +152,9 @@ class Bodies:
             return
         fetch.found[fetch.change.seq] = bytes(fetch.buffer)
         fetch.waiting.pop(0)
-        fetch.buffer, fetch.asked = bytearray(), 0
+        fetch.buffer = bytearray()
         if fetch.waiting:
-            self._ask(fetch)
+            self._begin(fetch)
         else:
             self._end(fetch, _with_bodies(fetch.run, fetch.found))
 
@@ -178,7 +204,12 @@ class Bodies:
         """Forget what nobody asks for any more; return when to be called again."""
         for key in [key for key, kept in self._kept.items() if now - kept.asked_at > _KEEP_SECONDS]:
             del self._kept[key]
-        return now + (_KEEP_SECONDS if self._kept else 60.0)
+        self._begun.forget(now, self._is_void)
+        return now + (_KEEP_SECONDS if self._kept or self._begun else 60.0)
+
+    def _is_void(self, origin: bytes, seq: int) -> bool:
+        limit = self.limit(origin)
+        return limit is not None and seq > limit
 
     def tick_in_store(self, now: float) -> None:
         """Give up what makes no progress. Inside a tick, which the caller opens if `stalled` says so."""
@@ -199,9 +230,21 @@ class Bodies:
             self._active.append(fetch)
             fetch.progress_at = self._core.now
             if fetch.waiting:
-                self._ask(fetch)
+                self._begin(fetch)
             else:
                 self._end(fetch, fetch.run)
+
+    def _begin(self, fetch: _Fetch) -> None:
+        """Fetch the next body, from where an earlier fetch of it has come to."""
+        if fetch.resumes:
+            fetch.buffer = self._begun.take(fetch.name)
+        self._make_room()
+        fetch.asked = len(fetch.buffer)
+        self._ask(fetch)
+
+    def _make_room(self) -> None:
+        """Let what was begun give way to what is under way."""
+        self._begun.trim(self._core.options.body_bytes_max - self.in_flight)
 
     def _ask(self, fetch: _Fetch) -> None:
         """Ask for pieces until enough are on their way."""
@@ -222,6 +265,9 @@ class Bodies:
     def _forget(self, fetch: _Fetch) -> None:
         if fetch in self._active:
             self._active.remove(fetch)
+            if fetch.buffer and fetch.resumes:
+                self._begun.keep(fetch.name, fetch.buffer, self._core.now)
+                self._make_room()
         elif fetch in self._queue:
             self._queue.remove(fetch)
 
@@ -232,6 +278,10 @@ def _with_bodies(run: Run, found: dict[int, bytes]) -> Run:
         for change in run.changes
     ]
     return run._replace(changes=changes)
+
+
+def _no_limit(origin: bytes) -> int | None:
+    return None
 
 
 def _no_session(link: Link, session: int, origin: bytes, seq: int, place: bytes) -> bytes | None:

@@ -107,7 +107,7 @@ class Exchange:
         self.stability.awaits_since = self.syncs.awaits_since
         self.syncs.is_void = self._cuts.voids
         self.syncs.on_ahead = self.dissemination.must_hold
-        self.dissemination.limit = self._cuts.limit
+        self.dissemination.limit = self.bodies.limit = self._cuts.limit
         self.vectors.on_known = self._on_known
         self.vectors.on_rollback = self._on_rollback
         self.vectors.is_current = self._is_current

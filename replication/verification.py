@@ -225,7 +225,9 @@ class Verification:
                 places[change.place] = places.get(change.place, True) and not (is_held or is_large)
                 if is_large and not is_held:
                     alone = run._replace(changes=[change])
-                    self._bodies.fetch(link, alone, session=0, done=self._mend, waiting=[change])
+                    self._bodies.fetch(
+                        link, alone, session=0, done=self._mend, waiting=[change], resumes=False
+                    )
                 elif not is_held:
                     small.append(change)
             self._core.replica.repair(run._replace(changes=small))
