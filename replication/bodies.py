@@ -64,6 +64,16 @@ class _Fetch:
         assert isinstance(change.content, int)
         return (self.run.origin, change.seq, change.place, change.content)
 
+    def is_like(self, other: _Fetch) -> bool:
+        """Tell whether both wait for the same body from the same peer, as a push and a sync do at once."""
+        return (
+            self.link is other.link
+            and self.resumes
+            and other.resumes
+            and bool(self.waiting and other.waiting)
+            and self.name == other.name
+        )
+
 
 @attrs.define(eq=False)
 class _Kept:
@@ -129,8 +139,8 @@ class Bodies:
     def on_data(self, link: Link, piece: BodyData) -> None:
         """Take a piece in. Inside a tick.
 
-        Whoever waits for just this one gets it: a push and a sync may fetch the same body at once, and pieces
-        may still come in that a fetch asked for which was given up. A dot's body is the same for all of them.
+        Whoever waits for just this one gets it: pieces may still come in that a fetch asked for which was given up. A
+        dot's body is the same for all of them.
         """
         for fetch in self._active:
             named = (fetch.run.origin, fetch.change.seq, len(fetch.buffer))
@@ -150,13 +160,19 @@ class Bodies:
         if len(fetch.buffer) < piece.total:
             self._ask(fetch)
             return
-        fetch.found[fetch.change.seq] = bytes(fetch.buffer)
+        body, alike = bytes(fetch.buffer), [one for one in self._queue if one.is_like(fetch)]
+        for one in [*alike, fetch]:  # this one last: they may not begin meanwhile
+            self._go_on(one, body)
+
+    def _go_on(self, fetch: _Fetch, body: bytes) -> None:
+        """Take a whole body in, and fetch the next."""
+        fetch.found[fetch.change.seq] = body
         fetch.waiting.pop(0)
         fetch.buffer = bytearray()
-        if fetch.waiting:
-            self._begin(fetch)
-        else:
+        if not fetch.waiting:
             self._end(fetch, _with_bodies(fetch.run, fetch.found))
+        elif fetch in self._active:
+            self._begin(fetch)
 
     def on_miss(self, link: Link, miss: BodyMiss) -> None:
         """A body was superseded. Inside a tick."""
@@ -221,18 +237,24 @@ class Bodies:
         return [fetch for fetch in self._active if now - fetch.progress_at > timeout]
 
     def _start(self) -> None:
-        options = self._core.options
-        while self._queue and len(self._active) < options.bodies_max:
-            fetch = self._queue[0]
-            if self._active and self.in_flight + fetch.size > options.body_bytes_max:
-                return
-            self._queue.popleft()
+        while (fetch := self._next()) is not None:
+            self._queue.remove(fetch)
             self._active.append(fetch)
             fetch.progress_at = self._core.now
             if fetch.waiting:
                 self._begin(fetch)
             else:
                 self._end(fetch, fetch.run)
+
+    def _next(self) -> _Fetch | None:
+        """Return the first that may begin, if there is room: what its peer sends already is not asked for twice."""
+        options, active = self._core.options, self._active
+        if len(active) >= options.bodies_max:
+            return None
+        fetch = next((one for one in self._queue if not any(map(one.is_like, active))), None)
+        if fetch is not None and active and self.in_flight + fetch.size > options.body_bytes_max:
+            return None
+        return fetch
 
     def _begin(self, fetch: _Fetch) -> None:
         """Fetch the next body, from where an earlier fetch of it has come to."""

@@ -15,7 +15,7 @@ from replication.bodies import Bodies
 from replication.core import Link
 from replication.options import Options
 from storage.changes import Change, Kind, Lane, Run
-from tests.replication.lab import FAST, Lab, Node, Wire, place, ready
+from tests.replication.lab import FAST, Lab, Node, Wire, is_equal, place, ready
 
 PIECE: Final = Options().body_piece_bytes
 # Each byte says where it belongs.
@@ -321,6 +321,70 @@ def test_the_longer_of_two_beginnings_is_kept(beginnings: Begun) -> None:
 
 
 # --- what waits
+
+
+def bodied(key: str, *seqs: int) -> Run:
+    changes = [
+        Change(seq, 1, Kind.VALUE, place(f"{key}{seq}"), len(LARGE), group_end=seqs[-1]) for seq in seqs
+    ]
+    return Run(bytes(16), 0, seqs[-1], changes)
+
+
+def test_what_a_push_and_a_sync_wait_for_is_fetched_once() -> None:
+    lab = ready(Lab("a", "b"))
+    lab.cut(lab.wire("a", "b"))
+    counters = lab["b"].replicator.core.counters
+    synced = counters["sync_ended_total"]
+    lab["a"].put("large", LARGE)
+    wire = lab.link("a", "b")  # that is pushed, and the sync that a link begins with brings it
+    lab.run(1.0)
+    gets = [message for _, message in wire.carried if isinstance(message, m.BodyGet)]
+    assert len(gets) == 41
+    assert lab["b"].get("large") == LARGE
+    assert not lab["b"].replicator.bodies._queue
+    assert is_equal([lab["a"], lab["b"]])
+    assert counters["sync_ended_total"] == synced + 1
+
+
+def test_a_fetch_goes_on_for_whoever_waited_for_it() -> None:
+    """A push is superseded at its peer; the snapshot of the sync beside it still has the value."""
+    lab = ready(Lab("a", "b"))
+    link, bodies = end(lab.wire("a", "b"), lab["b"]), lab["b"].replicator.bodies
+    fetch(bodies, link, 1)
+    fetch(bodies, link, 1, session=7)
+    bodies.on_data(link, m.BodyData(bytes(16), 1, 0, len(LARGE), LARGE[:PIECE]))
+    bodies.on_miss(link, m.BodyMiss(bytes(16), 1))
+    assert [(one.session, len(one.buffer)) for one in bodies._active] == [(7, PIECE)]
+
+
+def test_what_waits_for_several_bodies_asks_only_for_those_that_nobody_fetches() -> None:
+    lab = ready(Lab("a", "b"))
+    link, bodies = end(lab.wire("a", "b"), lab["b"]), lab["b"].replicator.bodies
+    found: list[Run | None] = []
+    bodies.fetch(link, bodied("k", 1), session=7, done=found.append)
+    bodies.fetch(link, bodied("k", 1, 2), session=0, done=found.append)
+    assert len(bodies._active) == 1
+    data = [LARGE[at : at + PIECE] for at in range(0, len(LARGE), PIECE)]
+    for seq in (1, 2):
+        for number, piece in enumerate(data):
+            bodies.on_data(link, m.BodyData(bytes(16), seq, number * PIECE, len(LARGE), piece))
+    assert [run and [change.content for change in run.changes] for run in found] == [[LARGE], [LARGE, LARGE]]
+
+
+def test_another_peer_is_asked_for_the_same_at_once() -> None:
+    lab = ready(Lab("a", "b", "c"))
+    bodies = lab["b"].replicator.bodies
+    for name in "ac":
+        fetch(bodies, end(lab.wire(name, "b"), lab["b"]), 1)
+    assert len(bodies._active) == 2
+
+
+def test_what_mends_a_value_does_not_wait_for_what_else_fetches_it() -> None:
+    lab = ready(Lab("a", "b"))
+    link, bodies = end(lab.wire("a", "b"), lab["b"]), lab["b"].replicator.bodies
+    fetch(bodies, link, 1)
+    bodies.fetch(link, bodied("large", 1), session=0, done=lambda run: None, resumes=False)
+    assert len(bodies._active) == 2
 
 
 def test_a_fetch_that_waits_begins_when_a_sync_is_given_up() -> None:
