@@ -359,7 +359,8 @@ def test_a_fetch_goes_on_for_whoever_waited_for_it() -> None:
 
 def test_what_waits_for_several_bodies_asks_only_for_those_that_nobody_fetches() -> None:
     lab = ready(Lab("a", "b"))
-    link, bodies = end(lab.wire("a", "b"), lab["b"]), lab["b"].replicator.bodies
+    wire = lab.wire("a", "b")
+    link, bodies = end(wire, lab["b"]), lab["b"].replicator.bodies
     found: list[Run | None] = []
     bodies.fetch(link, bodied("k", 1), session=7, done=found.append)
     bodies.fetch(link, bodied("k", 1, 2), session=0, done=found.append)
@@ -369,6 +370,9 @@ def test_what_waits_for_several_bodies_asks_only_for_those_that_nobody_fetches()
         for number, piece in enumerate(data):
             bodies.on_data(link, m.BodyData(bytes(16), seq, number * PIECE, len(LARGE), piece))
     assert [run and [change.content for change in run.changes] for run in found] == [[LARGE], [LARGE, LARGE]]
+    lab.step()
+    gets = [message.seq for _, message in wire.carried if isinstance(message, m.BodyGet)]
+    assert gets == [1] * 41 + [2] * 41
 
 
 def test_another_peer_is_asked_for_the_same_at_once() -> None:
