@@ -160,15 +160,16 @@ class Bodies:
         if len(fetch.buffer) < piece.total:
             self._ask(fetch)
             return
-        body, alike = bytes(fetch.buffer), [one for one in self._queue if one.is_like(fetch)]
+        body, fetch.buffer = bytes(fetch.buffer), bytearray()
+        alike = [one for one in self._queue if one.is_like(fetch)]
         for one in [*alike, fetch]:  # this one last: they may not begin meanwhile
-            self._go_on(one, body)
+            if one in self._queue or one in self._active:  # not cancelled by what the one before has led to
+                self._go_on(one, body)
 
     def _go_on(self, fetch: _Fetch, body: bytes) -> None:
         """Take a whole body in, and fetch the next."""
         fetch.found[fetch.change.seq] = body
         fetch.waiting.pop(0)
-        fetch.buffer = bytearray()
         if not fetch.waiting:
             self._end(fetch, _with_bodies(fetch.run, fetch.found))
         elif fetch in self._active:

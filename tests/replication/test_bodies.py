@@ -375,6 +375,19 @@ def test_what_waits_for_several_bodies_asks_only_for_those_that_nobody_fetches()
     assert gets == [1] * 41 + [2] * 41
 
 
+def test_who_gets_a_body_may_give_up_the_fetch_that_brought_it() -> None:
+    lab = ready(Lab("a", "b"))
+    node, link = lab["b"], end(lab.wire("a", "b"), lab["b"])
+    bodies, found = node.replicator.bodies, list[Run | None]()
+    bodies.fetch(link, bodied("k", 1), session=7, done=found.append)
+    bodies.fetch(link, bodied("k", 1), session=0, done=lambda run: bodies.cancel(link, 7))
+    for at in range(0, len(LARGE), PIECE):
+        bodies.on_data(link, m.BodyData(bytes(16), 1, at, len(LARGE), LARGE[at : at + PIECE]))
+    assert not found
+    assert not bodies._active
+    assert not len(kept(node))
+
+
 def test_another_peer_is_asked_for_the_same_at_once() -> None:
     lab = ready(Lab("a", "b", "c"))
     bodies = lab["b"].replicator.bodies
