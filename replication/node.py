@@ -44,6 +44,8 @@ _RECEIVE_BYTES: Final = 256 * 1024
 _SEND_BYTES: Final = 64 * 1024
 _LEAVE_SECONDS: Final = 10.0
 _STORE_REST_SECONDS: Final = 0.5
+# Of so many addresses it is remembered what the trouble was.
+_TROUBLES_MAX: Final = 1000
 # How a connection ends that was cut.
 _LOST: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
@@ -122,6 +124,7 @@ class PeerNode:
         self.address = ""  # at which it listens
         self._entropy = entropy
         self._dialing: set[str] = set()
+        self._troubles: dict[str, str] = {}  # why the last attempt at an address came to nothing
         self._timer = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._rotate_why: str | None = None
@@ -337,7 +340,7 @@ class PeerNode:
         try:
             found = await self._network.resolve(address)
         except ReplicationError as error:
-            self.replicator.core.log.debug("no connection", address=address, error=str(error))
+            self._tell_trouble(address, error)
             return []
         return self.replicator.topology.to_try(address, found)
 
@@ -348,8 +351,17 @@ class PeerNode:
                 stream = await self._network.dial(address)
             return await self._serve(stream, outgoing=True, address=address)
         except (OSError, ReplicationError, trio.TooSlowError, trio.BrokenResourceError) as error:
-            self.replicator.core.log.debug("no connection", address=address, error=str(error))
+            self._tell_trouble(address, error)
             return False
+
+    def _tell_trouble(self, address: str, error: Exception) -> None:
+        """Log why there is no connection; at a level that is seen when it is news, for it is tried again and again."""
+        log, reason = self.replicator.core.log, str(error)
+        tell = log.debug if self._troubles.get(address) == reason else log.warning
+        tell("no connection", address=address, error=reason)
+        if len(self._troubles) >= _TROUBLES_MAX:
+            self._troubles.clear()
+        self._troubles[address] = reason
 
     async def _accept(self, stream: PeerStream) -> None:
         """Serve a connection that a peer has opened."""
@@ -366,12 +378,16 @@ class PeerNode:
                 if scope.cancelled_caught or hello is None:
                     log.debug("connection not authenticated", timeout=scope.cancelled_caught)
                     return False
+                self._troubles.pop(address, None)
                 return await self._serve_link(stream, reader, hello, outgoing=outgoing)
             except RemoteProtocolError as error:
                 self.replicator.core.count("protocol_errors_total")
                 log.warning("peer broke the protocol", error=str(error))
             except _LOST as error:
-                log.debug("connection lost", error=str(error))
+                if outgoing:
+                    self._tell_trouble(address, error)
+                else:
+                    log.debug("connection lost", error=str(error))
             except self._store_errors as error:
                 log.error("no link while the store fails", error=str(error))
         return False

@@ -352,6 +352,20 @@ def test_who_has_another_secret_or_is_of_another_cluster_is_not_let_in(tmp_path:
         assert len(cluster[0].status()["members"]) == 1
 
 
+def test_who_has_a_certificate_of_another_authority_is_told(tmp_path: Path) -> None:
+    with Cluster(tmp_path, 1, trust=Certificates) as cluster:
+        stranger = Node(cluster, 1, tmp_path / "n1")
+        cluster.nodes.append(stranger)
+        stranger.trust = Certificates(stranger.directory)
+        cluster.start(stranger, wait=False)
+        how = partial(stranger.has_logged, "not made by this cluster's authority")
+        wait_until(how, "it is told why there is no connection")
+        time.sleep(1.5)  # it tries again
+        assert stranger.log_file.read_text().count("no connection") == 1
+        check_outside(stranger)
+        assert len(cluster[0].status()["members"]) == 1
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("trust", [SharedSecret, Certificates])
 def test_strangers_are_not_let_in(tmp_path: Path, trust: Callable[[Path], Trust]) -> None:
