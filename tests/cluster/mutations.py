@@ -37,7 +37,7 @@ from storage.feed import SnapshotFeed
 from storage.ledger import Ledger
 from storage.replica import StoreReplica
 from storage.version import HLC_MAX, ORIGIN_BYTES
-from tests.cluster import swarm, test_groups, test_scenarios_members
+from tests.cluster import swarm, test_groups, test_late_duplicates, test_scenarios_members
 from tests.cluster.history import Violation
 from tests.cluster.world import template
 
@@ -65,38 +65,24 @@ class Mutation(NamedTuple):
 
 
 def _judge_by_stamp() -> list[Patch]:
-    """Covered dots are merged by their stamp, as any other."""
+    """No dot is dropped because it is covered. The log takes in again what it has passed, as when a record is mended."""
+    merge, wants_body, offer = Applier.merge, Applier.wants_body, Dissemination.offer
 
-    def apply(self: StoreReplica, run: Run) -> int:
-        number = self._number_for(run)
-        won = self._applier.merge(run, number, 0)
-        self._applier.finish()
-        incoming = self._txn.accept()
-        incoming.covered[number] = max(run.upto, self._ledger.covered(number))
-        return won
+    def merge_all(self: Applier, run: Run, number: int, after: int) -> int:
+        self._txn.accept().mends = True
+        return merge(self, run, number, 0)
 
-    def merge(self: StoreReplica, run: Run) -> int:
-        number = self._number_for(run)
-        won = self._applier.merge(run, number, 0)
-        self._applier.finish()
-        incoming = self._txn.accept()
-        seqs = incoming.take(number).places
-        if seqs:
-            incoming.uncovered[number] = max(*seqs, incoming.uncovered.get(number, 0), 0)
-        return won
-
-    original = Dissemination.offer
-
-    def offer(self: Dissemination, run: Run, flow: Any) -> None:
-        if run.upto <= self._core.replica.covered(run.origin) and not self._is_own(run.origin):
-            self._core.replica.apply(run)
-            return
-        original(self, run, flow)
+    def offer_again(self: Dissemination, run: Run, flow: Any) -> None:
+        replica = self._core.replica
+        is_duplicate = run.upto <= replica.covered(run.origin) and not self._is_own(run.origin)
+        if is_duplicate and not replica.needs_body(run):
+            replica.merge(run)
+        offer(self, run, flow)
 
     return [
-        (StoreReplica, "apply", apply),
-        (StoreReplica, "merge", merge),
-        (Dissemination, "offer", offer),
+        (Applier, "merge", merge_all),
+        (Applier, "wants_body", lambda self, run, after: wants_body(self, run, 0)),
+        (Dissemination, "offer", offer_again),
     ]
 
 
@@ -434,7 +420,13 @@ def _show_nothing_on() -> list[Patch]:
 
 
 MUTATIONS: Final = (
-    Mutation("judge-by-stamp", "covered dots are judged by their stamp", _judge_by_stamp, purges=True),
+    Mutation(
+        "judge-by-stamp",
+        "covered dots are judged by their stamp",
+        _judge_by_stamp,
+        purges=True,
+        scenario=test_late_duplicates.test_what_comes_again_after_its_deletion_was_purged_stays_dead,
+    ),
     Mutation("reuse-origin", "an origin is used on after a restart", _reuse_origin),
     Mutation("cover-at-start", "a sync's vector is granted at its start", _cover_at_start),
     Mutation("purge-on-minimum", "purge does not wait for what others have", _purge_on_minimum, purges=True),
