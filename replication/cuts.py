@@ -52,10 +52,11 @@ class Cuts:
 
     def on_told(self, cuts: Mapping[bytes, int]) -> None:
         """Take in what a member has told."""
-        for origin, first in cuts.items():
-            if 0 < first <= self.all().get(origin, first):
-                self._heard[origin] = first - 1
-                self._version = -1
+        upto = self.all()
+        heard = {origin: first - 1 for origin, first in cuts.items() if 0 < first <= upto.get(origin, first)}
+        if heard:
+            self._heard |= heard
+            self._version = -1
 
     def unwritten(self) -> Mapping[bytes, int]:
         """Return the cuts that this node has only heard of."""

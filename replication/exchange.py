@@ -36,6 +36,7 @@ from storage.changes import Lane, Run, VersionVector, group_of
 
 # How soon claims that are not true any more are dropped if the sync before has failed.
 _CLAIM_ANEW_SECONDS: Final = 1.0
+_COPIED: Final = "a peer has more of this node's own writes than this node"
 
 
 class Exchange:
@@ -226,7 +227,7 @@ class Exchange:
         for lane in (Lane.SMALL, Lane.BULK):
             origin = replica.origin(lane)
             if origin is not None and known.vector[origin] > replica.covered(origin):
-                self.core.rotate_soon("a peer has more of this node's own writes than this node")
+                self.core.rotate_soon(_COPIED)
 
     def _is_current(self, node: bytes, boot: bytes) -> bool:
         """Tell whether a vector that is passed on is worth to be kept: a member's, and of its latest boot if known."""
@@ -268,23 +269,38 @@ class Exchange:
     # --- messages
 
     def _on_push(self, link: Link, push: m.Push) -> None:
-        if not self._is_astray(link, push.run):
+        is_question = not push.run.upto  # for claims; then the origin is nobody's
+        if is_question or not self._is_astray(link, push.run):
             self.dissemination.on_push(link, push)
 
     def _on_batch(self, link: Link, batch: m.SyncBatch) -> None:
-        if not any(self._is_astray(link, run) for run in batch.runs):
+        if not any(self._is_astray(link, run) or self._is_of_copy(link, run) for run in batch.runs):
             self.syncs.on_batch(link, batch)
 
     def _is_astray(self, link: Link, run: Run) -> bool:
         """Tell whether a run is another group's. That ends the link: nothing that its peer claims can be counted on."""
-        if group_of(run.origin) == self.group or not (run.upto or run.changes):
+        if group_of(run.origin) == self.group:
             return False
         link.drop("a run of another group")
         return True
 
+    def _is_of_copy(self, link: Link, run: Run) -> bool:
+        """Tell whether a run has more of this node's own writes than this node. That ends the link, until the origins rotate.
+
+        The store cannot give an origin up in a tick that writes under it, and the tick may have done so already.
+        """
+        replica = self.core.replica
+        last = max((change.seq for change in run.changes), default=run.upto)
+        is_own = run.origin in {replica.origin(Lane.SMALL), replica.origin(Lane.BULK)}
+        if not is_own or max(last, run.upto) <= replica.covered(run.origin):
+            return False
+        self.core.rotate_soon(_COPIED)
+        link.drop(_COPIED)
+        return True
+
     def _on_cells(self, link: Link, cells: m.Cells) -> None:
         """Take values in that were asked for: by a verification, or by number 0 for those that lost their body."""
-        if any(self._is_astray(link, run) for run in cells.runs):
+        if any(self._is_astray(link, run) or self._is_of_copy(link, run) for run in cells.runs):
             return
         if cells.number:
             self.verification.on_cells(link, cells)
