@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from functools import partial
 from random import Random
+from typing import Final
 
 import attrs
 import trio
@@ -73,6 +75,18 @@ def slow(world: World, source: str, target: str, delay: float, bandwidth: float)
     path.delay = path.jitter = delay
     path.bandwidth = bandwidth
     world.network.repace(path)
+
+
+@kind("corrupt")
+def corrupt(world: World, source: str, target: str) -> None:
+    """Flip a bit of what is read next: the frame that it is in ends the connection."""
+    world.network.corrupt(source, target)
+
+
+@kind("read-slowly")
+def read_slowly(world: World, name: str, rate: float) -> None:
+    """Let a host take no more than so many bytes a second out of each connection; 0: as much as there is."""
+    world.network.read_at_most(name, rate or None)
 
 
 @kind("redial")
@@ -347,6 +361,7 @@ def heal(world: World) -> None:
         network.repace(path)
         network.unblock(path.source, path.target)
     for host in world.hosts.values():
+        network.read_at_most(host.name, None)
         host.disk.is_full = host.disk.sync_fails = False
         host.disk.fail(0, ghosts=False)
         host.disk.sync_seconds = 0.004
@@ -417,6 +432,18 @@ def draw_slow(rng: Random, names: list[str], end: float) -> Draw:
     return [
         Event(at, "slow", (one, other, delay, bandwidth)),
         Event(until, "slow", (one, other, 0.002, 1e9)),
+    ]
+
+
+def draw_slow_reader(rng: Random, names: list[str], end: float) -> Draw:
+    name = rng.choice(names)
+    at, until = _span(rng, end, 2.0, 15.0)
+    return [Event(at, "read-slowly", (name, 1024.0)), Event(until, "read-slowly", (name, 0.0))]
+
+
+def draw_corruption(rng: Random, names: list[str], end: float) -> Draw:
+    return [
+        Event(rng.uniform(0, end), "corrupt", tuple(rng.sample(names, 2))) for _ in range(rng.randrange(1, 6))
     ]
 
 
@@ -667,7 +694,8 @@ def _span(rng: Random, end: float, shortest: float, longest: float) -> tuple[flo
 
 
 # How a fault is drawn, and how many of its kind a run that has the kind gets at most.
-FAULTS = {
+Fault = tuple[Callable[[Random, list[str], float], Draw], int]
+FAULTS: Final[dict[str, Fault]] = {
     "partition": (draw_partition, 3),
     "link": (draw_one_link, 4),
     "cuts": (draw_cuts, 3),
@@ -693,4 +721,11 @@ FAULTS = {
     "halfway": (draw_halfway, 2),
     "overtaken": (draw_overtaken, 2),
     "ahead": (draw_ahead, 1),
+}
+
+# What the seeds of the wider range draw from.
+WIDER_FAULTS: Final[dict[str, Fault]] = {
+    **FAULTS,
+    "slow-reader": (draw_slow_reader, 3),
+    "corruption": (draw_corruption, 3),
 }

@@ -433,6 +433,13 @@ class SimNetwork:
                 if (pipe.path.source, pipe.path.target) == (source, target):
                     pipe.corrupts = True
 
+    def read_at_most(self, host: str, rate: float | None) -> None:
+        """Let a host take no more than so many bytes a second out of each of its streams; None: without a bound."""
+        if rate is None:
+            self.reading.pop(host, None)
+        else:
+            self.reading[host] = rate
+
     def stall(self, host: str) -> None:
         """Let a host neither read nor write."""
         self.stalled[host] = None

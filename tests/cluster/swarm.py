@@ -3,6 +3,7 @@
 python -m tests.cluster.swarm 0:1000       run these seeds on all cores
 python -m tests.cluster.swarm 17           replay one and print its events
 python -m tests.cluster.swarm 17 --shrink  leave out what is not needed for its failure
+python -m tests.cluster.swarm 0:3 --crowd  the same with 32 hosts each, which takes minutes
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from random import Random
 from types import MappingProxyType
@@ -37,6 +39,9 @@ LOOK_EVERY: Final = 4.0
 PURGING_EVERY: Final = 5
 GROUPED_FROM: Final = 1_000_000  # from this seed on, some hosts carry a group that others do not
 PARTIAL_FROM: Final = 2_000_000  # from this seed on, hosts are linked with two or three others each
+WIDER_FROM: Final = (
+    3_000_000  # from this seed on, plans are drawn from more faults, sizes and lengths of values
+)
 PURGING_FAULTS: Final = (
     "partition",
     "link",
@@ -58,7 +63,12 @@ PURGING_FAULTS: Final = (
 # Histories with a plot of their own, for clusters in which syncs take long.
 STORIES: Final = ("past", "expelled", "halfway", "overtaken", "ahead")
 SIZES: Final = MappingProxyType({3: 5, 4: 3, 5: 2})
-CPU_SECONDS: Final = 20.0  # fifty times what a seed takes
+WIDER_SIZES: Final = MappingProxyType({3: 4, 5: 3, 7: 3})
+CPU_SECONDS: Final = 60.0  # ten times what the largest take, with the rest of the machine busy
+CROWD: Final = 32
+CROWD_CPU_SECONDS: Final = 600.0
+# What a crowd suffers: each of these concerns few of its members.
+CROWD_FAULTS: Final = ("link", "cuts", "slow", "stall", "kill", "power", "slow-reader", "corruption")
 
 
 @attrs.frozen
@@ -86,14 +96,35 @@ def draw(seed: int) -> Plan:
     """Draw the plan of a seed.
 
     Every fifth is about nothing but purging, those from `GROUPED_FROM` on about groups as well, and those from
-    `PARTIAL_FROM` on are in a partial view, half of them with groups.
+    `PARTIAL_FROM` on are in a partial view, half of them with groups. From `WIDER_FROM` on they are of all these sorts.
     """
+    if seed >= WIDER_FROM:
+        return draw_wider(seed)
     if seed >= PARTIAL_FROM:
         plan = with_partial_view(draw_mixed(seed, sizes={4: 3, 5: 4, 6: 3}))
         return with_carriers(plan) if seed % 2 else plan
     is_about_purging = seed % PURGING_EVERY == PURGING_EVERY - 1
     plan = draw_purging(seed) if is_about_purging else draw_mixed(seed)
     return with_carriers(plan) if seed >= GROUPED_FROM else plan
+
+
+def draw_wider(seed: int) -> Plan:
+    """Draw from all there is; every second plan in a partial view, every third with groups, every fifth about purging."""
+    if seed % PURGING_EVERY == PURGING_EVERY - 1:
+        plan = draw_purging(seed, sizes=(3, 4, 5), kinds=(*PURGING_FAULTS, "slow-reader", "corruption"))
+    else:
+        plan = draw_mixed(seed, WIDER_SIZES, kinds=faults.WIDER_FAULTS, clients=workloads.WIDER_WORKLOADS)
+    if seed % 2:
+        plan = with_partial_view(plan)
+    return with_carriers(plan) if seed % 3 == 0 else plan
+
+
+def draw_crowd(seed: int, hosts: int = CROWD) -> Plan:
+    """Draw many hosts, each linked with a few others, that suffer little of what smaller clusters do."""
+    kinds = {kind: faults.WIDER_FAULTS[kind] for kind in CROWD_FAULTS}
+    plan = draw_mixed(seed, {hosts: 1}, kinds=kinds)
+    options = attrs.evolve(plan.options, full_mesh_max=5, degree=5, degree_low=4, degree_high=7)
+    return attrs.evolve(plan, options=options)
 
 
 def with_carriers(plan: Plan) -> Plan:
@@ -132,21 +163,21 @@ def with_partial_view(plan: Plan) -> Plan:
     return attrs.evolve(plan, options=options)
 
 
-def draw_purging(seed: int) -> Plan:
+def draw_purging(seed: int, sizes: Sequence[int] = (3, 3, 4), kinds: Sequence[str] = PURGING_FAULTS) -> Plan:
     """Draw many deletions of few keys that are purged at once, over links that are slow, silent or broken.
 
     The rarest failures need a sync that lasts longer than a deletion lives, and writes that are missing here and
     there meanwhile.
     """
     rng = Random(f"purging {seed}")
-    count = rng.choice((3, 3, 4))
+    count = rng.choice(sizes)
     names = [f"n{index}" for index in range(count)]
     end = rng.uniform(10, 25)
     weights = {"delete": 6.0, rng.choice(("register", "ttl", "flush", "txn")): 1.0}
     events = workloads.draw(rng, weights, names, rng.randrange(100, 220), end)
-    kinds = rng.sample(PURGING_FAULTS, rng.choice((1, 2, 3, 4)))
-    for kind in kinds:
-        drawn, most = faults.FAULTS[kind]
+    chosen = rng.sample(kinds, rng.choice((1, 2, 3, 4)))
+    for kind in chosen:
+        drawn, most = faults.WIDER_FAULTS[kind]
         for _ in range(rng.randrange(1, 2 * most + 1)):
             events += drawn(rng, names, end)
     events.sort(key=lambda event: event.at)
@@ -163,26 +194,34 @@ def draw_purging(seed: int) -> Plan:
         sync_interval=rng.choice((1.0, 3.0, 6.0)),
     )
     durability = tuple(rng.choices(("everysec", "always"), (2, 1), k=count))
-    return Plan(seed, count, durability, (0.0,) * count, 0.01, 0.1, 0.2, options, tuple(events), tuple(kinds))
+    return Plan(
+        seed, count, durability, (0.0,) * count, 0.01, 0.1, 0.2, options, tuple(events), tuple(chosen)
+    )
 
 
-def draw_mixed(seed: int, sizes: Mapping[int, int] = SIZES) -> Plan:
+def draw_mixed(
+    seed: int,
+    sizes: Mapping[int, int] = SIZES,
+    *,
+    kinds: Mapping[str, faults.Fault] = faults.FAULTS,
+    clients: Mapping[str, workloads.Draw] = workloads.WORKLOADS,
+) -> Plan:
     """Draw a little of everything, with clusters of these sizes, by their weights."""
     rng = Random(f"swarm {seed}")
     count = rng.choices(tuple(sizes), tuple(sizes.values()))[0]
     names = [f"n{index}" for index in range(count)]
     end = rng.uniform(15, 40)
-    chosen = rng.sample(list(workloads.WORKLOADS), rng.randrange(1, 5))
+    chosen = rng.sample(list(clients), rng.randrange(1, 5))
     weights = {name: rng.choice((0.1, 1.0) if name == "large" else (0.5, 1.0, 3.0)) for name in chosen}
     if rng.random() < 0.7:
         weights.setdefault("delete", 1.0)
-    events = workloads.draw(rng, weights, names, rng.randrange(60, 180), end)
-    kinds = rng.sample(
-        [name for name in faults.FAULTS if name not in STORIES],
+    events = workloads.draw(rng, weights, names, rng.randrange(60, 180), end, workloads=clients)
+    suffered = rng.sample(
+        [name for name in kinds if name not in STORIES],
         rng.choice((0, 1, 2, 2, 3, 3, 4, 5, 6)),
     )
-    for kind in kinds:
-        drawn, most = faults.FAULTS[kind]
+    for kind in suffered:
+        drawn, most = kinds[kind]
         for _ in range(rng.randrange(1, most + 1)):
             events += drawn(rng, names, end)
     events.sort(key=lambda event: event.at)
@@ -197,7 +236,7 @@ def draw_mixed(seed: int, sizes: Mapping[int, int] = SIZES) -> Plan:
         rng.choice((0.001, 0.01, 0.08)),
         *draw_options(rng),
         tuple(events),
-        tuple(kinds),
+        tuple(suffered),
     )
 
 
@@ -259,7 +298,7 @@ def run(plan: Plan, *, prepare: Callable[[World], None] | None = None) -> World:
 def attempt(plan: Plan, prepare: Callable[[World], None] | None = None) -> str | None:
     """Run a plan; return what went wrong, or None."""
     try:
-        with limited(CPU_SECONDS):
+        with limited(CROWD_CPU_SECONDS if plan.hosts >= CROWD else CPU_SECONDS):
             run(plan, prepare=prepare)
     except Exception as error:  # noqa: BLE001 - whatever it is, the seed has found it
         return _first_line(error)
@@ -334,7 +373,7 @@ def limited(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGPROF, before)
 
 
-def attempt_seed(seed: int) -> tuple[int, str | None, float]:
+def attempt_seed(seed: int, draw: Callable[[int], Plan] = draw) -> tuple[int, str | None, float]:
     """Run a seed; return it with its failure and the CPU seconds that it took."""
     started = time.process_time()
     failure = attempt(draw(seed))
@@ -342,14 +381,19 @@ def attempt_seed(seed: int) -> tuple[int, str | None, float]:
 
 
 def run_seeds(
-    seeds: Sequence[int], *, processes: int | None = None, stop_after: int = 20
+    seeds: Sequence[int],
+    *,
+    processes: int | None = None,
+    stop_after: int = 20,
+    draw: Callable[[int], Plan] = draw,
 ) -> list[tuple[int, str]]:
     """Run seeds on all cores; return the failures."""
     failures: list[tuple[int, str]] = []
     spent = 0.0
     done = 0
     with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
-        for seed, failure, seconds in pool.map(attempt_seed, seeds, chunksize=8):
+        chunk = 1 if draw is draw_crowd else 8
+        for seed, failure, seconds in pool.map(partial(attempt_seed, draw=draw), seeds, chunksize=chunk):
             done += 1
             spent += seconds
             if done % 500 == 0:
@@ -364,7 +408,7 @@ def run_seeds(
     return failures
 
 
-def replay(seed: int, *, shrinks: bool) -> bool:
+def replay(seed: int, *, shrinks: bool, draw: Callable[[int], Plan] = draw) -> bool:
     """Run one seed and print its events and its failure; True if there was none."""
     plan = draw(seed)
     failure = attempt(plan)
@@ -390,16 +434,20 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("seeds", help="one seed, or FIRST:END")
     parser.add_argument("--shrink", action="store_true")
     parser.add_argument("--digest", action="store_true", help="print a hash of the run, and nothing else")
+    parser.add_argument("--crowd", action="store_true", help=f"clusters of {CROWD} hosts")
     parser.add_argument("--stop-after", type=int, default=20)
     parser.add_argument("--processes", type=int, help="as many as there are cores, if not given")
     options = parser.parse_args(arguments)
+    drawn = draw_crowd if options.crowd else draw
     if options.digest:
         print(digest(int(options.seeds)))
         return 0
     if ":" not in options.seeds:
-        return 0 if replay(int(options.seeds), shrinks=options.shrink) else 1
+        return 0 if replay(int(options.seeds), shrinks=options.shrink, draw=drawn) else 1
     first, end = map(int, options.seeds.split(":"))
-    failures = run_seeds(range(first, end), processes=options.processes, stop_after=options.stop_after)
+    failures = run_seeds(
+        range(first, end), processes=options.processes, stop_after=options.stop_after, draw=drawn
+    )
     return 1 if failures else 0
 
 

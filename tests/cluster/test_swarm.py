@@ -6,11 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from tests.cluster import mutations, swarm
+from tests.cluster import faults, mutations, swarm
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,7 +62,24 @@ KEPT_SEEDS = (
 )
 
 
-@pytest.mark.parametrize("first", [0, 6, 12, 18, swarm.GROUPED_FROM, swarm.PARTIAL_FROM])
+# What some of the seeds draw, so that it stays so: by `shown`.
+KEPT_PLANS = (
+    (0, "d2a90f79829ff617"),
+    (4, "73741af0e6eff4fa"),
+    (1_000_000, "a95167b280253d5c"),
+    (1_000_004, "04722f7e3f24a224"),
+    (2_000_000, "68b4afe720f2b09f"),
+    (2_000_001, "1958682fd2dbd6b3"),
+)
+
+
+def shown(plan: swarm.Plan) -> str:
+    """Return a hash of what happens in a plan, without the options, of which there may be more some day."""
+    drawn = (plan.hosts, plan.durability, plan.skews_ms, plan.events, plan.kinds, plan.carriers)
+    return sha256(repr(drawn).encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("first", [0, 6, 12, 18, swarm.GROUPED_FROM, swarm.PARTIAL_FROM, swarm.WIDER_FROM])
 def test_swarm_of_seeds(first: int) -> None:
     failures = {
         seed: failure
@@ -78,10 +96,38 @@ def test_seed_that_once_failed(seed: int) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize(
-    ("first", "count"), [(0, 10_000), (swarm.GROUPED_FROM, 5_000), (swarm.PARTIAL_FROM, 2_000)]
+    ("first", "count"),
+    [
+        (0, 10_000),
+        (swarm.GROUPED_FROM, 5_000),
+        (swarm.PARTIAL_FROM, 2_000),
+        (swarm.WIDER_FROM, 2_000),
+    ],
 )
 def test_thousands_of_seeds(first: int, count: int) -> None:
     assert swarm.run_seeds(range(first, first + count)) == []
+
+
+def test_the_wider_range_draws_all_that_it_is_there_for() -> None:
+    plans = [swarm.draw(seed) for seed in range(swarm.WIDER_FROM, swarm.WIDER_FROM + 200)]
+    assert {plan.hosts for plan in plans} == {3, 4, 5, 7}
+    assert set(faults.WIDER_FAULTS) - set(swarm.STORIES) <= {kind for plan in plans for kind in plan.kinds}
+    values = [event.arguments for plan in plans for event in plan.events if event.kind == "set"]
+    assert max(arguments[3] for arguments in values if len(arguments) == 4) == 2 << 20
+    assert {bool(plan.carriers) for plan in plans} == {False, True}
+
+
+@pytest.mark.parametrize(("seed", "shows"), KEPT_PLANS)
+def test_a_seed_that_was_run_once_draws_the_same_for_ever(seed: int, shows: str) -> None:
+    """What is kept, and what was counted, is told by its number alone."""
+    assert shown(swarm.draw(seed)) == shows
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(3))
+def test_a_crowd(seed: int) -> None:
+    """As many hosts as are all linked with each other by default, each with a few links here."""
+    assert swarm.attempt(swarm.draw_crowd(seed)) is None
 
 
 def test_same_seed_is_the_same_run_in_any_process() -> None:

@@ -156,7 +156,7 @@ def session(world: World, name: str, client: str, key: str, value: str) -> None:
 
 # --- drawing
 
-Draw = Callable[[Random, str, int], Event | None]
+Draw = Callable[[Random, str, int], tuple[str, tuple[object, ...]]]
 _SIZES: Final = (0, 0, 0, 0, 200, 1500)
 
 
@@ -206,6 +206,14 @@ def _draw_large(rng: Random, name: str, number: int) -> tuple[str, tuple[object,
     return "set", (name, f"l{rng.randrange(3)}", f"v{number}", rng.choice((100, 66_000, 150_000)))
 
 
+def _draw_larger(rng: Random, name: str, number: int) -> tuple[str, tuple[object, ...]]:
+    """Draw what takes many windows of a connection, and now and then one of megabytes."""
+    if rng.random() < 0.3:
+        return "del", (name, f"l{rng.randrange(3)}")
+    size = rng.choices((100, 66_000, 400_000, 2 << 20), (3, 3, 3, 1))[0]
+    return "set", (name, f"l{rng.randrange(3)}", f"v{number}", size)
+
+
 WORKLOADS: Final = {
     "register": _draw_register,
     "txn": _draw_txn,
@@ -215,16 +223,26 @@ WORKLOADS: Final = {
     "session": _draw_session,
     "large": _draw_large,
 }
+# What the seeds of the wider range draw from.
+WIDER_WORKLOADS: Final = {**WORKLOADS, "large": _draw_larger}
 
 
-def draw(rng: Random, workloads: dict[str, float], names: list[str], count: int, end: float) -> list[Event]:
+def draw(
+    rng: Random,
+    weights: dict[str, float],
+    names: list[str],
+    count: int,
+    end: float,
+    *,
+    workloads: Mapping[str, Draw] = WORKLOADS,
+) -> list[Event]:
     """Draw `count` events of clients until `end`, from these workloads by their weight, in bursts or not."""
     found = []
-    chosen = rng.choices(list(workloads), list(workloads.values()), k=count)
+    chosen = rng.choices(list(weights), list(weights.values()), k=count)
     at = 0.0
     for number, workload in enumerate(chosen):
         at += rng.expovariate(count / end) if rng.random() < 0.8 else 0.0
         name = rng.choice(names)
-        kind_name, arguments = WORKLOADS[workload](rng, name, number)
+        kind_name, arguments = workloads[workload](rng, name, number)
         found.append(Event(min(at, end), kind_name, arguments))
     return found
