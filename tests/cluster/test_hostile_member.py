@@ -178,10 +178,9 @@ class Aim:
             far_ms = now_ms + int(self.victim.options.hold * 1000) + 60_000
             hlc = self.rng.choice((0, 1, 1000 << 16, far_ms << 16, HLC_MAX))
         known = kind in {Kind.VALUE, Kind.EXPIRY, Kind.FLOOR, Kind.NAMESPACE_FLOOR}
-        plain = {"metadata": None, "sub": b""} if known and self.rng.random() < 0.8 else {}
-        return change._replace(
-            kind=kind, place=place, hlc=hlc, content=self._content(kind, change.content), **plain
-        )
+        if known and self.rng.random() < 0.8:
+            change = change._replace(metadata=None, sub=b"")
+        return change._replace(kind=kind, place=place, hlc=hlc, content=self._content(kind, change.content))
 
     def _place(self, kind: int) -> bytes:
         if kind == Kind.NAMESPACE_FLOOR:
