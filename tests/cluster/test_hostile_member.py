@@ -152,7 +152,8 @@ class Aim:
 
     def run(self, run: Run) -> Run:
         """Aim a run at an origin, mostly so that it joins what the victim covers."""
-        origin = self.rng.choice(self._origins())
+        # Mostly of a stranger: what is of the victim itself, or of another group, ends the link.
+        origin = self.rng.choice(STRANGERS[:3] if self.rng.random() < 0.8 else self._origins())
         changes = [self.change(change) for change in run.changes]
         if not run.upto:
             return Run(origin, 0, 0, changes)
