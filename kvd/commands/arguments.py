@@ -48,6 +48,11 @@ def is_integer(text: bytes) -> bool:
     return True
 
 
+def c_text(argument: bytes) -> str:
+    """Return `argument` as an error quotes it: a text of C's, which ends at a zero byte."""
+    return argument.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
 def parse_int32(text: bytes) -> int:
     """Return the signed 32-bit integer that `text` is. Raise `ErrorReply`."""
     number = parse_integer(text)

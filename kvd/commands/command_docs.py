@@ -220,7 +220,7 @@ def _keys_of(session: Session, asked: Request) -> list[tuple[bytes, tuple[str, .
         spec = session.server.table.find(asked)
     except ErrorReply:
         raise ErrorReply("ERR Invalid command specified") from None
-    if not spec.keys and spec.find_keys is None:
+    if not spec.names_keys:
         raise ErrorReply("ERR The command has no key arguments")
     if not spec.accepts(len(asked)):
         raise ErrorReply("ERR Invalid number of arguments specified for command")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvd import notify
-from kvd.commands.arguments import INTEGER_MAX, INTEGER_MIN, parse_integer
+from kvd.commands.arguments import INTEGER_MAX, INTEGER_MIN, c_text, parse_integer
 from kvd.commands.lookup import announce, delete, find
 from kvd.commands.spec import Arg, Flag, KeyRange, Request, data_command
 from protocol.replies import ErrorReply, Reply
@@ -53,7 +53,7 @@ def _conditions(request: Request) -> set[bytes]:
     for option in request[3:]:
         word = option.upper()
         if word not in {b"NX", b"XX", b"GT", b"LT"}:
-            raise ErrorReply(f"ERR Unsupported option {option.decode('utf-8', 'surrogateescape')}")
+            raise ErrorReply(f"ERR Unsupported option {c_text(option)}")
         conditions.add(word)
     if b"NX" in conditions and len(conditions) > 1:
         raise ErrorReply("ERR NX and XX, GT or LT options at the same time are not compatible")

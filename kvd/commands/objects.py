@@ -25,6 +25,13 @@ _EVERYWHERE = ("nondeterministic_output", "request_policy:all_shards", "response
 
 # Up to this length Redis keeps a string in one piece with its object.
 _EMBEDDED_BYTES_MAX: Final = 44
+# Small integers are objects that Redis makes once for all keys, and does not count the references to.
+_SHARED_INTEGERS: Final = 10_000
+_SHARED_REFERENCES: Final = (1 << 31) - 1
+_NO_FREQUENCIES: Final = (
+    "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when "
+    "switching between policies at runtime LRU and LFU data will take some time to adjust."
+)
 # What a record weighs on disk and in the cache beside key, value and metadata, about.
 _RECORD_OVERHEAD_BYTES: Final = 64
 
@@ -80,7 +87,7 @@ def _encoding(record: Record) -> bytes:
 def freq(keyspace: Keyspace, request: Request) -> Reply:
     if keyspace.get(request[2]) is None:
         return None
-    raise ErrorReply("ERR An LFU maxmemory policy is not selected, access frequency not tracked.")
+    raise ErrorReply(_NO_FREQUENCIES)
 
 
 @data_command(
@@ -108,13 +115,19 @@ def idletime(keyspace: Keyspace, request: Request) -> Reply:
     group="generic",
     since="2.2.3",
     complexity="O(1)",
-    summary="Return 1: every key has a value of its own.",
+    summary="Return how many keys Redis would let share the value: 1, or 2147483647 for 0 to 9999.",
     arguments=(_KEY,),
     tips=_UNCERTAIN,
     categories=_KEYSPACE,
 )
 def refcount(keyspace: Keyspace, request: Request) -> Reply:
-    return None if keyspace.get(request[2]) is None else 1
+    record = keyspace.get(request[2])
+    return None if record is None else _references(record[VALUE])
+
+
+def _references(value: bytes) -> int:
+    is_shared = is_integer(value) and 0 <= int(value) < _SHARED_INTEGERS
+    return _SHARED_REFERENCES if is_shared else 1
 
 
 memory = container(

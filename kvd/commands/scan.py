@@ -13,6 +13,7 @@ SCAN does one slice of at most COUNT rows for each call. Its cursors are in `kvd
 from __future__ import annotations
 
 import io
+import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -38,7 +39,9 @@ SLICE_NANOSECONDS: Final = 2_000_000
 _ROWS: Final = 256
 
 _SCAN_COUNT: Final = 10
-_CURSOR_DIGITS_MAX: Final = 20
+# Redis reads cursors with `strtoul`: nothing is 0, a minus counts down from 2**64.
+_CURSOR: Final = re.compile(rb"(?:[+-]?0*([0-9]{1,20}))?")
+_CURSORS: Final = 1 << 64
 _KEYSPACE = frozenset({"keyspace"})
 
 
@@ -208,9 +211,11 @@ def scan(session: Session, request: Request) -> Reply:
 
 
 def _parse_cursor(text: bytes) -> int:
-    if not text.isdigit() or len(text) > _CURSOR_DIGITS_MAX:
+    match = _CURSOR.fullmatch(text)
+    number = _CURSORS if match is None else int(match[1] or 0)
+    if number >= _CURSORS:
         raise ErrorReply("ERR invalid cursor")
-    return int(text)
+    return -number % _CURSORS if text.startswith(b"-") else number
 
 
 def _parse_scan_options(request: Request) -> _ScanOptions:

@@ -60,6 +60,7 @@ def module_list(session: Session, request: Request) -> Reply:
 
 # --- LOLWUT
 
+_SIZED_VERSIONS: Final = {5, 6}  # whose art takes sizes; that of the others takes whatever it is told
 _COLUMNS: Final = (66, 1, 200)  # default, least, most
 _ROWS: Final = (12, 1, 100)
 _STROKES: Final = "\u2571\u2572"
@@ -76,10 +77,9 @@ _STROKES: Final = "\u2571\u2572"
     arguments=(Arg("version", "integer", "VERSION", optional=True),),
 )
 def lolwut(session: Session, request: Request) -> Reply:
-    """``LOLWUT [VERSION n] [columns] [rows]``: every version draws the same kind of maze."""
-    sizes = request[1:]
-    if len(request) > 2 and request[1].upper() == b"VERSION":
-        parse_integer(request[2])
+    """``LOLWUT [VERSION n [columns] [rows]]``: every version draws the same kind of maze."""
+    sizes: Request = []
+    if len(request) > 2 and request[1].upper() == b"VERSION" and parse_integer(request[2]) in _SIZED_VERSIONS:
         sizes = request[3:]
     columns = _size(sizes[:1], *_COLUMNS)
     rows = _size(sizes[1:2], *_ROWS)

@@ -230,6 +230,11 @@ class CommandSpec:
         return Flag.WRITE in self.flags
 
     @property
+    def names_keys(self) -> bool:
+        """Tell whether the command's arguments may be keys; shard channels are routed like keys and are none."""
+        return self.find_keys is not None or any("not_key" not in part.access for part in self.keys)
+
+    @property
     def is_container(self) -> bool:
         """Tell whether the command is nothing but a place for its subcommands."""
         return self.data_handler is None and self.session_handler is None

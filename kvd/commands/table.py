@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 from weakref import WeakSet
 
+from kvd.commands.arguments import c_text
 from kvd.commands.spec import CommandSpec, DataHandler, Flag, Request
 from protocol.replies import Encoded, ErrorReply, Reply
 
@@ -106,7 +107,7 @@ class CommandTable:
         found = spec.subcommands.get(request[1].upper())
         if found is not None:
             return found
-        shown = request[1][:_PREVIEW_BYTES_MAX].decode("utf-8", "surrogateescape")
+        shown = c_text(request[1][:_PREVIEW_BYTES_MAX])
         raise ErrorReply(f"ERR unknown subcommand '{shown}'. Try {spec.name} HELP.")
 
     def allow_plain(self, *, reads: bool, writes: bool) -> None:
@@ -146,11 +147,11 @@ def wrong_arity(spec: CommandSpec) -> str:
 
 
 def _unknown_command(request: Request) -> str:
-    name = request[0][:_PREVIEW_BYTES_MAX].decode("utf-8", "surrogateescape")
+    name = c_text(request[0][:_PREVIEW_BYTES_MAX])
     preview = ""
     for argument in request[1:]:
         if len(preview) >= _PREVIEW_BYTES_MAX:
             break
         room = _PREVIEW_BYTES_MAX - len(preview)
-        preview += f"'{argument[:room].decode('utf-8', 'surrogateescape')}' "
+        preview += f"'{c_text(argument[:room])}' "
     return f"ERR unknown command '{name}', with args beginning with: {preview}"

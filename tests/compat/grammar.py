@@ -294,7 +294,13 @@ GENERIC: Final[dict[str, st.SearchStrategy[Step]]] = {
     ),
     "OBJECT FREQ": step(b"OBJECT FREQ", key),
     "OBJECT IDLETIME": step(b"OBJECT IDLETIME", key),
-    "OBJECT REFCOUNT": step(b"OBJECT REFCOUNT", key),
+    # What a transaction sets is held by its queue as well, until it ends; what INCR makes is not.
+    "OBJECT REFCOUNT": st.builds(
+        lambda name, held: [[b"SET", name, held], [b"INCR", name], [b"OBJECT", b"REFCOUNT", name]],
+        key,
+        st.sampled_from([b"0", b"9998", b"9999", b"-1", b"-2", b"%d" % (1 << 40)]),
+    )
+    | st.builds(lambda name: [[b"DEL", name], [b"OBJECT", b"REFCOUNT", name]], key),
     "OBJECT HELP": step(b"OBJECT HELP"),
     "MEMORY USAGE": step(b"MEMORY USAGE", key, maybe(b"SAMPLES", integer)),
     "DUMP": step(b"DUMP", key),
@@ -367,10 +373,14 @@ CONNECTION: Final[dict[str, st.SearchStrategy[Step]]] = {
     ),
     "CLIENT NO-EVICT": step(b"CLIENT NO-EVICT", st.sampled_from([b"ON", b"OFF", b"foo"])),
     "CLIENT UNBLOCK": step(b"CLIENT UNBLOCK", either(b"0", b"999999999", b"x", b"1 foo", b"999999999 ERROR")),
+    "CLIENT REPLY": step(b"CLIENT REPLY", st.sampled_from([b"ON", b"on", b"foo", b""])),
+    "CLIENT PAUSE": step(b"CLIENT PAUSE", either(b"x", b"-1", b"1 foo", b"0", b"1 WRITE x")),
     "CLIENT UNPAUSE": step(b"CLIENT UNPAUSE"),
     "CLIENT TRACKINGINFO": step(b"CLIENT TRACKINGINFO"),
     "CLIENT GETREDIR": step(b"CLIENT GETREDIR"),
     "CLIENT CACHING": step(b"CLIENT CACHING", st.sampled_from([b"yes", b"no", b"foo"])),
+    "RESET": step(b"RESET", maybe(junk)),
+    "QUIT": step(b"QUIT", maybe(junk)),
 }
 
 SERVER: Final[dict[str, st.SearchStrategy[Step]]] = {
@@ -379,6 +389,23 @@ SERVER: Final[dict[str, st.SearchStrategy[Step]]] = {
     "WAIT": step(b"WAIT 0", st.sampled_from([b"0", b"10", b"-1", b"x"])),
     "CONFIG GET": step(
         b"CONFIG GET", st.sampled_from([b"maxmemory", b"slowlog-max-len", b"no-such", b"maxmemory-pol*"])
+    ),
+    "CONFIG SET": step(
+        b"CONFIG SET",
+        several(
+            either(
+                b"slowlog-max-len 128",
+                b"slowlog-max-len x",
+                b"maxmemory 0",
+                b"hash-max-listpack-entries 128",
+                b"notify-keyspace-events Q",
+                b"no-such 1",
+                b"databases 3",
+                b"appendfsync maybe",
+                b"loglevel foo",
+                b"odd",
+            )
+        ),
     ),
     "CONFIG RESETSTAT": step(b"CONFIG RESETSTAT"),
     "COMMAND COUNT": step(b"COMMAND COUNT"),
@@ -398,6 +425,22 @@ SERVER: Final[dict[str, st.SearchStrategy[Step]]] = {
             b"GET",
         ),
     ),
+    "COMMAND GETKEYSANDFLAGS": step(
+        b"COMMAND GETKEYSANDFLAGS",
+        either(
+            joined(b"MSET", several(key, value)),
+            joined(b"RENAME", key, key),
+            joined(b"SPUBLISH", key, value),
+            joined(b"EVAL x", st.sampled_from([b"0", b"1", b"2"]), several(key)),
+            b"PING",
+            b"nosuch a",
+        ),
+    ),
+    "ROLE": step(b"ROLE"),
+    "REPLICAOF": step(b"REPLICAOF", either(b"NO ONE", b"no one", b"NO")),
+    "MODULE LIST": step(b"MODULE LIST", maybe(junk)),
+    "READONLY": step(b"READONLY"),
+    "ASKING": step(b"ASKING"),
     "ACL WHOAMI": step(b"ACL WHOAMI"),
     "ACL USERS": step(b"ACL USERS"),
     "SLOWLOG LEN": step(b"SLOWLOG LEN"),

@@ -65,6 +65,9 @@ class Connection(Protocol):
     def next_frame(self) -> bytes:
         """Return the next frame; wait for it."""
 
+    def has_ended(self) -> bool:
+        """Tell whether the server has said its last word; wait for it."""
+
     def close(self) -> None:
         """Close the connection."""
 
@@ -89,6 +92,9 @@ class SocketConnection:
             assert data, "the server has closed the connection"
             self._buffer += data
 
+    def has_ended(self) -> bool:
+        return not (self._buffer or self._sock.recv(1))
+
     def close(self) -> None:
         self._sock.close()
 
@@ -111,6 +117,9 @@ class InProcessConnection:
         assert end is not None, f"no whole reply: {self._buffer!r}"
         frame, self._buffer = self._buffer[:end], self._buffer[end:]
         return frame
+
+    def has_ended(self) -> bool:
+        return not self._buffer and self._client.session.closing
 
     def close(self) -> None:
         self._client.close()

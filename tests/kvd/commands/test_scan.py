@@ -83,14 +83,14 @@ def test_a_page_asked_for_again_is_answered_again() -> None:
     assert client.send("SCAN", first) == page
 
 
-@pytest.mark.parametrize("cursor", ["99", str((1 << 64) - 1), "9" * 20])
+@pytest.mark.parametrize("cursor", ["99", str((1 << 64) - 1), "-1", "+7", "0" * 9 + "7"])
 def test_an_unknown_cursor_is_a_clear_error(cursor: str) -> None:
     assert "is not known (any more); start the scan again" in error(
         Client(InProcessServer()).send("SCAN", cursor)
     )
 
 
-@pytest.mark.parametrize("cursor", ["x", "", "-1", "1.0", "9" * 21])
+@pytest.mark.parametrize("cursor", ["x", "+", " 1", "1 ", "1.0", str(1 << 64), "-" + "9" * 20, "9" * 5000])
 def test_what_is_no_number_is_no_cursor(cursor: str) -> None:
     assert error(Client(InProcessServer()).send("SCAN", cursor)) == "ERR invalid cursor"
 

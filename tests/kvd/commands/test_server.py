@@ -35,6 +35,12 @@ def test_art_ends_with_the_version(client: Client) -> None:
 def test_art_has_the_size_that_is_asked_for_within_bounds(client: Client) -> None:
     lines = client.send("LOLWUT", "VERSION", 5, 10, 3).decode().split("\n")
     assert [len(line) for line in lines[:4]] == [10, 10, 10, 0]
-    huge = client.send("LOLWUT", 10**9, 10**9)
+    huge = client.send("LOLWUT", "VERSION", 6, 10**9, 10**9)
     assert len(huge) < 100_000
-    assert "not an integer" in error(client.send("LOLWUT", "wide"))
+    assert "not an integer" in error(client.send("LOLWUT", "VERSION", 5, "wide"))
+
+
+def test_art_of_a_version_without_sizes_takes_any_arguments(client: Client) -> None:
+    height = client.send("LOLWUT").count(b"\n")
+    for arguments in (["foo"], ["VERSION"], ["VERSION", 7, "x"], [1, 1]):
+        assert client.send("LOLWUT", *arguments).count(b"\n") == height
