@@ -5,8 +5,8 @@ Three kinds of parameter:
 * one that is a setting (`kvd.settings`); its declaration gives the names, and whether it may change in
   a running daemon. A setting that Redis does not have is called by its own name, ``section.field``;
 * one that combines settings or spells them differently, written out below;
-* one of Redis's that has a fixed answer here, because what it governs does not exist or cannot be
-  otherwise. Setting it to what it is already is accepted, anything else is refused with the reason.
+* one of Redis's that has a fixed answer here, see `kvd.fixed_parameters`. Setting it to what it is already is
+  accepted, anything else is refused with the reason.
 
 Source: Redis 7.2 CONFIG GET and SET: names, spelling of values, sentences for wrong ones.
 """
@@ -19,6 +19,7 @@ from typing import Final
 
 import attrs
 
+from kvd.fixed_parameters import FIXED
 from kvd.notify import format_kinds, parse_kinds
 from kvd.redaction import REDACTED
 from kvd.setting_spec import BOOLEAN, BYTES, INTEGER, INTEGERS, LIST, MODE, Setting, Value
@@ -82,9 +83,13 @@ def _parse(setting: Setting, text: str) -> Value:
     raise ValueError(setting.problem(value))
 
 
+# Words in the order in which Redis names them, where it is not ours.
+_REDIS_WORDS: Final = {"storage.durability": ("everysec", "always", "no")}
+
+
 def _wrong_text(setting: Setting) -> str:
-    if setting.kind.words:
-        return f"argument(s) must be one of the following: {', '.join(setting.kind.words)}"
+    if words := _REDIS_WORDS.get(setting.name, setting.kind.words):
+        return f"argument(s) must be one of the following: {', '.join(words)}"
     return {
         BOOLEAN.title: "argument must be 'yes' or 'no'",
         BYTES.title: "argument must be a memory value",
@@ -160,73 +165,25 @@ def _parse_events(text: str, settings: Settings) -> dict[str, Value]:
     return {"events.notify_keyspace_events": format_kinds(kinds)}
 
 
+def _show_tls_protocols(settings: Settings) -> str:
+    return "TLSv1.3" if settings.server.tls_min_version == "1.3" else "TLSv1.2 TLSv1.3"
+
+
+def _parse_tls_protocols(text: str, settings: Settings) -> dict[str, Value]:
+    if text == _show_tls_protocols(settings):
+        return {}
+    raise ValueError("it follows from server.tls_min_version, which needs a restart")
+
+
 _SPELT: Final = (
     Parameter("client-output-buffer-limit", _show_output_limits, _parse_output_limits),
     Parameter("loglevel", _show_level, _parse_level),
     Parameter("notify-keyspace-events", _show_events, _parse_events),
+    Parameter("tls-protocols", _show_tls_protocols, _parse_tls_protocols),
 )
 
 
 # --- parameters with a fixed answer
-
-_NO_EVICTION: Final = "kvd evicts nothing: data is on disk, memory is bounded by storage.cache_bytes"
-_NO_SNAPSHOTS: Final = (
-    "kvd writes every change at once: there is nothing to save from time to time, see BGSAVE"
-)
-_NO_LOG_FILE: Final = "kvd logs every change in its store; how safely is appendfsync"
-_NO_REPLICAS: Final = "kvd has no masters and replicas"
-_NO_CLUSTER: Final = "kvd is no Redis Cluster"
-_NO_DAEMON: Final = "kvd stays in the foreground; a service manager runs it"
-_ALWAYS: Final = "kvd always does so"
-_NEVER: Final = "kvd never does so"
-
-# name -> (answer, why it cannot be another)
-_FIXED: Final = {
-    "acl-pubsub-default": ("resetchannels", _ALWAYS),
-    "activedefrag": ("no", _NEVER),
-    "aof-use-rdb-preamble": ("no", _NO_LOG_FILE),
-    "appendonly": ("yes", _NO_LOG_FILE),
-    "auto-aof-rewrite-min-size": ("0", _NO_LOG_FILE),
-    "auto-aof-rewrite-percentage": ("0", _NO_LOG_FILE),
-    "cluster-enabled": ("no", _NO_CLUSTER),
-    "daemonize": ("no", _NO_DAEMON),
-    "dbfilename": ("", _NO_SNAPSHOTS),
-    "enable-debug-command": ("local", "DEBUG is for connections from this machine, always"),
-    "enable-module-command": ("no", "kvd loads no modules"),
-    "enable-protected-configs": ("no", _NEVER),
-    "hz": ("10", "the daemon's timers have their own settings, see storage.sweep_interval_ms"),
-    "io-threads": ("1", "kvd serves all clients in one thread"),
-    "io-threads-do-reads": ("no", "kvd serves all clients in one thread"),
-    "latency-tracking": ("yes", _ALWAYS),
-    "latency-tracking-info-percentiles": ("50 99 99.9", "INFO latencystats shows these"),
-    "lazyfree-lazy-eviction": ("yes", _ALWAYS),
-    "lazyfree-lazy-expire": ("yes", _ALWAYS),
-    "lazyfree-lazy-server-del": ("yes", _ALWAYS),
-    "lazyfree-lazy-user-del": ("yes", _ALWAYS),
-    "lazyfree-lazy-user-flush": ("yes", _ALWAYS),
-    "masterauth": ("", _NO_REPLICAS),
-    "masteruser": ("", _NO_REPLICAS),
-    "maxmemory": ("0", _NO_EVICTION),
-    "maxmemory-clients": ("0", "clients are bounded one by one, see client-output-buffer-limit"),
-    "maxmemory-policy": ("noeviction", _NO_EVICTION),
-    "maxmemory-samples": ("5", _NO_EVICTION),
-    "min-replicas-to-write": ("0", _NO_REPLICAS),
-    "min-slaves-to-write": ("0", _NO_REPLICAS),
-    "no-appendfsync-on-rewrite": ("no", _NO_LOG_FILE),
-    "pidfile": ("", _NO_DAEMON),
-    "rdbchecksum": ("yes", "DUMP always has a checksum, and RESTORE checks it"),
-    "replica-read-only": ("yes", _NO_REPLICAS),
-    "replica-serve-stale-data": ("yes", _NO_REPLICAS),
-    "replicaof": ("", _NO_REPLICAS),
-    "save": ("", _NO_SNAPSHOTS),
-    "slaveof": ("", _NO_REPLICAS),
-    "stop-writes-on-bgsave-error": ("no", _NO_SNAPSHOTS),
-    "supervised": ("no", _NO_DAEMON),
-    "syslog-enabled": ("no", "kvd logs to standard error or to a file, see log.file"),
-    "tls-cluster": ("no", _NO_CLUSTER),
-    "tls-replication": ("no", _NO_REPLICAS),
-}
-
 
 def _fixed(name: str, answer: str, reason: str) -> Parameter:
     def show(settings: Settings) -> str:
@@ -250,7 +207,7 @@ def _all_parameters() -> Iterator[Parameter]:
         for name in setting.parameters or (setting.name,):
             if name not in spelt:
                 yield _of_setting(name, setting)
-    for name, (answer, reason) in _FIXED.items():
+    for name, (answer, reason) in FIXED.items():
         yield _fixed(name, answer, reason)
 
 

@@ -106,13 +106,13 @@ def _parse_pairs(pairs: list[tuple[str, str]], settings: Settings) -> dict[str, 
         parameter = find(name)
         if parameter is None:
             raise ErrorReply(f"ERR Unknown option or number of arguments for CONFIG SET - '{name}'")
+        if not parameter.runtime:
+            raise _failed(name, "can't set immutable config")
         if parameter.name in parameters:
             raise _failed(name, "duplicate parameter")
         parameters[parameter.name] = parameter
     values: dict[str, Value] = {}
     for (name, text), parameter in zip(pairs, parameters.values(), strict=True):
-        if not parameter.runtime:
-            raise _failed(name, "can't set immutable config")
         try:
             values |= parameter.parse(text, settings)
         except ValueError as error:

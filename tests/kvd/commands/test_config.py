@@ -9,9 +9,12 @@ import pytest
 
 from kvd.config import load
 from kvd.config_rewrite import RewriteError, rewrite, with_value
+from kvd.fixed_parameters import FIXED
 from kvd.parameters import PARAMETERS, find
 from kvd.settings import SETTINGS, Settings
 from tests.kvd.harness import Client, InProcessServer, error
+from tests.kvd.redis_wire import ask
+from tests.servers import RunningServer
 
 
 @pytest.fixture
@@ -142,6 +145,32 @@ def test_what_cannot_be_otherwise_is_refused_with_the_reason(client: Client) -> 
     assert "kvd evicts nothing" in error(client.send("CONFIG", "SET", "maxmemory", "100mb"))
     assert client.send("CONFIG", "SET", "save", "") == b"OK"
     assert "BGSAVE" in error(client.send("CONFIG", "SET", "save", "900 1"))
+
+
+def test_tls_protocols_follow_from_the_least_version() -> None:
+    for least, protocols in (("1.2", "TLSv1.2 TLSv1.3"), ("1.3", "TLSv1.3")):
+        client = Client(InProcessServer(changed(server__tls_min_version=least)))
+        assert shown(client, "tls-protocols") == {"tls-protocols": protocols}
+        assert client.send("CONFIG", "SET", "tls-protocols", protocols) == b"OK"
+        assert "tls_min_version" in error(client.send("CONFIG", "SET", "tls-protocols", "TLSv1.1"))
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_fixed_parameter_may_be_set_to_what_it_is(client: Client, name: str) -> None:
+    answer, reason = FIXED[name]
+    assert shown(client, name) == {name: answer}
+    assert client.send("CONFIG", "SET", name, answer) == b"OK"
+    assert error(client.send("CONFIG", "SET", name, "77")).endswith(reason)
+    assert shown(client, name) == {name: answer}
+
+
+@pytest.mark.needs_redis
+def test_every_parameter_of_redis_is_known(client: Client, redis_server: RunningServer) -> None:
+    with redis_server.connect() as sock:
+        flat = ask(sock, "CONFIG", "GET", "*")
+    names = {name.decode() for name in flat[::2]}
+    assert len(names) > 150
+    assert names <= shown(client, "*").keys()
 
 
 def test_what_needs_a_restart_is_refused(client: Client) -> None:

@@ -126,6 +126,10 @@ CONFIG GET slowlog-max-len
 CONFIG SET slowlog-max-len 128
 CONFIG SET timeout -1
 CONFIG SET databases 3
+CONFIG SET slowlog-max-len x databases 3
+CONFIG SET databases 3 foo bar
+CONFIG SET foo bar databases 3
+CONFIG SET appendfsync foo
 CONFIG SET aclfile x
 CONFIG SET protected-mode maybe
 CONFIG SET proto-max-bulk-len foo
