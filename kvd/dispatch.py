@@ -43,6 +43,8 @@ _PUBSUB_CONTEXT: Final = frozenset(
     "SUBSCRIBE UNSUBSCRIBE PSUBSCRIBE PUNSUBSCRIBE SSUBSCRIBE SUNSUBSCRIBE PING QUIT RESET".split()
 )
 _TOUCHES_DATA: Final = Flag.READONLY | Flag.WRITE | Flag.MAY_WRITE
+# Redis counts a monitor among the replicas, and says so.
+_NOT_FOR_MONITORS: Final = Flag.READONLY | Flag.WRITE | Flag.MAY_REPLICATE
 # They are about a namespace and name no key of it.
 _WITHOUT_KEYS: Final = frozenset("DBSIZE FLUSHDB KEYS KV.LIST RANDOMKEY SCAN".split())
 _UNQUEUED: Final = frozenset("EXEC DISCARD MULTI WATCH QUIT RESET".split())
@@ -268,6 +270,12 @@ def _check_subscriber(session: Session, spec: CommandSpec, request: Request) -> 
     )
 
 
+def _check_monitor(session: Session, spec: CommandSpec, request: Request) -> ErrorReply | None:
+    if session not in session.server.monitors or not spec.flags & _NOT_FOR_MONITORS:
+        return None
+    return ErrorReply("ERR Replica can't interact with the keyspace")
+
+
 CHECKS: Final[tuple[Callable[[Session, CommandSpec, Request], ErrorReply | None], ...]] = (
     _check_arity,
     _check_authenticated,
@@ -278,6 +286,7 @@ CHECKS: Final[tuple[Callable[[Session, CommandSpec, Request], ErrorReply | None]
     _check_namespace,
     _check_writable,
     _check_subscriber,
+    _check_monitor,
 )
 
 

@@ -38,8 +38,11 @@ def feed_monitors(session: Session, spec: CommandSpec, request: Request) -> None
         return
     line = b"+" + _line(session, redacted(request)) + b"\r\n"
     for monitor in list(session.server.monitors):
-        monitor.push_encoded(line)
-        monitor.on_output(monitor)
+        if monitor is session:
+            monitor.push_after_reply(line)
+        else:
+            monitor.push_encoded(line)
+            monitor.on_output(monitor)
 
 
 def _line(session: Session, request: Request) -> bytes:

@@ -99,3 +99,17 @@ def test_it_cannot_begin_inside_a_transaction(server: InProcessServer) -> None:
     client.send("MONITOR")
     (reply,) = client.send("EXEC")
     assert error(reply) == "ERR MONITOR isn't allowed for DENY BLOCKING client"
+
+
+def test_its_own_commands_are_shown_behind_their_replies(monitor: Client) -> None:
+    lines = monitor.raw(encode("PING"), encode("ECHO", "a")).split(b"\r\n")
+    assert [line for line in lines if not LINE.fullmatch(line.decode())] == [b"+PONG", b"$1", b"a", b""]
+    assert lines[1].endswith(b'] "PING"')
+    assert lines[4].endswith(b'] "ECHO" "a"')
+
+
+@pytest.mark.parametrize("request_", [["GET", "a"], ["SET", "a", 1], ["PUBLISH", "a", 1], ["EVAL", "return 1", 0]])
+def test_a_monitor_touches_no_keys(monitor: Client, request_: list[object]) -> None:
+    assert error(monitor.send(*request_)) == "ERR Replica can't interact with the keyspace"
+    monitor.send("RESET")
+    assert not isinstance(monitor.send(*request_), Exception)
