@@ -22,9 +22,9 @@ from protocol.replies import NO_REPLY, OK, ErrorReply, Reply
 if TYPE_CHECKING:
     from kvd.session import Session
 
-_NO_REPLICAS: Final = (
-    "ERR kvd has no masters and replicas: it is made for equal nodes that all take writes and exchange "
-    "them by gossip. For a copy of the data use BGSAVE"
+NO_REPLICAS: Final = (
+    "ERR kvd has no masters and replicas: its nodes are equal, all take writes and exchange them by gossip. "
+    "Start one with kvd serve --join HOST:PORT to make it a member; for a copy of the data use BGSAVE"
 )
 _NO_CLUSTER: Final = "ERR This instance has cluster support disabled"
 
@@ -97,7 +97,7 @@ _REPLICA_ARGUMENTS: Final = (
 def _refuse_to_follow(session: Session, request: Request) -> Reply:
     if request[1].upper() == b"NO" and request[2].upper() == b"ONE":
         return OK  # it follows no one already
-    raise ErrorReply(_NO_REPLICAS)
+    raise ErrorReply(NO_REPLICAS)
 
 
 replicaof = CommandSpec(

@@ -34,6 +34,7 @@ OWN_COMPLEXITY: Final = frozenset(
         "memory|malloc-stats",
         "memory|purge",
         "memory|usage",
+        "migrate",
         "object|encoding",
         "restore",
         "scan",
@@ -58,6 +59,8 @@ NEWER_THAN_THE_REFERENCE: Final = {
 OTHERWISE: Final = {
     ("sort", "key specs"): "refused until there are lists; patterns would name keys nobody can look up",
     ("sort_ro", "key specs"): "as sort",
+    ("migrate", "key specs"): "refused: whatever keys it names stay where they are",
+    ("migrate", "arguments"): "as its key specs, which arguments refer to",
     ("sort", "arguments"): "as its key specs, which arguments refer to",
     ("sort_ro", "arguments"): "as its key specs, which arguments refer to",
 }

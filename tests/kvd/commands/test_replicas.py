@@ -65,7 +65,26 @@ def test_following_a_master_is_refused_with_what_there_is_instead(client: Client
     text = error(client.send(name, "10.0.0.1", "6379"))
     assert text.startswith("ERR kvd has no masters and replicas")
     assert "gossip" in text
+    assert "kvd serve --join" in text
     assert client.send(name, "no", "one") == b"OK"
+
+
+@pytest.mark.parametrize(
+    ("request_", "instead"),
+    [
+        (["SYNC"], "kvd serve --join"),
+        (["PSYNC", "?", "-1"], "kvd serve --join"),
+        (["REPLCONF", "listening-port", "6380"], "kvd serve --join"),
+        (["FAILOVER"], "every node takes writes"),
+        (["MIGRATE", "10.0.0.1", "6379", "key", "0", "1000"], "DUMP and RESTORE"),
+    ],
+)
+def test_what_masters_and_replicas_do_is_refused_with_what_there_is_instead(
+    client: Client, request_: list[str], instead: str
+) -> None:
+    text = error(client.send(*request_))
+    assert text.startswith("ERR ")
+    assert instead in text
 
 
 @pytest.mark.parametrize(

@@ -241,9 +241,6 @@ DEBUG PROTOCOL foo
 MONITOR x
 """
 
-# What only a server with replicas understands; kvd must not pretend.
-UNKNOWN_HERE: Final = ("FAILOVER", "PSYNC", "SYNC", "REPLCONF")
-
 
 def _requests() -> list[list[str]]:
     return [shlex.split(line) for line in SAME.strip().splitlines()]
@@ -269,9 +266,3 @@ def test_replies_are_those_of_redis(debuggable_redis: RunningServer, proto: int)
             if got != expected:
                 differing.append(f"{shlex.join(request)}\n  kvd   {got!r}\n  redis {expected!r}")
     assert not differing, "\n".join(differing)
-
-
-def test_commands_of_redis_replication_are_unknown() -> None:
-    client = Client(InProcessServer())
-    for name in UNKNOWN_HERE:
-        assert client.raw(encode(name, "x")).startswith(b"-ERR unknown command")
