@@ -215,6 +215,7 @@ class SocketConnection(Connection):
             if data:
                 self._queue(memoryview(data))
         elif data:
+            self._stats.writes += 1
             try:
                 sent = self.send(data)
             except BlockingIOError:
@@ -236,6 +237,7 @@ class SocketConnection(Connection):
         try:
             while self.unsent:
                 chunk = self.unsent[0][:_SEND_BYTES]
+                self._stats.writes += 1
                 sent = self.send(chunk)
                 self._taken(sent)
                 if sent < len(chunk):
@@ -320,6 +322,7 @@ class StreamConnection(Connection):
         while not (session.closing and not self.unsent and not session.out):
             if self.unsent:
                 chunk = self.unsent[0][:_STREAM_SEND_BYTES]
+                self._stats.writes += 1
                 await self._stream.send_all(chunk)
                 if not self.closed:
                     self._taken(len(chunk))

@@ -6,6 +6,7 @@ its own between the hub's ticks (`Hub.exclusively`), in slices that clients do n
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -87,12 +88,15 @@ async def sweep(server: Server, hub: Hub) -> None:
 
 def _sweep_slice(server: Server, hub: Hub, rows: int) -> bool:
     """Sweep one slice; tell whether it was full."""
+    started = time.perf_counter()
     try:
         return hub.exclusively(lambda: server.store.sweep(rows)) >= rows
     except StorageError as error:
         log.error("sweep failed, it is tried again", error=str(error))
         server.refresh_plain()
         return False
+    finally:
+        server.stats.sweep_seconds += time.perf_counter() - started
 
 
 async def watch(server: Server, hub: Hub) -> None:

@@ -227,7 +227,7 @@ class Hub:
         sockets = self.sockets
         answers: list[tuple[SocketConnection, bytes]] = []
         self._answered_count = 0
-        received = run = 0
+        received = run = reads = 0
         deadline = time.perf_counter_ns() + TICK_NANOSECONDS
         for fd, mask in pending:
             if run > 3:
@@ -257,6 +257,7 @@ class Hub:
                 connection.close("client closed")
                 continue
             received += len(data)
+            reads += 1
             if len(data) == connection.receive_bytes or mask & ~(READ | WRITE):
                 self._unread[fd] = mask
             session = connection.session
@@ -274,7 +275,9 @@ class Hub:
                 self._end_broken(connection, error)
         if answers:
             self._send_answers(answers)
-        self.server.stats.input_bytes += received
+        stats = self.server.stats
+        stats.input_bytes += received
+        stats.reads += reads
 
     def _look(self) -> list[tuple[int, int]]:
         """Return what is ready now, and what is to be read on.
@@ -315,7 +318,9 @@ class Hub:
                 sent = 0  # if the client is gone, the next attempt tells
             if sent != len(answer):
                 connection.send_later(answer[sent:])
-        self.server.stats.output_bytes += size
+        stats = self.server.stats
+        stats.output_bytes += size
+        stats.writes += len(answers)
         self._answered_count += len(answers)
         answers.clear()
 
@@ -341,7 +346,9 @@ class Hub:
             data = connection.recv(count)
         except OSError:
             return b""
-        self.server.stats.input_bytes += len(data)
+        stats = self.server.stats
+        stats.input_bytes += len(data)
+        stats.reads += 1
         return data
 
     def _other_ready(self, fd: int) -> None:
@@ -565,7 +572,9 @@ class Hub:
             return
         if len(data) == RECEIVE_BYTES or mask != READ:
             self._unread[connection.fd] = mask
-        self.server.stats.input_bytes += len(data)
+        stats = self.server.stats
+        stats.input_bytes += len(data)
+        stats.reads += 1
         connection.mark()
         connection.session.active_at_ms = self.server.store.now_ms
         self._guard(connection, connection.session.receive, data)

@@ -185,6 +185,7 @@ _SPELT: Final = (
 
 # --- parameters with a fixed answer
 
+
 def _fixed(name: str, answer: str, reason: str) -> Parameter:
     def show(settings: Settings) -> str:
         return answer

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from kvd import process
 from kvd.acl import Acl
 from kvd.checkpoints import Checkpoints
 from kvd.commands.table import CommandTable
@@ -52,6 +53,7 @@ class Server:
         self.store = store
         self.run_id = secrets.token_hex(20)
         self.started_at = time.time()
+        self.startup_bytes = process.resident_bytes()  # of memory, before anything was served
         self.stats = ServerStats()
         self.request_limits = Limits(bulk_bytes_max=settings.clients.bulk_bytes_max)  # every reader's
         self.table = CommandTable.standard()

@@ -15,6 +15,9 @@ class ServerStats:
         self.ticks_failed = 0
         self.input_bytes = 0
         self.output_bytes = 0
+        self.reads = 0  # times that a socket gave input
+        self.writes = 0  # times that one was given output
+        self.sweep_seconds = 0.0  # spent on what has expired
         self.connections_received = 0
         self.connections_rejected = 0
         self.output_limit_closed = 0

@@ -104,9 +104,7 @@ def _replies(stream: _Stream, request: list[bytes], reply: bytes) -> bool:
 class _Pair:
     """One client of both servers, saying the same to each."""
 
-    def __init__(
-        self, redis: Callable[[], Connection], kvd: Callable[[], Connection], proto: int
-    ) -> None:
+    def __init__(self, redis: Callable[[], Connection], kvd: Callable[[], Connection], proto: int) -> None:
         self.redis = _Stream(redis, proto)
         self.kvd = _Stream(kvd, proto)
         self.queued: list[list[bytes]] | None = None  # the transaction's requests, while there is one

@@ -55,6 +55,15 @@ async def test_a_request_may_arrive_a_byte_at_a_time(live: Running) -> None:
         assert await receive_exactly(stream, 5) == b"+OK\r\n"
 
 
+async def test_reads_and_writes_of_sockets_are_counted(live: Running) -> None:
+    """The last GET is answered at once, by a way of its own."""
+    async with await live.connect() as stream:
+        await ask(stream, "SET", "a", "1", expect=b"+OK\r\n")
+        await ask(stream, "GET", "a", expect=b"$1\r\n1\r\n")
+        await ask(stream, "GET", "a", expect=b"$1\r\n1\r\n")
+        assert (live.server.stats.reads, live.server.stats.writes) == (3, 3)
+
+
 async def test_the_portable_selector_serves_as_well() -> None:
     async with running(poller=SelectorPoller()) as live, await live.connect() as stream:
         await ask(stream, "SET", "a", "1", expect=b"+OK\r\n")

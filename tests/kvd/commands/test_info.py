@@ -24,7 +24,9 @@ READ_BY_TOOLS = (
     "rejected_connections expired_keys evicted_keys keyspace_hits keyspace_misses pubsub_channels "
     "pubsub_patterns latest_fork_usec mem_fragmentation_ratio rdb_changes_since_last_save "
     "rdb_bgsave_in_progress rdb_last_save_time rdb_last_bgsave_status aof_enabled connected_slaves "
-    "master_repl_offset used_cpu_sys used_cpu_user total_error_replies"
+    "master_repl_offset used_cpu_sys used_cpu_user total_error_replies total_reads_processed "
+    "total_writes_processed expire_cycle_cpu_milliseconds used_memory_startup current_fork_perc "
+    "mem_aof_buffer rdb_last_load_keys_loaded monotonic_clock"
 ).split()
 
 
@@ -150,6 +152,7 @@ def test_memory_is_the_process_s_own(client: Client) -> None:
     assert found["used_memory"] == found["used_memory_rss"] > 10 << 20
     assert found["used_memory_peak"] >= found["used_memory"]
     assert found["maxmemory"] == 0
+    assert 10 << 20 < found["used_memory_startup"] <= found["used_memory_peak"]
 
 
 def test_cached_scripts_are_counted(client: Client) -> None:

@@ -108,7 +108,9 @@ def test_its_own_commands_are_shown_behind_their_replies(monitor: Client) -> Non
     assert lines[4].endswith(b'] "ECHO" "a"')
 
 
-@pytest.mark.parametrize("request_", [["GET", "a"], ["SET", "a", 1], ["PUBLISH", "a", 1], ["EVAL", "return 1", 0]])
+@pytest.mark.parametrize(
+    "request_", [["GET", "a"], ["SET", "a", 1], ["PUBLISH", "a", 1], ["EVAL", "return 1", 0]]
+)
 def test_a_monitor_touches_no_keys(monitor: Client, request_: list[object]) -> None:
     assert error(monitor.send(*request_)) == "ERR Replica can't interact with the keyspace"
     monitor.send("RESET")
