@@ -41,10 +41,14 @@ def test_scale_measures_every_size(
 ) -> None:
     monkeypatch.setattr(scale, "REQUESTS", 2000)
     monkeypatch.setattr(scale, "GROWTH_FROM", 100)
+    monkeypatch.setattr(scale, "FLUSH_SECONDS", 0.2)
     scale.main(["--least", "2", "--most", "3"])
     shown = capsys.readouterr().out
     assert "Growth from 100 to 1,000 keys" in shown
     assert "GET hot" in shown
+    assert "MiB resident, target under 576" in shown
+    assert "FLUSHALL of 1,000 keys" in shown
+    assert "worst under 100 ms" in shown
 
 
 def test_latency_runs_its_mix(capsys: pytest.CaptureFixture[str]) -> None:

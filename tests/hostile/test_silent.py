@@ -59,11 +59,24 @@ def test_requests_that_arrive_byte_by_byte_are_served(server: RunningServer, bou
             assert sock.recv(64) == b"+OK\r\n"
 
 
+def test_requests_at_a_byte_a_second_are_served(server: RunningServer, bounded: Bounded) -> None:
+    with ExitStack() as stack, bounded(32 * MIB):
+        sockets = [stack.enter_context(server.connect()) for _ in range(500)]
+        for byte in b"PING\r\n":
+            time.sleep(1)
+            for sock in sockets:
+                sock.sendall(bytes([byte]))
+        for sock in sockets:
+            assert sock.recv(64) == b"+PONG\r\n"
+
+
 @pytest.fixture
 def roomy_server(tmp_path: Path, many_files: int) -> Iterator[tuple[RunningServer, int]]:
     """A server that takes ten thousand clients, or as many as the limit of open files allows."""
     count = min(CONNECTIONS, many_files - OTHER_FILES)
     assert count >= 1000, "the hard limit of open files leaves no room for this test"
+    if count < CONNECTIONS:
+        print(f"{count} connections instead of {CONNECTIONS}: the hard limit of open files is {many_files}")
     with target_server(tmp_path, "--set", f"server.maxclients={count}") as server:
         yield server, count
 
