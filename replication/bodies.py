@@ -24,7 +24,7 @@ import attrs
 
 from replication.begun import Begun, Name
 from replication.core import Core, Link
-from replication.messages import BodyData, BodyGet, BodyMiss
+from replication.messages import BODY_BYTES_MAX, BodyData, BodyGet, BodyMiss
 from storage.changes import Change, Run
 
 _PIECES_AHEAD: Final = 8
@@ -117,8 +117,12 @@ class Bodies:
         """
         if waiting is None:
             waiting = self._core.replica.needs_body(run)
-        size = sum(change.content for change in waiting if isinstance(change.content, int))
-        self._queue.append(_Fetch(link, run, session, done, waiting, size, resumes))
+        sizes = [change.content for change in waiting if isinstance(change.content, int)]
+        if max(sizes, default=0) > BODY_BYTES_MAX:
+            link.drop("a value that is larger than any may be")
+            done(None)
+            return
+        self._queue.append(_Fetch(link, run, session, done, waiting, sum(sizes), resumes))
         self._start()
 
     def on_link_down(self, link: Link) -> None:

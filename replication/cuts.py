@@ -24,6 +24,9 @@ from storage.changes import Run, VersionVector, group_of
 CUT: Final = b"cut:"
 _ORIGIN_BYTES: Final = 16
 _SEQ_BYTES: Final = 8
+# Of so many origins a node keeps what it was told before the records have come. A cut is an operator's act; more come
+# from a member that makes them up.
+_HEARD_MAX: Final = 1000
 
 
 class Cuts:
@@ -54,7 +57,7 @@ class Cuts:
         """Take in what a member has told."""
         upto = self.all()
         heard = {origin: first - 1 for origin, first in cuts.items() if 0 < first <= upto.get(origin, first)}
-        if heard:
+        if heard and len(self._heard.keys() | heard.keys()) <= _HEARD_MAX:
             self._heard |= heard
             self._version = -1
 

@@ -388,6 +388,20 @@ def test_who_gets_a_body_may_give_up_the_fetch_that_brought_it() -> None:
     assert not len(kept(node))
 
 
+def test_a_value_larger_than_any_may_be_ends_the_link() -> None:
+    lab = ready(Lab("a", "b"))
+    wire = lab.wire("a", "b")
+    link, bodies = end(wire, lab["b"]), lab["b"].replicator.bodies
+    run = bodied("k", 1)
+    found: list[Run | None] = []
+    for size in (m.BODY_BYTES_MAX, m.BODY_BYTES_MAX + 1):
+        changes = [run.changes[0]._replace(content=size)]
+        bodies.fetch(link, run._replace(changes=changes), session=0, done=found.append)
+    assert found == [None]
+    assert len(bodies._active) == 1
+    assert link.dropped == "a value that is larger than any may be"
+
+
 def test_another_peer_is_asked_for_the_same_at_once() -> None:
     lab = ready(Lab("a", "b", "c"))
     bodies = lab["b"].replicator.bodies

@@ -570,6 +570,15 @@ def test_a_cut_is_told_with_the_vectors_and_written_down_by_who_hears_it(three: 
     assert not any(one.unwritten() for one in cuts)
 
 
+def test_a_member_that_makes_cuts_up_is_not_remembered_without_end(three: Lab) -> None:
+    cuts = three["a"].replicator.cuts
+    cuts.on_told({bytes(16): 5})
+    for first in range(1, 4000, 500):
+        cuts.on_told({(first + index).to_bytes(16, "big"): 7 for index in range(500)})
+    assert len(cuts.all()) == 501
+    assert cuts.limit(bytes(16)) == 4
+
+
 def test_a_removed_node_is_told_so_and_reaches_nobody() -> None:
     lab = ready(Lab("a", "b", "c"))
     lab["a"].replicator.roster.remove(lab["c"].id)
