@@ -46,7 +46,8 @@ _ANSWERS_MAX: Final = 2
 # The asker waits for a peer's digest for as many times as its own has taken, if that is more than the usual timeout.
 _PATIENCE: Final = 4
 
-Dot = tuple[bytes, int, object]  # (origin, seq, hash of the content; None for a value that was dropped)
+# (origin, seq, clock value, hash of the content; None for a value that was dropped)
+Dot = tuple[bytes, int, int, object]
 Dots = dict[tuple[bytes, int, bytes], Dot]  # by (place, kind, sub)
 
 
@@ -65,6 +66,7 @@ class _Check:
     ours: Mapping[int, int] | None = None
     numbers: tuple[int, ...] = ()
     runs: list[Run] = attrs.field(factory=list)
+    differences: int = 0  # places, whether they can be mended from here or not
 
 
 @attrs.define(eq=False)
@@ -179,17 +181,31 @@ class Verification:
     def _compare_buckets(self, check: _Check, runs: list[Run]) -> None:
         link, ours = check.link, dots_of(runs)
         theirs = dots_of(check.runs)
-        places: dict[bytes, None] = {}
+        places: dict[bytes, bool] = {}  # whether all of it can be mended from here
         for cell in dict.fromkeys([*ours, *theirs]):
-            if differ(ours.get(cell), theirs.get(cell)):
-                places[cell[0]] = None
-                self._tell_difference(link, cell, ours.get(cell), theirs.get(cell))
-        if not places:
-            # Equal headers and different hashes: a digest was worked out of rotten rows and read well now. Or one
-            # side has dropped a value that had expired, and asks for it by itself (`dropped`).
-            self._finish(0)
+            own, other = ours.get(cell), theirs.get(cell)
+            if differ(own, other):
+                places[cell[0]] = places.get(cell[0], True) and self._takes_clock_of(own)
+                self._takes_clock_of(other)
+                self._tell_difference(link, cell, own, other)
+        check.differences = len(places)
+        mendable = [place for place, is_mendable in places.items() if is_mendable]
+        if not mendable:
+            # None at all: a digest was worked out of rotten rows and read well now. Or one side has dropped a value
+            # that had expired, and asks for it by itself (`dropped`).
+            self._finish(check.differences)
             return
-        link.send(CellsRequest(check.number, tuple(places)[:_PLACES_MAX]))
+        link.send(CellsRequest(check.number, tuple(mendable[:_PLACES_MAX])))
+
+    def _takes_clock_of(self, dot: Dot | None) -> bool:
+        """Raise this node's clock to a register's, which the winner has to be beyond; False if that is too far ahead.
+
+        Then it is rotten, and what is written over it here would be as far ahead.
+        """
+        if dot is None:
+            return True
+        self._clock.observe(dot[2])
+        return self._clock.held_seconds(dot[2], self._core.wall_ms()) <= 0
 
     def _tell_difference(
         self,
@@ -210,7 +226,8 @@ class Verification:
     def on_cells(self, link: Link, cells: Cells) -> None:
         """Merge what the peer holds and write the winners anew. Inside a tick.
 
-        A large value follows when its body is there. What is stamped too far ahead is rotten itself.
+        A large value follows when its body is there. What is stamped too far ahead is rotten itself, and what the peer
+        cannot read is not among what it sends: that is mended when the peer asks.
         """
         check = self._checking(link, cells.number)
         if check is None:
@@ -232,8 +249,7 @@ class Verification:
                     small.append(change)
             self._core.replica.repair(run._replace(changes=small))
         self._core.replica.touch([place for place, is_whole in places.items() if is_whole])
-        differences = len(places)
-        self._after_commit(lambda: self._finish(differences))
+        self._after_commit(lambda: self._finish(check.differences))
 
     def _mend(self, run: Run | None) -> None:
         """Take in a large value that differs; without its body it is left to the next verification. Inside a tick."""
@@ -421,15 +437,15 @@ def dots_of(runs: list[Run]) -> Dots:
             stamp = Stamp(change.hlc, run.origin, change.seq)
             if cell not in newest or newest[cell] < stamp:
                 newest[cell] = stamp
-                found[cell] = (stamp.origin, stamp.seq, change.content)
+                found[cell] = (stamp.origin, stamp.seq, stamp.hlc, change.content)
     return found
 
 
 def differ(ours: Dot | None, theirs: Dot | None) -> bool:
     """Tell whether two members hold different things in one cell."""
-    if ours is None or theirs is None or ours[:2] != theirs[:2]:
+    if ours is None or theirs is None or ours[:3] != theirs[:3]:
         return ours != theirs
-    return None not in {ours[2], theirs[2]} and ours[2] != theirs[2]
+    return None not in {ours[3], theirs[3]} and ours[3] != theirs[3]
 
 
 def _dot_name(dot: Dot | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from random import Random
@@ -11,54 +12,79 @@ import attrs
 import pytest
 import trio
 
+from kvd.peering.metrics import COUNTERS
 from replication.options import Options
 from storage.record import NEVER
 from tests.cluster import faults
 from tests.cluster.checkers import Watch, check_rest, wait_for_rest
+from tests.cluster.workloads import look_at_transactions
 from tests.cluster.world import Host, World, simulate, template
 
 Story = Callable[[World], Awaitable[None]]
+
+SEED: Final = "SCENARIO_SEED"
 
 # The durations that users have, but for the time before a node may write: for what is about many nodes.
 PRODUCTION: Final = attrs.evolve(Options(), start_gate=1.0)
 
 
 def seeds(quick: int = 2, many: int = 200) -> pytest.MarkDecorator:
-    """Parametrize a scenario: `quick` seeds with every run of the tests, up to `many` with the soak tests."""
-    few = [pytest.param(range(quick), id=f"{quick}-seeds")] if quick else []
-    rest = pytest.param(range(quick, many), id=f"{many}-seeds", marks=pytest.mark.soak)
-    return pytest.mark.parametrize("seeds", [*few, rest])
+    """Parametrize a scenario: `quick` seeds with every run of the tests, `many` with the soak tests.
+
+    Only the one that the environment names as `SCENARIO_SEED`, if it does: to replay a failure.
+    """
+    if (seed := os.environ.get(SEED)) is not None:
+        return pytest.mark.parametrize("seeds", [pytest.param([int(seed)], id=f"seed-{seed}")])
+    few = pytest.param(range(quick), id=f"{quick}-seeds")
+    all_of_them = pytest.param(range(many), id=f"{many}-seeds", marks=pytest.mark.soak)
+    return pytest.mark.parametrize("seeds", [few, all_of_them])
 
 
 def play(name: str, story: Story, seeds: Sequence[int], **arguments: Any) -> None:
-    """Run a story once for each seed; a failure names its seed."""
+    """Run a story once for each seed; a failure tells how to replay it."""
     for size in range(2, 6):
         template(size)  # each is a run of its own, so it cannot be made during another
     for seed in seeds:
         try:
             simulate(f"{name} {seed}", story, **arguments)
         except BaseException as error:
-            error.add_note(f"scenario {name}, seed {seed}")
+            error.add_note(f"scenario {name}, seed {seed}; to replay it: {replay(seed)}")
             raise
+
+
+def replay(seed: int) -> str:
+    """Return the command that runs the test under way with one seed."""
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").partition("[")[0]
+    return f"{SEED}={seed} python -m pytest {test}"
 
 
 async def form(world: World, size: int, **changes: Any) -> list[Host]:
     """Start a cluster of `size` that was formed before, and wait until all are linked."""
     if changes:
         world.options = attrs.evolve(world.options, **changes)
+    watch(world)
     hosts = world.resume(template(size))
-    world.watch = Watch(world)
     assert await world.wait_until(lambda: world.is_formed(size), 20)
     return hosts
 
 
-async def end(world: World, *, seconds: float = 60.0, heals: bool = True) -> None:
-    """Heal, wait for rest, and check what every scenario has to show."""
+def watch(world: World) -> None:
+    """Look at the invariants from now on, at each commit and whenever the scenario calls `look`."""
+    world.watch = Watch(world)
+    world.watch.begin()
+    world.after_tick.append(look_at_transactions)
+
+
+async def end(world: World, *, diameter: int = 1, heals: bool = True, divergences: int = 0) -> None:
+    """Heal, wait for rest (I12), and check what every scenario has to show.
+
+    `diameter` is how many links lie between the two members that are furthest apart.
+    """
     if heals:
         faults.heal(world)
-    await wait_for_rest(world, seconds)
+    await wait_for_rest(world, 2 * world.options.sync_interval * diameter)
     look(world)
-    check_rest(world)
+    check_rest(world, divergences=divergences)
 
 
 def look(world: World) -> None:
@@ -144,6 +170,9 @@ def links(host: Host) -> list[bytes]:
 
 
 def counter(host: Host, name: str) -> float:
+    """Return what the host's process has counted under this name of a metric."""
+    if name not in COUNTERS:
+        raise LookupError(f"no metric is called {name}")
     return host.node.replicator.core.counters.get(name, 0)
 
 

@@ -12,16 +12,16 @@ from replication.node import StoreFailed
 from replication.rejoin import Standing
 from storage.changes import Lane, VersionVector, group_of
 from tests.cluster import faults
-from tests.cluster.checkers import Watch, cut_power, kill
+from tests.cluster.checkers import cut_power, kill
 from tests.cluster.network import Path
-from tests.cluster.scenario import delete, end, join, links, part, play, put, seeds, value, write_for
+from tests.cluster.scenario import delete, end, join, links, part, play, put, seeds, value, watch, write_for
 from tests.cluster.world import GROUP, Host, World, template
 
 
 async def form_grouped(world: World, size: int, carriers: Sequence[str], *, waits: bool = True) -> list[Host]:
     """Start a cluster that was formed before; some of its hosts carry the group from now on."""
     hosts = world.resume(template(size), carriers=carriers)
-    world.watch = Watch(world)
+    watch(world)
     assert await world.wait_until(lambda: world.is_formed(size), 20) or not waits
     return hosts
 
@@ -106,7 +106,7 @@ def test_nobody_is_first_without_a_majority(seeds: Sequence[int]) -> None:
 
     async def story(world: World) -> None:
         hosts = world.resume(template(3))
-        world.watch = Watch(world)
+        watch(world)
         assert await world.wait_until(lambda: world.is_formed(3), 20)
         part(world, hosts[:1], hosts[1:])
         await faults.carry(world, "n0")
@@ -159,7 +159,7 @@ def test_two_that_were_first_in_halves_that_grew_apart_purge_nothing_of_each_oth
 
     async def story(world: World) -> None:
         hosts = world.resume(template(3))
-        world.watch = Watch(world)
+        watch(world)
         world.options = attrs.evolve(world.options, full_mesh_max=2)
         for host in hosts:
             host.node.replicator.core.options = host.options = attrs.evolve(host.options, full_mesh_max=2)
@@ -272,7 +272,7 @@ def test_a_group_purges_while_a_member_that_does_not_carry_it_is_away(seeds: Seq
         assert await world.wait_until(lambda: bool(exchange.core.replica.floors()), 60), "nothing is purged"
         assert not exchange.stability.blocked_by
         await kill(world, hosts[1])
-        assert delete(hosts[0], "k") or put(hosts[0], "l", "v")
+        assert put(hosts[0], "l", "v")
         assert delete(hosts[0], "l")
         before = exchange.core.replica.floors()
         await trio.sleep(20)
@@ -317,11 +317,11 @@ def test_a_group_is_exchanged_in_a_partial_view(seeds: Sequence[int]) -> None:
             faults.start(world, host)
         carriers = hosts[::3]
         assert await world.wait_until(lambda: all(host.is_whole for host in hosts), 240, step=1.0)
-        world.watch = Watch(world)
+        watch(world)
         for number in range(40):
             put(carriers[number % 4], f"k{number % 8}", f"v{number}")
             await trio.sleep(0.1)
-        await end(world, seconds=120)
+        await end(world, diameter=3)
         assert len({vector(host) for host in carriers}) == 1
         for host in carriers:
             assert len(host.node.replicator.exchanges[GROUP].core.links) == 3
@@ -379,7 +379,7 @@ def test_what_was_under_way_on_a_slow_path_holds_up_nothing_for_longer_than_that
             await cut_power(world, hosts[0])
             faults.start(world, hosts[0])
             assert await world.wait_until(lambda: hosts[2].member in links(hosts[0]), 10)
-        await end(world, seconds=10)
+        await end(world)
         assert vector(hosts[0]) == vector(hosts[2])
 
     play(f"group over a slow path {breaks}", story, seeds)

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from tests.cluster import faults
-from tests.cluster.checkers import Watch, cut_power
+from tests.cluster.checkers import cut_power
 from tests.cluster.scenario import (
     counter,
     delete,
@@ -29,6 +29,7 @@ from tests.cluster.scenario import (
     seeds,
     tombstones,
     value,
+    watch,
 )
 from tests.cluster.world import Host, World, template
 
@@ -142,7 +143,7 @@ def test_f20_a_counter_for_each_node(seeds: Sequence[int]) -> None:
 
     async def story(world: World) -> None:
         hosts = world.resume(template(5), ("always",) * 5)
-        world.watch = Watch(world)
+        watch(world)
         assert await world.wait_until(lambda: world.is_formed(5), 20)
         rng = Random(f"{world.seed} increments")
         acknowledged = dict.fromkeys((host.name for host in hosts), 0)

@@ -14,7 +14,6 @@ import trio
 
 from replication.messages import State
 from tests.cluster import faults
-from tests.cluster.checkers import Watch
 from tests.cluster.scenario import (
     counter,
     end,
@@ -27,6 +26,7 @@ from tests.cluster.scenario import (
     put,
     seeds,
     value,
+    watch,
     write_for,
 )
 from tests.cluster.world import Host, World
@@ -106,7 +106,7 @@ def test_f04_ring_whose_links_come_and_go(seeds: Sequence[int]) -> None:
                 if (hosts.index(other) - index) % size not in {1, size - 1}:
                     part(world, [host], [other])
 
-        world.watch = Watch(world)
+        watch(world)
         for _ in range(8):
             index = faults_rng.randrange(size)
             pair = [hosts[index]], [hosts[(index + 1) % size]]
@@ -267,7 +267,7 @@ def test_f38_two_nodes_that_cannot_be_dialled(seeds: Sequence[int]) -> None:
         for host in hosts:
             host.start(founds=host is center)
 
-        world.watch = Watch(world)
+        watch(world)
         assert await world.wait_until(lambda: all(host.is_whole for host in hosts), 40)
         await write_for(world, hidden, 10, 5)
         assert await world.wait_until(world.is_converged, 20)

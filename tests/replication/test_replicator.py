@@ -672,10 +672,13 @@ def test_members_that_hold_the_same_verify_as_equal(three: Lab) -> None:
 
 
 def test_a_value_that_was_dropped_is_no_difference_and_any_other_is() -> None:
-    have, dropped, other = (b"o", 1, b"hash"), (b"o", 1, None), (b"o", 1, b"other")
-    assert [differ(have, one) for one in (have, dropped, other, (b"o", 2, None), None)] == [
+    have, dropped, other = (b"o", 1, 5, b"hash"), (b"o", 1, 5, None), (b"o", 1, 5, b"other")
+    assert [
+        differ(have, one) for one in (have, dropped, other, (b"o", 2, 5, None), (b"o", 1, 6, b"hash"), None)
+    ] == [
         False,
         False,
+        True,
         True,
         True,
         True,
