@@ -75,14 +75,18 @@ def watch(world: World) -> None:
     world.after_tick.append(look_at_transactions)
 
 
-async def end(world: World, *, diameter: int = 1, heals: bool = True, divergences: int = 0) -> None:
+async def end(
+    world: World, *, diameter: int = 1, heals: bool = True, divergences: int = 0, leaves_half: bool = False
+) -> None:
     """Heal, wait for rest (I12), and check what every scenario has to show.
 
-    `diameter` is how many links lie between the two members that are furthest apart.
+    `diameter` is how many links lie between the two members that are furthest apart; `leaves_half`, whether a member
+    that is gone for good has sent half of a sync, whose changes are held and never covered.
     """
     if heals:
         faults.heal(world)
     await wait_for_rest(world, 2 * world.options.sync_interval * diameter)
+    assert leaves_half or not world.counts.get("partial at rest"), "something is held that nobody covers"
     look(world)
     check_rest(world, divergences=divergences)
 

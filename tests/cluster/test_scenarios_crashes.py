@@ -17,7 +17,7 @@ from replication.verification import Outcome
 from storage.engine import Family
 from storage.errors import RecordError
 from tests.cluster import faults
-from tests.cluster.checkers import cut_power, kill, wait_for_rest
+from tests.cluster.checkers import cut_power, kill
 from tests.cluster.scenario import (
     PRODUCTION,
     counter,
@@ -40,10 +40,12 @@ from tests.cluster.world import Host, World, template
 
 @seeds(quick=1)
 def test_f06_power_cuts_of_one_node(seeds: Sequence[int]) -> None:
+    """20 cuts with each seed; the specification says 100, which five seeds come to."""
+
     async def story(world: World) -> None:
         hosts = await form(world, 3)
         victim = hosts[1]
-        for _ in range(12):
+        for _ in range(20):
             await write_for(world, hosts, world.rng.uniform(0.05, 2), 20, deletes=0.3)
             await cut_power(world, victim)
             await write_for(world, [hosts[0], hosts[2]], world.rng.uniform(0.01, 1), 10)
@@ -192,6 +194,7 @@ def test_f10_a_seed_is_replaced_when_the_other_seed_has_left(seeds: Sequence[int
 
 
 async def _restart_all(world: World, size: int, *, within: float, seconds: float) -> None:
+    watch(world)
     hosts = world.found(size)
     assert await world.wait_until(lambda: all(host.is_whole for host in hosts), 300, step=1.0)
     await trio.sleep(20)
@@ -210,7 +213,7 @@ async def _restart_all(world: World, size: int, *, within: float, seconds: float
         )
 
     assert await world.wait_until(is_well, seconds, step=1.0), "not all are alive on all"
-    await wait_for_rest(world, 60)
+    await end(world, diameter=3)
 
 
 async def _start_later(world: World, host: Host, seconds: float) -> None:
@@ -220,7 +223,7 @@ async def _start_later(world: World, host: Host, seconds: float) -> None:
 
 @seeds(quick=1)
 def test_f25_many_restart_at_once(seeds: Sequence[int]) -> None:
-    """Twelve nodes in a partial view; a hundred is the next test."""
+    """Twelve nodes in a partial view; a hundred, as in the specification, are the next test."""
 
     async def story(world: World) -> None:
         world.options = attrs.evolve(
@@ -233,6 +236,8 @@ def test_f25_many_restart_at_once(seeds: Sequence[int]) -> None:
 
 @pytest.mark.soak
 def test_f25_hundred_restart_at_once() -> None:
+    """Two seeds: each takes minutes."""
+
     async def story(world: World) -> None:
         await _restart_all(world, 100, within=5, seconds=60)
 
@@ -241,35 +246,38 @@ def test_f25_hundred_restart_at_once() -> None:
 
 @seeds(quick=1)
 def test_f26_newcomer_whose_server_dies(seeds: Sequence[int]) -> None:
+    """1,000 keys of 100 bytes over slow links; the specification says 100,000 and 1 GiB."""
+
     async def story(world: World) -> None:
         hosts = await form(world, 3)
-        for number in range(300):
-            put(hosts[number % 3], f"k{number:05}", f"v{number}".ljust(100))
+        for number in range(1000):
+            assert put(hosts[number % 3], f"k{number:05}", f"v{number}".ljust(100))
             if number % 20 == 0:
                 await trio.sleep(0.05)
         assert await world.wait_until(world.is_converged, 30)
-        for path_host in hosts:
-            world.network.path(path_host.name, "new").bandwidth = 20_000.0
+        for host in hosts:
+            world.network.path(host.name, "new").bandwidth = 50_000.0
         newcomer = world.add("new", join=tuple(host.address for host in hosts))
         newcomer.start()
         fractions: list[float] = []
-        servers: list[str] = []
-        for _ in range(400):
+        servers: list[bytes] = []
+        dead: Host | None = None
+        reached = b""
+        while not newcomer.is_whole:
             await trio.sleep(0.05)
-            walk = newcomer.node.replicator.syncs.walk
-            if walk is None:
-                if newcomer.is_whole:
-                    break
+            syncs = newcomer.node.replicator.syncs
+            if syncs.walk is None:
                 continue
-            fractions.append(walk.fraction)
-            put(hosts[0], f"k{world.rng.randrange(300):05}", "changed")
-            if 0.2 < walk.fraction < 0.8 and len(servers) < 1:
-                session = next(iter(newcomer.node.replicator.syncs.asking.values()), None)
-                if session is not None:
-                    server = next(host for host in hosts if host.member == session.link.node)
-                    servers.append(server.name)
-                    await kill(world, server)
-        assert servers, "no server died half-way"
+            fractions.append(syncs.walk.fraction)
+            put(hosts[0], f"k{world.rng.randrange(1000):05}", "changed".ljust(100))
+            servers += [one.link.node for one in syncs.asking.values() if one.link.node not in servers]
+            if dead is None and 0.2 < fractions[-1] < 0.8 and servers:
+                dead = next(host for host in hosts if host.member == servers[-1])
+                reached = syncs.walk.safe
+                await kill(world, dead)
+        assert dead is not None, "no server died half-way"
+        assert len(servers) > 1, "nobody else has gone on"
+        assert reached, "it had to begin anew"
         assert fractions == sorted(fractions)
         await end(world)
         assert newcomer.is_whole
@@ -279,6 +287,8 @@ def test_f26_newcomer_whose_server_dies(seeds: Sequence[int]) -> None:
 
 @seeds(quick=1)
 def test_f31_disk_full_on_one_node(seeds: Sequence[int]) -> None:
+    """For ten seconds, two sync intervals; the specification says two minutes, eight of its intervals."""
+
     async def story(world: World) -> None:
         hosts = await form(world, 3)
         victim = hosts[2]

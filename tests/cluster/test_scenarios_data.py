@@ -12,6 +12,7 @@ from random import Random
 import pytest
 import trio
 
+from storage.changes import Kind
 from tests.cluster import faults
 from tests.cluster.checkers import cut_power
 from tests.cluster.scenario import (
@@ -36,13 +37,15 @@ from tests.cluster.world import Host, World, template
 
 @seeds()
 def test_f12_deleted_while_a_member_is_away(seeds: Sequence[int]) -> None:
+    """Away for half of `max_offline`, which is 40 s here: long enough to purge several times over."""
+
     async def story(world: World) -> None:
-        hosts = await form(world, 3)
+        hosts = await form(world, 3, max_offline=40.0)
         assert put(hosts[0], "doomed", "x")
         assert await world.wait_until(world.is_converged, 20)
         part(world, [hosts[2]], hosts[:2])
         assert delete(hosts[0], "doomed")
-        await trio.sleep(20)
+        await trio.sleep(0.5 * world.options.max_offline)
         place = bytes(16) + b"doomed"
         for host in hosts[:2]:
             held = host.registers().get(place)
@@ -186,14 +189,16 @@ async def _cut_some_power(world: World, hosts: list[Host], rng: Random) -> None:
 
 @seeds()
 def test_f21_transactions_on_two_sides(seeds: Sequence[int]) -> None:
+    """240 on each side, a third of them in a partition; the specification says 1000."""
+
     async def story(world: World) -> None:
         from tests.cluster.workloads import read_transaction, transaction
 
         hosts = await form(world, 3)
-        for number in range(60):
-            if number == 20:
+        for number in range(240):
+            if number == 80:
                 part(world, [hosts[0]], hosts[1:])
-            if number == 40:
+            if number == 160:
                 join(world, [hosts[0]], hosts[1:])
             transaction(world, "n0", f"a{number}")
             transaction(world, "n1", f"b{number}")
@@ -201,54 +206,70 @@ def test_f21_transactions_on_two_sides(seeds: Sequence[int]) -> None:
             for host in hosts:
                 read_transaction(world, host.name)
         await end(world)
-        assert world.counts["transactions"] == 120
+        assert world.counts["transactions"] == 480
+        assert all(host.replica.stats()["conflicts"] for host in hosts), "what was lost is not counted"
 
     play("F21", story, seeds)
 
 
 @seeds()
 def test_f30_flush_on_one_side(seeds: Sequence[int]) -> None:
+    """Writes on both sides of a partition before and after the flush: what is newer than it remains, and nothing else."""
+
     async def story(world: World) -> None:
         hosts = await form(world, 4)
         for number in range(12):
             assert put(hosts[number % 4], f"old{number}", "x", database=1)
         assert await world.wait_until(world.is_converged, 20)
         part(world, hosts[:2], hosts[2:])
-        for number in range(6):
-            assert put(hosts[2], f"mid{number}", "x", database=1)
-            await trio.sleep(0.1)
-            if number == 2:
+        for number in range(20):
+            if number == 10:
                 assert hosts[0].write(lambda keyspace: keyspace.flush(), database=1)
-                await trio.sleep(0.1)
-        assert put(hosts[1], "after", "x", database=1) or True
+            for host in hosts:
+                if world.rng.random() < 0.5:
+                    # Of the keys that are there some are written again, also on the side that will hear of the flush late.
+                    key = world.rng.choice((f"old{world.rng.randrange(12)}", f"{host.name}:{number}"))
+                    assert put(host, key, f"{host.name} {number}", database=1)
+            await trio.sleep(world.rng.choice((0.0, 0.1)))
+        assert put(hosts[1], "after", "x", database=1)
+        assert put(hosts[3], "beyond", "x", database=1)
         join(world, hosts[:2], hosts[2:])
         await end(world)
+        ((namespace, (flush,)),) = world.history.floors.items()
+        keys = [place for place in world.history.places if place.startswith(namespace)]
+        latest = {place: max(world.history.places[place][Kind.VALUE]) for place in keys}
+        remaining = {place for place, write in latest.items() if write.stamp > flush.stamp}
+        assert {namespace + b"after", namespace + b"beyond"} <= remaining
+        assert len(remaining) < len(keys)
         for host in hosts:
-            assert value(host, "old3", database=1) is None
-            assert [value(host, f"mid{number}", database=1) for number in range(6)] == [
-                *[None] * 3,
-                *[b"x"] * 3,
-            ]
+            for place in keys:
+                wanted = latest[place].content[0] if place in remaining else None
+                assert value(host, place[len(namespace) :].decode(), database=1) == wanted
 
     play("F30", story, seeds)
 
 
 @seeds(quick=1)
 def test_f36_overwritten_many_times_while_a_peer_is_away(seeds: Sequence[int]) -> None:
+    """10,000 times; the specification says 100,000. What comes back is counted as it travels, in pushes and in syncs."""
+
     async def story(world: World) -> None:
         hosts = await form(world, 3)
-        part(world, [hosts[2]], hosts[:2])
+        away = hosts[2]
+        part(world, [away], hosts[:2])
         await trio.sleep(3)
-        for number in range(2000):
+        for number in range(10_000):
             assert put(hosts[0], "hot", f"v{number}")
             if number % 50 == 0:
                 await trio.sleep(0.02)
-        before = counter(hosts[2], "changes_received_total")
-        bytes_before = hosts[2].node.replicator.core.counters.get("sync_bytes", 0)
-        join(world, [hosts[2]], hosts[:2])
+        bytes_before = counter(away, "sync_bytes_total")
+        changes_before = counter(away, "changes_applied_total")
+        join(world, [away], hosts[:2])
         await end(world)
-        assert is_seen(hosts, "hot", b"v1999")
-        received = hosts[2].node.replicator.core.counters.get("sync_bytes", 0) - bytes_before
-        assert received < 20_000, (received, before)
+        assert is_seen(hosts, "hot", b"v9999")
+        synced = counter(away, "sync_bytes_total") - bytes_before
+        pushed = counter(away, "changes_applied_total") - changes_before
+        assert 0 < synced < 500, synced  # 152 from each of the two
+        assert pushed <= 10, pushed
 
     play("F36", story, seeds)

@@ -16,9 +16,10 @@ from replication.messages import State
 from replication.rejoin import Standing
 from storage.changes import Change, Lane, Run
 from tests.cluster import faults
-from tests.cluster.checkers import kill, wait_for_rest
+from tests.cluster.checkers import kill
 from tests.cluster.scenario import (
     PRODUCTION,
+    counter,
     delete,
     end,
     form,
@@ -32,6 +33,7 @@ from tests.cluster.scenario import (
     seeds,
     tombstones,
     value,
+    watch,
     write_for,
 )
 from tests.cluster.world import Host, World
@@ -61,7 +63,10 @@ def test_who_has_left_has_handed_over_everything(seeds: Sequence[int]) -> None:
 
 @seeds(quick=1)
 def test_f11_away_longer_than_allowed(seeds: Sequence[int]) -> None:
-    """A member that was removed meanwhile does not come back with its data; its unsent writes reach nobody."""
+    """A member that was removed meanwhile does not come back with its data; its unsent writes reach nobody.
+
+    It needs an empty data directory, so nothing is undone and there are no dead letters: the writes are in the old one.
+    """
 
     async def story(world: World) -> None:
         hosts = await form(world, 4, max_offline=12.0)
@@ -70,7 +75,7 @@ def test_f11_away_longer_than_allowed(seeds: Sequence[int]) -> None:
         part(world, [late], hosts[:3])
         await trio.sleep(2)
         for number in range(3):
-            put(late, f"late{number}", "unsent")
+            assert put(late, f"late{number}", "unsent")
         await write_for(world, hosts[:3], 5, 10, deletes=0.9)
         assert await world.wait_until(lambda: hosts[0].node.replicator.roster.is_removed(late.member), 120), (
             "the absent member was not removed"
@@ -82,7 +87,11 @@ def test_f11_away_longer_than_allowed(seeds: Sequence[int]) -> None:
             late.node.replicator.rejoin.standing
         )
         await trio.sleep(5)
-        assert all(value(host, "late1") is None for host in hosts[:3])
+        for number in range(3):
+            assert is_seen(hosts[:3], f"late{number}", None)
+            assert value(late, f"late{number}") == b"unsent"
+        assert not any(host.dead_letters for host in hosts)
+        look(world)
         await late.stop()
         world.gone[late.name] = None
         await end(world)
@@ -115,6 +124,8 @@ def test_f11_stale_writes_become_dead_letters(seeds: Sequence[int]) -> None:
         await end(world)
         letters = sorted(change.place[16:] for _, change in victim.dead_letters)
         assert letters == [b"stale0", b"stale1", b"stale2"]
+        assert counter(victim, "stale_writes_total") == 3
+        assert not any(host.dead_letters for host in (hosts[0], hosts[2]))
         assert all(value(host, "stale1") is None for host in hosts)
 
     play("F11b", story, seeds)
@@ -122,12 +133,14 @@ def test_f11_stale_writes_become_dead_letters(seeds: Sequence[int]) -> None:
 
 @seeds(quick=1)
 def test_f24_stalled_loop_doubts_itself(seeds: Sequence[int]) -> None:
+    """For 40 s. The watchdog, which is a thread, has tests of its own."""
+
     async def story(world: World) -> None:
         hosts = await form(world, 5)
         sleeper = hosts[4]
         changes: list[str] = []
 
-        def watch(host: Host) -> None:
+        def watch_states(host: Host) -> None:
             def note(record: Any, previous: State | None) -> None:
                 if record.node != sleeper.member and record.state in {State.SUSPECT, State.UNREACHABLE}:
                     changes.append(f"{host.name} {record.state.name} at {world.now():.2f}")
@@ -135,9 +148,9 @@ def test_f24_stalled_loop_doubts_itself(seeds: Sequence[int]) -> None:
             host.node.replicator.membership.on_state_changed = note
 
         for host in hosts:
-            watch(host)
+            watch_states(host)
         faults.stall(world, sleeper.name)
-        await write_for(world, hosts[:4], 20, 5)
+        await write_for(world, hosts[:4], 40, 3)
         faults.resume(world, sleeper.name)
         await trio.sleep(0.3)
         assert sleeper.node.replicator.membership.health.score > 0, "it does not doubt itself"
@@ -154,6 +167,7 @@ def test_deletions_are_purged_in_a_partial_view_too(seeds: Sequence[int]) -> Non
 
     async def story(world: World) -> None:
         world.options = attrs.evolve(world.options, full_mesh_max=5, degree=3, degree_low=2, degree_high=4)
+        watch(world)
         hosts = world.found(8)
         assert await world.wait_until(lambda: all(host.is_whole for host in hosts), 120, step=1.0)
         # Links above `degree_high` are let go only beyond a slack, so a few hosts may keep theirs with all.
@@ -161,8 +175,9 @@ def test_deletions_are_purged_in_a_partial_view_too(seeds: Sequence[int]) -> Non
         await write_for(world, hosts, 3, 20, deletes=0.5)
         for key in range(8):
             delete(hosts[key], f"k{key}")
-        await wait_for_rest(world, 60)
+        await end(world, diameter=3)
         assert await world.wait_until(lambda: not tombstones(hosts), 120, step=1.0), "nothing is purged"
+        await end(world, diameter=3)
 
     play("partial view", story, seeds)
 
@@ -232,7 +247,7 @@ def test_a_sync_from_before_a_deletion_brings_nothing_back_of_who_was_removed(se
         join(world, [other], [asker, held])
         assert await world.wait_until(lambda: not syncs.asking, 300)
         look(world)
-        await end(world)
+        await end(world, leaves_half=True)
         assert not any(value(host, "k") for host in hosts[:3])
 
     play("from before", story, seeds)
@@ -242,6 +257,7 @@ def test_a_sync_from_before_a_deletion_brings_nothing_back_of_who_was_removed(se
 def test_f28_two_clusters_that_know_each_others_addresses(seeds: Sequence[int]) -> None:
     async def story(world: World) -> None:
         everybody = tuple(f"{name}:1" for name in ("a0", "a1", "a2", "b0", "b1", "b2"))
+        watch(world)
         hosts = [world.add(name.rstrip(":1")[:2], join=everybody) for name in everybody]
         for host in hosts:
             host.cluster = bytes([ord(host.name[0])]) * 16
@@ -257,6 +273,14 @@ def test_f28_two_clusters_that_know_each_others_addresses(seeds: Sequence[int]) 
                 assert not strangers & {record.node for record in replicator.membership.records()}
                 assert not strangers & set(replicator.roster.members())
                 assert value(host, "k") == mine[0].name[:1].encode()
+        for mine, theirs in ((hosts[:3], hosts[3:]), (hosts[3:], hosts[:3])):
+            for host in theirs:
+                await host.stop()
+            for host in mine:
+                if not host.is_up:
+                    faults.start(world, host)
+            assert await world.wait_until(lambda: world.is_formed(3), 20)
+            await end(world, heals=False)  # that would start the others
 
     play("F28", story, seeds)
 
@@ -303,8 +327,11 @@ class _Rotating:
 
 @seeds()
 def test_f33_change_of_a_later_kind(seeds: Sequence[int]) -> None:
+    """Nodes that do not know it relay and keep it whole, so a node that does has it on its own disk once it is upgraded."""
+
     async def story(world: World) -> None:
         hosts = await form(world, 3)
+        part(world, hosts[:1], hosts[2:])
         origin = b"a later version!"
         now_hlc = hosts[0].wall_ms() << 16
         changes = [
@@ -317,13 +344,18 @@ def test_f33_change_of_a_later_kind(seeds: Sequence[int]) -> None:
         hosts[0].node._in_tick(lambda: hosts[0].replica.apply(run))
         assert put(hosts[0], "odd", "even")
         assert await world.wait_until(lambda: all(host.vector[origin] == 3 for host in hosts), 30)
-        for host in hosts:
-            found = [c for r in host.replica.changes_at([bytes(16) + b"odd"]) for c in r.changes]
-            assert sorted(c.sub for c in found if c.kind == 70) == [b"1", b"2", b"3"], found
-            assert value(host, "odd") == b"even"
+        part(world, hosts[2:], hosts[1:2])
         await kill(world, hosts[2])
         faults.start(world, hosts[2])
-        await trio.sleep(2)
+        await trio.sleep(3)
+        assert not counter(hosts[2], "sync_started_total")
+        for host in hosts:
+            found = [
+                change for run in host.replica.changes_at([bytes(16) + b"odd"]) for change in run.changes
+            ]
+            kept = [(one.seq, one.hlc, one.sub, one.content) for one in found if one.kind == 70]
+            assert sorted(kept) == [(one.seq, one.hlc, one.sub, one.content) for one in changes]
+            assert value(host, "odd") == b"even"
         await end(world)
 
     play("F33", story, seeds)
@@ -331,22 +363,25 @@ def test_f33_change_of_a_later_kind(seeds: Sequence[int]) -> None:
 
 @seeds(quick=1)
 def test_f34_many_restarts_leave_few_open_origins(seeds: Sequence[int]) -> None:
+    """30 restarts of 3 nodes; the specification says 300 of 5."""
+
     async def story(world: World) -> None:
         hosts = await form(world, 3)
-        for number in range(24):
+        for number in range(30):
             host = hosts[number % 3]
-            assert put(host, f"k{number % 4}", f"v{number}") or host.refusals
+            assert put(host, f"k{number % 4}", f"v{number}"), host.node.replicator.refusal(world.now())
             await trio.sleep(0.5)
             await kill(world, host)
             await trio.sleep(0.2)
             faults.start(world, host)
-            await world.wait_until(lambda: world.is_formed(3), 10)
+            assert await world.wait_until(lambda: world.is_formed(3), 10)
             await trio.sleep(1.5)
         await end(world)
         await trio.sleep(10)
         for host in hosts:
             entries = host.vector
             sealed = host.node.replicator.vectors.sealed
+            assert len(sealed) >= 15, "few origins are sealed"
             assert len(entries) - len(sealed) <= 4 * 3, (len(entries), len(sealed))
         await end(world)
 
@@ -355,11 +390,15 @@ def test_f34_many_restarts_leave_few_open_origins(seeds: Sequence[int]) -> None:
 
 @pytest.mark.soak
 def test_f35_five_hundred_nodes() -> None:
-    """500 nodes that lose connections while there are writes; ten minutes of the specification are two here."""
+    """500 nodes that lose connections while there are 10 writes a second for two minutes, with one seed.
+
+    The specification says 50 a second for ten minutes; that is hours of CPU.
+    """
 
     async def story(world: World) -> None:
         from tests.bench.bench_sim import Propagation, form_large
 
+        watch(world)
         hosts = await form_large(world, 500)
         propagation = Propagation(world, hosts)
         for _ in range(24):
@@ -368,6 +407,6 @@ def test_f35_five_hundred_nodes() -> None:
                 if world.rng.random() < 0.01 / 12:
                     connection.cut()
         assert propagation.percentile(0.99) <= 1.0
-        await wait_for_rest(world, 120)
+        await end(world, diameter=4)
 
     play("F35", story, range(1), options=PRODUCTION)

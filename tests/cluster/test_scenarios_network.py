@@ -5,14 +5,20 @@ The numbers are those of the specification (section 16); durations are the scale
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, Final
 
+import cbor2
 import trio
 
-from replication.messages import State
+from replication.core import Link
+from replication.frames import _HEAD, _checksum
+from replication.messages import Push, State
 from tests.cluster import faults
 from tests.cluster.scenario import (
     counter,
@@ -59,15 +65,19 @@ def test_f02_one_way_partition_does_not_lose_the_member(seeds: Sequence[int]) ->
         hosts = await form(world, 3)
         lost: list[str] = []
 
-        def note(record: Any, previous: State | None) -> None:
-            if record.node == hosts[1].member and record.state == State.UNREACHABLE:
-                lost.append(f"{world.now()}")
+        def watch_states(host: Host) -> None:
+            def note(record: Any, previous: State | None) -> None:
+                if record.node == hosts[1].member and record.state == State.UNREACHABLE:
+                    lost.append(f"{host.name} {world.now()}")
 
-        hosts[2].node.replicator.membership.on_state_changed = note
+            host.node.replicator.membership.on_state_changed = note
+
+        for host in (hosts[0], hosts[2]):
+            watch_states(host)
         world.network.block("n0", "n1")
         await write_for(world, hosts, 25, 4)
         look(world)
-        assert len(lost) <= 1
+        assert len(lost) <= 1, lost
         assert await world.wait_until(world.is_converged, 20), "the third member does not relay"
         await end(world)
 
@@ -96,8 +106,24 @@ def test_f03_two_halves_meet_through_one_slow_node(seeds: Sequence[int]) -> None
 
 @seeds(quick=1)
 def test_f04_ring_whose_links_come_and_go(seeds: Sequence[int]) -> None:
+    """The specification lets a link carry each cell six times on average; once each way is the most that is needed."""
+
     async def story(world: World) -> None:
         size = 7
+        carried: Counter[frozenset[bytes]] = Counter()  # cells pushed over each link, either way
+
+        def watch_pushes(host: Host) -> None:
+            dissemination = host.node.replicator.dissemination
+            on_push = dissemination.on_push
+
+            def counted(link: Link, push: Push) -> None:
+                carried[frozenset((link.node, host.member))] += len(push.run.changes)
+                on_push(link, push)
+
+            dissemination.on_push = counted  # type: ignore[method-assign]
+
+        watch(world)
+        world.patches.append(watch_pushes)
         hosts = world.found(size)
         assert await world.wait_until(lambda: world.is_formed(size), 60)
         faults_rng = Random(f"{world.seed} ring")
@@ -105,8 +131,9 @@ def test_f04_ring_whose_links_come_and_go(seeds: Sequence[int]) -> None:
             for other in hosts[index + 1 :]:
                 if (hosts.index(other) - index) % size not in {1, size - 1}:
                     part(world, [host], [other])
-
-        watch(world)
+        assert await world.wait_until(world.is_converged, 40)
+        before = len(world.history.dots)
+        carried.clear()
         for _ in range(8):
             index = faults_rng.randrange(size)
             pair = [hosts[index]], [hosts[(index + 1) % size]]
@@ -114,17 +141,21 @@ def test_f04_ring_whose_links_come_and_go(seeds: Sequence[int]) -> None:
             await write_for(world, hosts, 2.5, 4)
             join(world, *pair)
         look(world)
-        await end(world, seconds=90)
-        writes = len(world.history.dots)
-        for host in hosts:
-            received = counter(host, "push_received_total")
-            assert received <= 9 * writes, f"{host.name} got {received} pushes for {writes} writes"
+        assert await world.wait_until(world.is_converged, 2 * world.options.sync_interval * (size // 2)), (
+            "the ring itself does not come to rest"
+        )
+        cells = len(world.history.dots) - before
+        for link, count in carried.items():
+            assert count <= 1.5 * cells, f"{link} has carried {count} for {cells} cells"
+        await end(world)
 
     play("F4", story, seeds)
 
 
 @seeds(quick=1)
 def test_f05_every_connection_breaks_after_some_bytes(seeds: Sequence[int]) -> None:
+    """For 20 s, four sync intervals; the specification says five minutes, twenty of its intervals."""
+
     async def story(world: World) -> None:
         hosts = await form(world, 4)
         for one in hosts:
@@ -135,6 +166,8 @@ def test_f05_every_connection_breaks_after_some_bytes(seeds: Sequence[int]) -> N
         for _ in range(10):
             await write_for(world, hosts, 2, 6, size=200)
             look(world)
+        for name in ("sync_failed_total", "sync_ended_total"):
+            assert sum(counter(host, name) for host in hosts), name
         await end(world)
 
     play("F5", story, seeds)
@@ -166,21 +199,24 @@ async def _measure_small_writes(world: World, hosts: list[Host], *, large: int, 
 
 @seeds(quick=1)
 def test_f22_large_values_beside_small_ones(seeds: Sequence[int]) -> None:
-    """Values of 2 MiB over 20 Mbit/s; 25 MiB would say the same and take minutes."""
+    """Values of 2 MiB over 20 Mbit/s and 100 ms; 25 MiB would say the same and take minutes.
+
+    What small writes wait for is a piece of a body and what the connection holds already, some 80 ms at this speed: over
+    a shorter path that is more than the specification's factor of two.
+    """
 
     async def story(world: World) -> None:
         options = {"queue_bytes_max": 8 << 20, "sync_batch_bytes": 256 << 10, "sync_credit_bytes": 1 << 20}
         hosts = await form(world, 2, queue_age_max=10.0, **options)
         for path in (world.network.path("n0", "n1"), world.network.path("n1", "n0")):
-            path.delay, path.bandwidth = 0.01, 2_500_000.0
+            path.delay, path.bandwidth = 0.1, 2_500_000.0
+        await trio.sleep(3)  # until round trips are measured anew
         without = await _measure_small_writes(world, hosts, large=0, seconds=5)
         beside = await _measure_small_writes(world, hosts, large=2 << 20, seconds=8)
         bodies = hosts[1].node.replicator.bodies
         assert bodies.in_flight <= hosts[1].options.body_bytes_max
-        assert beside <= max(2 * without, 0.15), (
-            f"{without:.3f} s without, {beside:.3f} s beside large values"
-        )
-        await end(world, heals=False)
+        assert beside <= 2 * without, f"{without:.3f} s without, {beside:.3f} s beside large values"
+        await end(world)
 
     play("F22", story, seeds)
 
@@ -211,6 +247,21 @@ def test_f23_peer_that_reads_slowly(seeds: Sequence[int]) -> None:
     play("F23", story, seeds)
 
 
+# Six strangers send some four megabytes; of each the network holds a window of 128 KiB at most.
+NOISE_BYTES_MAX: Final = 1 << 20
+
+
+@contextmanager
+def traced_memory() -> Iterator[Callable[[], int]]:
+    """Yield what tells how many bytes more than at the beginning were in use at most."""
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
 @seeds()
 def test_f32_noise_on_the_wire(seeds: Sequence[int]) -> None:
     """Strangers that send noise, and links whose bytes are changed on the way."""
@@ -235,9 +286,11 @@ def test_f32_noise_on_the_wire(seeds: Sequence[int]) -> None:
                 except trio.BrokenResourceError:
                     ended.append("broken")
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(6):
-                nursery.start_soon(stranger)
+        with traced_memory() as memory:
+            async with trio.open_nursery() as nursery:
+                for _ in range(6):
+                    nursery.start_soon(stranger)
+            assert memory() < NOISE_BYTES_MAX, f"strangers have taken {memory()} bytes"
         assert len(ended) == 6, "a stranger was listened to"
         assert [host.registers() for host in hosts] == before
         for _ in range(10):
@@ -251,9 +304,19 @@ def test_f32_noise_on_the_wire(seeds: Sequence[int]) -> None:
 
 
 def _noise(rng: Random, size: int) -> bytes:
-    if rng.random() < 0.5:
+    """Return bytes by chance, a frame with a wrong checksum, or a right one with CBOR that means nothing."""
+    drawn = rng.random()
+    if drawn < 0.3:
         return rng.randbytes(size)
-    return size.to_bytes(4, "big") + rng.randbytes(4) + b"\x82\x01" + rng.randbytes(size)
+    if drawn < 0.6:
+        return size.to_bytes(4, "big") + rng.randbytes(4) + b"\x82\x01" + rng.randbytes(size)
+    nested: object = 0
+    for _ in range(rng.choice((3, 100))):
+        nested = [nested]
+    body = cbor2.dumps(
+        rng.choice(([1, {0: nested}], [1, {1: bytes(size)}], [255, {}], {}, [1, [2**63] * 50], nested))
+    )
+    return _HEAD.pack(len(body), _checksum(body)) + body
 
 
 @seeds(quick=1)
@@ -279,17 +342,19 @@ def test_f38_two_nodes_that_cannot_be_dialled(seeds: Sequence[int]) -> None:
 
 @seeds(quick=1)
 def test_f40_two_nodes_flap(seeds: Sequence[int]) -> None:
+    """Thirty times 3 s up and 3 s down: as often as in the hour of the specification."""
+
     async def story(world: World) -> None:
         hosts = await form(world, 2)
         written = 0
-        for _ in range(8):
-            written += await write_for(world, hosts, 4, 8, size=500, keys=40, deletes=0.0)
+        for _ in range(30):
+            written += await write_for(world, hosts, 3, 4, size=500, keys=40, deletes=0.0)
             part(world, hosts[:1], hosts[1:])
-            written += await write_for(world, hosts, 4, 8, size=500, keys=40, deletes=0.0)
+            written += await write_for(world, hosts, 3, 4, size=500, keys=40, deletes=0.0)
             look(world)
             join(world, hosts[:1], hosts[1:])
         await end(world)
-        synced = sum(counter(host, "sync_bytes") for host in hosts)
-        assert synced <= 3 * written * 600, (synced, written * 600)
+        synced = sum(counter(host, "sync_bytes_total") for host in hosts)
+        assert 0 < synced <= 3 * written * 500, (synced, written)
 
     play("F40", story, seeds)
