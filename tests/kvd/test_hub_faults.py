@@ -18,7 +18,7 @@ from kvd import connection as connection_module
 from kvd import housekeeping
 from kvd import hub as hub_module
 from kvd import session as session_module
-from kvd.commands import scan as scan_module
+from kvd.commands import walks
 from kvd.hub import Hub
 from kvd.listeners import new_session
 from kvd.pause import begin_pause, end_pause
@@ -158,8 +158,8 @@ async def test_idle_and_stalled_streams_are_closed_as_sockets_are() -> None:
 async def test_what_stands_behind_a_long_walk_is_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scan_module, "SLICE_NANOSECONDS", 0)
-    monkeypatch.setattr(scan_module, "_ROWS", 1)
+    monkeypatch.setattr(walks, "SLICE_NANOSECONDS", 0)
+    monkeypatch.setattr(walks, "ROWS", 1)
     async with running() as live, await live.connect() as stream:
         await ask(stream, "MSET", "a", 1, "b", 2, "c", 3, expect=OK)
         await stream.send_all(encode("KEYS", "*") + encode("PING"))
@@ -236,8 +236,8 @@ async def test_a_failed_commit_takes_the_names_of_its_keys_with_it() -> None:
 async def test_a_long_walk_does_not_tell_of_keys_whose_commit_failed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scan_module, "SLICE_NANOSECONDS", 0)
-    monkeypatch.setattr(scan_module, "_ROWS", 1)
+    monkeypatch.setattr(walks, "SLICE_NANOSECONDS", 0)
+    monkeypatch.setattr(walks, "ROWS", 1)
     async with running() as live, await live.connect() as stream:
         await ask(stream, "MSET", "b", 2, "c", 3, expect=OK)
         live.engine.fail_next(NoSpace("disk"))

@@ -22,7 +22,7 @@ import trio
 import trio.testing
 
 from kvd import connection, housekeeping, hub, session
-from kvd.commands import scan
+from kvd.commands import walks
 from kvd.listeners import new_session
 from kvd.session import Endpoint
 from storage.errors import NoSpace
@@ -243,8 +243,8 @@ def set_low_bounds(monkeypatch: pytest.MonkeyPatch, chance: random.Random) -> No
         (hub, "RECEIVE_BYTES", (100, 64 << 10)),
         (session, "TICK_OUTPUT_BYTES_MAX", (1000, 1 << 20)),
         (session, "TICK_NANOSECONDS_MAX", (0, 10_000_000)),
-        (scan, "SLICE_NANOSECONDS", (0,)),
-        (scan, "_ROWS", (3,)),
+        (walks, "SLICE_NANOSECONDS", (0,)),
+        (walks, "ROWS", (3,)),
     )
     for module, name, values in choices:
         monkeypatch.setattr(module, name, chance.choice(values))

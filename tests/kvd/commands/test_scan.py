@@ -10,7 +10,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvd.commands import scan as scan_module
+from kvd.commands import walks
 from tests.kvd.harness import Client, InProcessServer, encode, error, tick
 
 
@@ -121,7 +121,7 @@ def test_expired_keys_are_not_returned() -> None:
 
 
 def test_a_scan_of_a_large_count_ends_its_page_when_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan_module, "SLICE_NANOSECONDS", 0)
+    monkeypatch.setattr(walks, "SLICE_NANOSECONDS", 0)
     client = Client(InProcessServer())
     keys = [b"%04d" % number for number in range(1000)]
     fill(client, keys)
@@ -149,11 +149,13 @@ class SlicingHub:
         self._server.store.begin(self._server.clock.now_ms)
         work()
 
+    transact = exclusively
+
 
 @pytest.fixture
 def slicing(monkeypatch: pytest.MonkeyPatch) -> tuple[InProcessServer, SlicingHub]:
     """A server on which every slice of a walk is as short as can be, with 1,000 keys."""
-    monkeypatch.setattr(scan_module, "SLICE_NANOSECONDS", 0)
+    monkeypatch.setattr(walks, "SLICE_NANOSECONDS", 0)
     server = InProcessServer()
     hub: Any = SlicingHub(server)
     fill(Client(server), [b"%04d" % number for number in range(1000)])
