@@ -236,7 +236,7 @@ class Selector:
         if (spec.keys or spec.find_keys) and not self.all_keys:
             for position, (key, access) in enumerate(spec.key_accesses(request)):
                 needed = _needed(access)
-                if needed is not None and not self._allows_key(key, needed):
+                if needed is not None and not self.allows_key(key, needed):
                     return Denial("key", key, position)
         if spec.channels is not None and not self.all_channels:
             for position, (channel, is_pattern) in enumerate(spec.channels(request)):
@@ -250,7 +250,8 @@ class Selector:
         words = self.first_arguments.get(spec.name)
         return words is not None and len(request) > 1 and request[1].lower() in words
 
-    def _allows_key(self, key: bytes, needed: int) -> bool:
+    def allows_key(self, key: bytes, needed: int) -> bool:
+        """Tell whether one of the patterns gives all the rights `needed` on a key."""
         # A plain loop: it runs for every key of every request of a user with key patterns.
         for pattern in self.key_patterns.values():
             if pattern.access & needed == needed and pattern.glob.matches(key):

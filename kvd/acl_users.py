@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from kvd.acl_selectors import BLANKS, Denial, RuleError, Selector
+from kvd.acl_selectors import BLANKS, READ, Denial, RuleError, Selector
 from kvd.commands.spec import CommandSpec, Request
 from kvd.commands.table import CommandTable, PlainEntry
 
@@ -158,6 +158,16 @@ class User:
                 return None
             denials.append(denial)
         return max(denials, key=lambda denial: denial.weight)
+
+    def key_filter(self, spec: CommandSpec, request: Request) -> Callable[[bytes], bool] | None:
+        """Return the test for the keys whose records a request that names none may show; None if it may all.
+
+        As for any request, one selector has to allow all of it: the command, and reading the key.
+        """
+        selectors = [each for each in self.selectors if each.deny(spec, request) is None]
+        if any(each.all_keys for each in selectors):
+            return None
+        return lambda key: any(each.allows_key(key, READ) for each in selectors)
 
     def allows_channel(self, channel: bytes, *, is_pattern: bool) -> bool:
         """Tell whether any selector lets the user hear a channel."""

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from kvd import json_text, notify
+from kvd.commands import walks
 from kvd.commands.arguments import LIFETIME_OPTIONS, SYNTAX_ERROR, Lifetime, parse_integer
 from kvd.commands.lookup import announce, find, string_of
 from kvd.commands.spec import Arg, Flag, KeyRange, Request, data_command, session_command
 from kvd.commands.strings import write_for
+from protocol.encode import array_head, encode_bulk
 from protocol.replies import OK, ErrorReply, Reply
 from storage.errors import MetadataTooLong
 from storage.policy import HISTORY_MAX
@@ -116,7 +119,7 @@ def get(keyspace: Keyspace, request: Request) -> Reply:
     "KV.META",
     arity=2,
     flags=Flag.READONLY | Flag.FAST,
-    keys=(KeyRange(1, access=("RO",)),),
+    keys=(KeyRange(1),),  # to be read, as the value: metadata is what somebody has written
     group="kv",
     since="0.1.0",
     complexity="O(1), and O(N) with N members.",
@@ -243,14 +246,16 @@ def expiry_of(record: Record) -> int | None:
     return None if record[EXPIRES_AT] == NEVER else record[EXPIRES_AT]
 
 
-@data_command(
+@session_command(
     "KV.LIST",
     arity=-1,
     flags=Flag.READONLY,
     group="kv",
     since="0.1.0",
-    complexity="O(N) where N is the LIMIT.",
-    summary="Return a page of keys in key order with expiry and metadata, and a cursor for the next page.",
+    complexity="O(N+M) where N is the number of keys returned and M that of marks of deletion, and of keys that the "
+    "user may not read, on the way.",
+    summary="Return a page of the keys that the user may read, in key order with expiry and metadata, and a cursor "
+    "for the next page; an empty one at the end.",
     arguments=(
         Arg("prefix", token="PREFIX", optional=True),
         Arg("limit", "integer", token="LIMIT", optional=True),
@@ -258,7 +263,7 @@ def expiry_of(record: Record) -> int | None:
     ),
     categories=frozenset({"keyspace"}),
 )
-def list_(keyspace: Keyspace, request: Request) -> Reply:
+def list_(session: Session, request: Request) -> Reply:
     prefix, limit, after = b"", LIST_LIMIT, None
     for index in range(1, len(request), 2):
         word = request[index].upper()
@@ -271,9 +276,58 @@ def list_(keyspace: Keyspace, request: Request) -> Reply:
             limit = _parse_limit(argument)
         else:
             after = decode_cursor(argument)
-    rows, position = keyspace.scan(prefix, after, limit)
-    page = [[key, expiry_of(record), record[METADATA]] for key, record in rows]
-    return [encode_cursor(position), page]
+    keyspace = session.keyspace
+    user = session.user
+    assert user is not None, "dispatch asks for it"
+    readable = user.key_filter(session.server.table.find(request), request)
+    return walks.walk_through(session, lambda: _ListWalk(keyspace, prefix, after, limit, readable))
+
+
+class _ListWalk:
+    """Through the keys behind `after` until there are `limit`; only those that are `readable`, if that is given."""
+
+    def __init__(
+        self,
+        keyspace: Keyspace,
+        prefix: bytes,
+        after: bytes | None,
+        limit: int,
+        readable: Callable[[bytes], bool] | None,
+    ) -> None:
+        self.finished = False
+        self._keyspace = keyspace
+        self._prefix = prefix
+        self._after = after
+        self._left = limit
+        self._readable = readable
+        self._rows = min(limit, walks.ROWS)  # then as many as pay, for most are marks of deletion
+
+    def slice(self) -> list[Reply]:
+        deadline = walks.slice_end()
+        found: list[Reply] = []
+        while True:
+            found += [[key, expiry_of(record), record[METADATA]] for key, record in self._next_rows()]
+            self.finished = self._after is None or not self._left
+            if self.finished or walks.is_past(deadline):
+                return found
+
+    def _next_rows(self) -> list[tuple[bytes, Record]]:
+        rows, self._after = self._keyspace.scan(self._prefix, self._after, self._rows)
+        self._rows = walks.ROWS
+        readable = self._readable
+        if readable is not None:
+            rows = [row for row in rows if readable(row[0])]
+        if len(rows) > self._left:
+            del rows[self._left :]
+            self._after = rows[-1][0]
+        self._left -= len(rows)
+        return rows
+
+    def reply(self, found: list[Reply]) -> Reply:
+        return [encode_cursor(self._after), found]
+
+    def head(self, count: int) -> bytes:
+        return array_head(2) + encode_bulk(encode_cursor(self._after)) + array_head(count)
 
 
 def _parse_limit(text: bytes) -> int:

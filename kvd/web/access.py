@@ -18,6 +18,7 @@ import base64
 import binascii
 import ipaddress
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
@@ -55,6 +56,9 @@ class Access(Protocol):
     def permits(self, right: int, keyspace: Keyspace | None, key: bytes | None = None) -> bool:
         """Tell about READ, WRITE or ADMIN of a namespace (None: of all that there are), or of one key in it."""
 
+    def key_filter(self) -> Callable[[bytes], bool] | None:
+        """Return the test for the keys that a list may show to who may list; None if it is all of them."""
+
 
 def greatest_right(access: Access, keyspace: Keyspace | None) -> str | None:
     """Return the word for the most that somebody may do in a namespace (None: in all that there are)."""
@@ -70,6 +74,9 @@ class Everybody:
     def permits(self, right: int, keyspace: Keyspace | None, key: bytes | None = None) -> bool:
         return True
 
+    def key_filter(self) -> Callable[[bytes], bool] | None:
+        return None
+
 
 class Nobody:
     """Who has shown no credential."""
@@ -78,6 +85,9 @@ class Nobody:
 
     def permits(self, right: int, keyspace: Keyspace | None, key: bytes | None = None) -> bool:
         return False
+
+    def key_filter(self) -> Callable[[bytes], bool] | None:
+        return None
 
 
 class TokenAccess:
@@ -92,6 +102,9 @@ class TokenAccess:
         if token.right < right:
             return False
         return token.namespaces is None or (keyspace is not None and keyspace.id in token.namespaces)
+
+    def key_filter(self) -> Callable[[bytes], bool] | None:
+        return None
 
 
 class UserAccess:
@@ -113,6 +126,10 @@ class UserAccess:
         else:
             request = [b"KV.LIST"] if key is None else [b"KV.GET", key]
         return user.deny(self._table.find(request), request) is None
+
+    def key_filter(self) -> Callable[[bytes], bool] | None:
+        request = [b"KV.LIST"]
+        return self.user.key_filter(self._table.find(request), request)
 
 
 class Gatekeeper:

@@ -126,7 +126,7 @@ def _page(exchange: Exchange, wanted: Filter | None) -> Response:
     keyspace = anywhere.find_open(exchange, READ)
     limit = whole_number(exchange.parameter("limit"), "limit", _PAGE, 1, rules.LIST_LIMIT_MAX)
     prefix = (exchange.parameter("prefix") or "").encode("utf-8", "replace")
-    page = read_page(keyspace, prefix, exchange.parameter("cursor") or "", limit, wanted)
+    page = read_page(exchange, keyspace, prefix, limit, wanted)
     rows = b",".join(_row(key, record) for key, record in page.rows)
     return envelope.success(b"[" + rows + b"]", {"count": len(page.rows), "cursor": page.cursor})
 

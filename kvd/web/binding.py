@@ -204,7 +204,7 @@ def list_(exchange: Exchange) -> Response:
     prefix = (exchange.parameter("prefix") or "").encode("utf-8", "replace")
     rules.check_length(prefix)
     limit = _list_limit(exchange.parameter("key_count_limit"))
-    page = read_page(keyspace, prefix, exchange.parameter("cursor") or "", limit)
+    page = read_page(exchange, keyspace, prefix, limit)
     return Response(200, JSON, _encode_page(page))
 
 

@@ -2,6 +2,7 @@
 
     GET    /kvd/v1/namespaces/{ns}/changes[?prefix=P]          what changes, as server-sent events
     GET    /kvd/v1/namespaces/{ns}/export[?prefix=P]           every key with its value, as JSON lines
+                                                               (of both: what who asks may read)
     DELETE /kvd/v1/namespaces/{ns}/keys?prefix=P               all keys under a prefix
     DELETE /kvd/v1/namespaces/{ns}/keys?all=true               all keys
 
@@ -23,7 +24,8 @@ from kvd.web.anywhere import find_open
 from kvd.web.errors import NO_ROUTE, Refused, as_envelope
 from kvd.web.feeds import Feed
 from kvd.web.front import Route
-from kvd.web.jobs import Job, Pace, Slice, Steps, streamed
+from kvd.web.jobs import Job, Slice, Steps, streamed
+from kvd.web.listing import Row
 from storage.record import METADATA, VALUE, Record
 
 if TYPE_CHECKING:
@@ -59,31 +61,42 @@ def _check_version(exchange: Exchange) -> None:
 def _export(exchange: Exchange) -> Job:
     keyspace = find_open(exchange, READ)
     _check_version(exchange)
-    lines = export_lines(exchange.front.pace, keyspace, _prefix(exchange))
+    lines = export_lines(exchange, keyspace)
     return Job("export", streamed(exchange, _NDJSON, lines), writes_head=True)
 
 
-def export_lines(pace: Pace, keyspace: Keyspace, prefix: bytes) -> Iterator[bytes]:
+def export_lines(exchange: Exchange, keyspace: Keyspace) -> Iterator[bytes]:
     """Yield the lines of an export in pieces; each is a slice's work."""
-    after: bytes | None = None
     count = 0
-    part = Slice(pace)
+    part = Slice(exchange.front.pace)
     lines: list[bytes] = []
+    for row in _readable_rows(exchange, keyspace):
+        size = 0
+        if row is not None:
+            lines.append(export_line(*row))
+            count += 1
+            size = len(lines[-1])
+        if part.is_full(size):
+            yield b"".join(lines)
+            lines.clear()
+            part.renew()
+    yield b"".join(lines) + b'{"complete":true,"count":%d}\n' % count
+
+
+def _readable_rows(exchange: Exchange, keyspace: Keyspace) -> Iterator[Row | None]:
+    """Yield what who asks may read, and None now and then: there may be much to pass over, deleted or not for them."""
+    prefix = _prefix(exchange)
+    permits = exchange.access.permits
+    after: bytes | None = None
     while True:
         # Few rows at a time: each may hold a value of any size.
         found, after = keyspace.scan(prefix, after, _ROWS)
         for key, record in found:
-            if type(record[VALUE]) is not bytes:
-                continue
-            count += 1
-            lines.append(export_line(key, record))
-            if part.is_full(len(lines[-1])):
-                yield b"".join(lines)
-                lines.clear()
-                part.renew()
+            if type(record[VALUE]) is bytes and permits(READ, keyspace, key):
+                yield key, record
         if after is None:
-            break
-    yield b"".join(lines) + b'{"complete":true,"count":%d}\n' % count
+            return
+        yield None
 
 
 def export_line(key: bytes, record: Record) -> bytes:

@@ -38,14 +38,21 @@ class Feed:
     def __init__(self, exchange: Exchange, keyspace: Keyspace, prefix: bytes) -> None:
         self._exchange = exchange
         self._feeds = exchange.front.feeds
+        self._prefix = prefix
         self.keyspace = keyspace
-        self.prefix = prefix
 
     def begin(self) -> bytes:
         """Register, and return the head of the answer."""
         self._feeds.add(self)
         head = stream_head(self._exchange.front.date, _HEADERS, keep_alive=self._exchange.request.keep_alive)
         return head + chunk(_COMMENT)
+
+    def tells_of(self, key: bytes) -> bool:
+        """Tell whether a change of a key concerns the client, which may read it."""
+        if not key.startswith(self._prefix):
+            return False
+        readable = self._exchange.access.key_filter()  # anew: it is a long time, and rules change
+        return readable is None or readable(key)
 
     def send(self, event: bytes) -> None:
         self._exchange.session.push(event)
@@ -112,7 +119,7 @@ class Feeds:
 
 def _tell(feeds: list[Feed], key: bytes | None, event: bytes) -> None:
     for feed in feeds:
-        if key is None or key.startswith(feed.prefix):
+        if key is None or feed.tells_of(key):
             feed.send(event)
 
 

@@ -17,10 +17,13 @@ from protocol.replies import ErrorReply
 from storage.record import METADATA, Record
 
 if TYPE_CHECKING:
+    from kvd.web.exchange import Exchange
     from storage.store import Keyspace
 
 # So many rows are looked at for one page, however few of them are live or wanted: about ten milliseconds.
 ROWS_MAX: Final = 4096
+# So many at a time where most are not for the page.
+_MORE_ROWS: Final = ROWS_MAX // 4
 
 Row = tuple[bytes, Record]
 Filter = Callable[[bytes, Record], bool]
@@ -35,18 +38,23 @@ class Page:
 
 
 def read_page(
-    keyspace: Keyspace | None, prefix: bytes, cursor: str, limit: int, wanted: Filter | None = None
+    exchange: Exchange, keyspace: Keyspace | None, prefix: bytes, limit: int, wanted: Filter | None = None
 ) -> Page:
-    """Return up to `limit` live keys. Fewer, and a cursor all the same, if `ROWS_MAX` rows were looked at."""
-    after = parse_cursor(cursor)
+    """Return up to `limit` live keys that who asks may read, behind the cursor that the request gives.
+
+    Fewer, and a cursor all the same, if `ROWS_MAX` rows were looked at.
+    """
+    after = parse_cursor(exchange.parameter("cursor") or "")
+    wanted = _wanted_and_readable(wanted, exchange.access.key_filter())
     rows: list[Row] = []
     if keyspace is None:
         return Page(rows, "")
     examined = 0
+    count = limit + 1 if wanted is None else _MORE_ROWS
     while True:
-        count = limit + 1 - len(rows) if wanted is None else ROWS_MAX // 4
         found, after = keyspace.scan(prefix, after, count)
         examined += count
+        count = _MORE_ROWS
         rows += found if wanted is None else [row for row in found if wanted(*row)]
         if len(rows) > limit:
             del rows[limit:]
@@ -55,6 +63,14 @@ def read_page(
             return Page(rows, "")
         if examined >= ROWS_MAX:
             return Page(rows, encode_cursor(after).decode())
+
+
+def _wanted_and_readable(wanted: Filter | None, readable: Callable[[bytes], bool] | None) -> Filter | None:
+    if readable is None:
+        return wanted
+    if wanted is None:
+        return lambda key, _: readable(key)
+    return lambda key, record: readable(key) and wanted(key, record)
 
 
 def parse_cursor(cursor: str) -> bytes | None:

@@ -60,7 +60,7 @@ def _keys(exchange: Exchange) -> Response:
     prefix = (exchange.parameter("prefix") or "").encode("utf-8", "replace")
     rules.check_length(prefix)
     wanted = filter_of(exchange.parameters)
-    page = read_page(keyspace, prefix, exchange.parameter("cursor") or "", limit, wanted)
+    page = read_page(exchange, keyspace, prefix, limit, wanted)
     return envelope.success(encode_rows(page), {"count": len(page.rows), "cursor": page.cursor})
 
 

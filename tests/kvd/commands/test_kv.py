@@ -165,6 +165,56 @@ def test_pages_together_are_all_keys_once(keys: set[bytes], limit: int) -> None:
     assert found == sorted(keys)
 
 
+def test_a_page_goes_on_behind_deleted_keys_until_it_is_full(client: Client) -> None:
+    names = [b"%05d" % number for number in range(3000)]
+    client.send("MSET", *[word for name in names for word in (name, b"v")])
+    client.send("DEL", *names[5:2990])
+    cursor, page = client.send("KV.LIST", "LIMIT", "10")
+    assert [entry[0] for entry in page] == names[:5] + names[2990:2995]
+    cursor, page = client.send("KV.LIST", "LIMIT", "10", "CURSOR", cursor)
+    assert (cursor, [entry[0] for entry in page]) == (b"", names[2995:])
+
+
+def logged_in(server: InProcessServer, *rules: str) -> Client:
+    Client(server).send("ACL", "SETUSER", "lim", "on", "nopass", *rules)
+    client = Client(server)
+    assert client.send("AUTH", "lim", "") == b"OK"
+    return client
+
+
+def names_of(reply: Any) -> list[bytes]:
+    return [entry[0] for entry in reply[1]]
+
+
+def test_a_list_shows_a_user_the_keys_that_it_may_read(server: InProcessServer, client: Client) -> None:
+    for name in ("a1", "a2", "b", "c", "w", "z:1", "z:2"):
+        client.send("KV.PUT", name, "v", "META", '"secret"')
+    limited = logged_in(server, "+@all", "~a*", "%R~z:*", "%W~w")
+    assert names_of(limited.send("KV.LIST")) == [b"a1", b"a2", b"z:1", b"z:2"]
+    assert names_of(limited.send("KV.LIST", "PREFIX", "b")) == []
+    first = limited.send("KV.LIST", "LIMIT", "3")
+    assert names_of(first) == [b"a1", b"a2", b"z:1"], "the limit is one of what is shown"
+    assert names_of(limited.send("KV.LIST", "CURSOR", first[0])) == [b"z:2"]
+    limited.send("MULTI")
+    limited.send("KV.LIST")
+    assert names_of(limited.send("EXEC")[0]) == [b"a1", b"a2", b"z:1", b"z:2"]
+    assert names_of(limited.send("EVAL", "return redis.call('KV.LIST')", 0)) == [b"a1", b"a2", b"z:1", b"z:2"]
+    assert len(names_of(client.send("KV.LIST"))) == 7
+
+
+def test_the_selector_that_allows_a_list_says_what_it_shows(server: InProcessServer, client: Client) -> None:
+    client.send("MSET", "a", "v", "b", "v")
+    assert names_of(logged_in(server, "+get", "~*", "(+kv.list ~b*)").send("KV.LIST")) == [b"b"]
+    assert names_of(logged_in(server, "(+kv.list ~*)").send("KV.LIST")) == [b"a", b"b"]
+
+
+def test_metadata_is_read_with_the_right_to_read(server: InProcessServer, client: Client) -> None:
+    client.send("KV.PUT", "w", "v", "META", '"secret"')
+    limited = logged_in(server, "+@all", "%W~w")
+    for command in ("KV.GET", "KV.META", "KV.HISTORY"):
+        assert error(limited.send(command, "w")).startswith("NOPERM")
+
+
 @given(position=st.binary(max_size=20))
 def test_a_cursor_holds_its_position(position: bytes) -> None:
     assert decode_cursor(encode_cursor(position)) == position

@@ -179,6 +179,30 @@ async def test_keys_of_a_large_keyspace_go_on_in_slices_and_lets_others_in(
     assert not client.session.suspended
 
 
+async def test_a_large_list_goes_on_in_slices_and_is_the_same(
+    slicing: tuple[InProcessServer, SlicingHub],
+) -> None:
+    server, hub = slicing
+    client, other = Client(server), Client(server)
+    client.send("KV.PUT", "0700", "v", "META", "[1]")
+    client.send("MULTI")
+    client.send("KV.LIST", "LIMIT", "900")
+    (in_one_go,) = client.send("EXEC")
+    assert (len(in_one_go[1]), in_one_go[1][700], hub.slices) == (900, [b"0700", None, b"[1]"], 0)
+    async with trio.open_nursery() as nursery:
+        server.spawn = nursery.start_soon
+        assert client.send("KV.LIST", "LIMIT", "900") is False
+        assert other.send("GET", "0500") == b""
+    assert client.next() == in_one_go
+    assert hub.slices > 3
+    async with trio.open_nursery() as nursery:
+        server.spawn = nursery.start_soon
+        assert client.send("KV.LIST", "CURSOR", in_one_go[0]) == [
+            b"",
+            [[b"%04d" % n, None, None] for n in range(900, 1000)],
+        ]
+
+
 async def test_a_walk_ends_when_its_client_has_gone(
     slicing: tuple[InProcessServer, SlicingHub],
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 
 import attrs
@@ -285,6 +286,34 @@ def test_user_of_the_acl(web: Web) -> None:
     assert delayed(web, "/a%3Ak?urlencoded=true", **basic)
     redis.send("ACL", "SETUSER", "open", "on", "nopass", "+@all", "~*")
     assert delayed(web, "/k?urlencoded=true", authorization="Basic " + base64.b64encode(b"open:x").decode())
+
+
+def test_a_user_of_the_acl_is_shown_the_keys_that_it_may_read(web: Web) -> None:
+    make(web, ADMIN)
+    namespace = Client(web.server).send("KV.NS", "CREATE", "default").decode()
+    redis = Client(web.server)
+    redis.send("KV.NS", "USE", "default")
+    redis.send("ACL", "SETUSER", "alice", "on", ">pw", "~a*", "%W~w", "+@read", "+kv.put")
+    for name in ("a1", "a2", "secret", "w"):
+        redis.send("KV.PUT", name, "v", "META", '{"x":"y"}')
+    web.headers = {"authorization": "Basic " + base64.b64encode(b"alice:pw").decode()}
+    own = f"/api/namespaces/{namespace}"
+    assert [row["name"] for row in web.get(f"{BASE}/{namespace}/keys").result] == ["a1", "a2"]
+    assert [row["name"] for row in web.get(f"{BASE}/{namespace}/keys?metadata.x=y").result] == ["a1", "a2"]
+    assert [
+        row["name"] for row in web.get("/?key_count_limit=100", x_kv_namespace="default").json["keys"]
+    ] == ["a1", "a2"]
+    assert [row["name"] for row in web.get(f"{own}/keys?limit=2").result] == ["a1", "a2"]
+    assert web.get(f"{own}/search?text=s").result == []
+    lines = [json.loads(line) for line in web.get("/kvd/v1/namespaces/default/export").body.splitlines()]
+    assert [line.get("key") for line in lines] == ["a1", "a2", None]
+    stream = web.connect()
+    web.raw(encode("GET", "/kvd/v1/namespaces/default/changes", headers={**web.headers}), stream)
+    assert web.put("/w?urlencoded=true", "v").status == 200
+    assert web.put("/a3?urlencoded=true", "v").status == 200
+    heard = stream.take_output()
+    assert b'"a3"' in heard
+    assert b'"w"' not in heard
 
 
 # ---------------------------------------------------------------- records

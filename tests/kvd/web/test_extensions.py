@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kvd.web import jobs
 from kvd.web.session import HttpSession
 from tests.kvd.harness import Client
 from tests.kvd.web.web_harness import BASE, FORM, Web, encode, form
@@ -116,6 +117,23 @@ def test_large_export_is_sent_in_slices(web: Web) -> None:
     rest = web.raw(b"", session)
     assert rest.endswith(b"0\r\n\r\n")
     assert b'{"complete":true,"count":3000}' in rest
+
+
+def test_an_export_passes_over_what_is_deleted_in_slices(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "SLICE_NANOSECONDS", 0)
+    redis = Client(web.server)
+    names = [b"%04d" % number for number in range(1000)]
+    redis.send("MSET", *[word for name in names for word in (name, b"v")])
+    redis.send("DEL", *names)
+    redis.send("SET", "last", "v")
+    session = web.connect()
+    first = web._tick(session, encode("GET", "/kvd/v1/namespaces/db0/export"))
+    ticks = 0
+    while session.backlog or session.resumed:
+        first += web._tick(session, None)
+        ticks += 1
+    assert b'{"complete":true,"count":1}' in first
+    assert ticks > 10, "others have their turn meanwhile"
 
 
 def test_delete_by_prefix(web: Web) -> None:
