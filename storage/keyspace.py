@@ -202,19 +202,46 @@ class Keyspace:
     def random_key(self) -> bytes | None:
         """Return a live key, each with about the same chance; None if there is none.
 
-        Up to 32 rows the draw is exactly uniform; above, see `sampling`: a few milliseconds at most. What the
-        tick has added is not drawn, unless there is nothing else.
+        Costs some milliseconds, and a walk where nearly all rows are dead: see `random_key_steps`.
+        """
+        for key in self.random_key_steps():
+            if key is not None:
+                return key
+        return None
+
+    def random_key_steps(self) -> Iterator[bytes | None]:
+        """Look for a random live key: yield it at the end, and None after each step of some milliseconds before it.
+
+        Up to 32 rows the draw is exactly uniform; above, see `sampling`. What the tick has added is not drawn, unless
+        there is nothing else. If the draws meet dead rows only, the next live key behind the last of them is taken:
+        what follows a long stretch of dead rows has a greater chance then. Others may write between two steps.
         """
         self._check_gone()
-        if self.count <= 0:
-            return None
-        if not self._flushed:
-            end = after_prefix(self.id)
-            for row_key in draw_keys(self._engine, self.id, end, _RANDOM_DRAWS):
-                key = row_key[len(self.id) :]
-                if self.get(key) is not None:
-                    return key
-        return self._first_live_key()
+        place: bytes | None = None
+        for _ in range(_RANDOM_DRAWS):
+            if self._flushed or self.count <= 0:
+                break
+            for row_key in draw_keys(self._engine, self.id, after_prefix(self.id)):
+                place = row_key[len(self.id) :]
+                if self.get(place) is not None:
+                    yield place
+                    return
+            yield None
+        yield from self._next_live_key(place)
+
+    def _next_live_key(self, place: bytes | None) -> Iterator[bytes | None]:
+        """Yield the first live key behind `place`, or else from the beginning up to it; None after each step."""
+        after = place
+        is_second_part = place is None
+        while self.count > 0:
+            found, after = self.scan(b"", after, _SCAN_ROWS)
+            if found:
+                yield found[0][0]
+                return
+            yield None
+            if is_second_part and (after is None or (place is not None and after >= place)):
+                return
+            is_second_part = is_second_part or after is None
 
     # Writes.
 
@@ -694,20 +721,6 @@ class Keyspace:
             return MISSING if row is None else self._decode(row)
         except RecordError:
             return MISSING
-
-    def _first_live_key(self) -> bytes | None:
-        for key in self._live_keys():
-            return key
-        return None
-
-    def _live_keys(self) -> Iterator[bytes]:
-        after: bytes | None = None
-        while True:
-            found, after = self.scan(b"", after, _SCAN_ROWS)
-            for key, _ in found:
-                yield key
-            if after is None:
-                return
 
 
 def _check_time(expires_at_ms: int) -> None:

@@ -10,14 +10,13 @@ the draw knows: the product of its choices. Taking one of several draws with wei
 Knuth's, 1975). A lone key beside a million others comes up in half of the draws, with weight 2 against a
 million, and so it is hardly ever taken.
 
-Cost: five seeks a level, some five levels for a million keys, times `_PROBES`; about two milliseconds.
+Cost of a draw: five seeks a level, some five levels for a million keys, times `_PROBES`; about two milliseconds.
 Keys that are long chains of prefixes of each other end the descent at `_LEVELS_MAX`.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from itertools import islice
 
 from storage.engine import Engine, Family
@@ -30,17 +29,15 @@ _LEVELS_MAX = 40
 _random = random.SystemRandom()
 
 
-def draw_keys(engine: Engine, start: bytes, end: bytes | None, count: int) -> Iterator[bytes]:
-    """Yield up to `count` random row keys of the range, none if it is empty."""
+def draw_keys(engine: Engine, start: bytes, end: bytes | None) -> list[bytes]:
+    """Return a random row key of the range; if there are few, all in random order; if it is empty, none."""
     few = _first_keys(engine, start, end)
     if len(few) <= _EXACT_ROWS:
         _random.shuffle(few)
-        yield from few
-        return
-    for _ in range(count):
-        probes = [_descend(engine, start, end) for _ in range(_PROBES)]
-        keys = [key for key, _ in probes]
-        yield _random.choices(keys, [weight for _, weight in probes])[0]
+        return few
+    probes = [_descend(engine, start, end) for _ in range(_PROBES)]
+    keys = [key for key, _ in probes]
+    return _random.choices(keys, [weight for _, weight in probes])
 
 
 def _descend(engine: Engine, start: bytes, end: bytes | None) -> tuple[bytes, float]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvd import notify
+from kvd.commands import walks
 from kvd.commands.arguments import NO_SUCH_KEY, SYNTAX_ERROR, parse_int32
 from kvd.commands.lookup import announce, delete, find
-from kvd.commands.spec import Arg, CommandSpec, Flag, KeyRange, Request, data_command
+from kvd.commands.spec import Arg, CommandSpec, Flag, KeyRange, Request, data_command, session_command
 from protocol.replies import OK, ErrorReply, Reply, Simple
 from storage.record import EXPIRES_AT, METADATA, VALUE, Record
 
 if TYPE_CHECKING:
+    from kvd.session import Session
     from storage.store import Keyspace
 
 _KEY = Arg("key", "key")
@@ -134,19 +136,45 @@ def type_(keyspace: Keyspace, request: Request) -> Reply:
     return _NONE if record is None else type_name(record)
 
 
-@data_command(
+@session_command(
     "RANDOMKEY",
     arity=1,
     flags=Flag.READONLY,
     group="generic",
     since="1.0.0",
-    complexity="O(1)",
+    complexity="O(1), and O(N) with N marks of deletion where there is hardly anything else.",
     summary="Return some key of the keyspace.",
     tips=("request_policy:all_shards", "response_policy:special", "nondeterministic_output"),
     categories=_KEYSPACE,
 )
-def randomkey(keyspace: Keyspace, request: Request) -> Reply:
-    return keyspace.random_key()
+def randomkey(session: Session, request: Request) -> Reply:
+    keyspace = session.keyspace
+    return walks.walk_through(session, lambda: _RandomWalk(keyspace))
+
+
+class _RandomWalk:
+    """To one random key; its answer has one element."""
+
+    def __init__(self, keyspace: Keyspace) -> None:
+        self.finished = False
+        self._steps = keyspace.random_key_steps()
+
+    def slice(self) -> list[Reply]:
+        deadline = walks.slice_end()
+        for key in self._steps:
+            if key is not None:
+                self.finished = True
+                return [key]
+            if walks.is_past(deadline):
+                return []
+        self.finished = True
+        return [None]
+
+    def reply(self, found: list[Reply]) -> Reply:
+        return found[0]
+
+    def head(self, count: int) -> bytes:
+        return b""
 
 
 @data_command(

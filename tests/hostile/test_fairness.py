@@ -20,6 +20,42 @@ SLOW_REQUESTS = {
 }
 TURNS_MIN = 3
 
+# One request each that passes many keys, what was done with these before, and how its answer begins.
+WALKS = {
+    "a random key among deleted ones": ("DEL", 30_000, b"RANDOMKEY\r\n", b"$-1"),
+    "a list behind deleted keys": ("DEL", 30_000, b"KV.LIST LIMIT 10\r\n", b"*2\r\n$0\r\n\r\n*0"),
+    "a long list": ("TOUCH", 10_000, b"KV.LIST LIMIT 10000\r\n", b"*2\r\n$"),
+    "all keys": ("TOUCH", 30_000, b"KEYS *\r\n", b"*30000"),
+}
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_others_are_served_while_one_request_passes_many_keys(server: RunningServer, name: str) -> None:
+    if server.name == "redis":
+        pytest.skip("redis-server answers each request in one go")
+    then, count, request, start = WALKS[name]
+    with server.client(db=1) as client:
+        pipeline = client.pipeline(transaction=False)
+        for number in range(count):
+            pipeline.set(f"key:{number}", b"")
+        pipeline.execute()
+        client.execute_command(then, *[f"key:{number}" for number in range(count)])
+        # One that has expired and is not swept, so that the namespace does not count as empty.
+        client.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", 0)
+        client.set("expired", b"", px=1)
+        while client.exists("expired"):
+            pass
+    with server.connect(timeout=100) as sock, Neighbour(server) as neighbour:
+        sock.sendall(b"SELECT 1\r\n")
+        assert sock.recv(64) == b"+OK\r\n"
+        before = neighbour.round_trips
+        sock.sendall(request)
+        answer = sock.recv(64)
+        turns = neighbour.round_trips - before
+    print(f"{turns} round trips meanwhile: {neighbour.figures()}")
+    assert answer.startswith(start), answer
+    assert turns >= TURNS_MIN
+
 
 @pytest.mark.parametrize("name", SLOW_REQUESTS)
 def test_others_are_served_between_the_requests_of_a_pipeline(server: RunningServer, name: str) -> None:

@@ -125,3 +125,69 @@ def test_a_draw_does_not_walk() -> None:
     keyspace.random_key()
     assert engine.read < 2500
     assert list(islice(engine.iterate(Family.RECORDS), 1))
+
+
+def test_among_deleted_keys_the_live_one_is_found_in_bounded_steps(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyspace = store.keyspace(0)
+    for number in range(3000):
+        keyspace.put(b"%04d" % number, b"")
+    store.commit()
+    for number in range(3000):
+        if number != 1000:
+            keyspace.delete(b"%04d" % number)
+    store.commit()
+    limits = []
+    scan = type(keyspace).scan
+
+    def watched(keyspace: Keyspace, prefix: bytes, after: bytes | None, limit: int) -> object:
+        limits.append(limit)
+        return scan(keyspace, prefix, after, limit)
+
+    monkeypatch.setattr(type(keyspace), "scan", watched)
+    steps = list(keyspace.random_key_steps())
+    assert steps[-1] == b"1000"
+    assert set(steps[:-1]) == {None}
+    assert set(limits) <= {256}
+    assert len(limits) <= len(steps) <= 16 + 13 + 1
+    assert set(draw(keyspace, 5)) == {b"1000"}
+
+
+def test_the_search_ends_when_the_last_key_goes_meanwhile(store: Store) -> None:
+    keyspace = store.keyspace(0)
+    for number in range(3000):
+        keyspace.put(b"%04d" % number, b"")
+    store.commit()
+    for number in range(1, 3000):
+        keyspace.delete(b"%04d" % number)
+    store.commit()
+    steps = keyspace.random_key_steps()
+    assert next(steps) is None
+    keyspace.flush()
+    store.commit()
+    assert list(steps) == []
+
+
+def test_a_walk_over_expired_keys_ends(store: Store) -> None:
+    keyspace = store.keyspace(0)
+    for number in range(1000):
+        keyspace.put(b"%04d" % number, b"", NOW_MS + 1)
+    store.commit()
+    store.begin(NOW_MS + 1)
+    assert keyspace.count == 1000, "not swept yet"
+    assert keyspace.random_key() is None
+
+
+def test_where_the_walk_begins_is_drawn(store: Store) -> None:
+    keyspace = store.keyspace(0)
+    names = [b"%05d" % number for number in range(4000)]
+    for name in names:
+        keyspace.put(name, b"")
+    store.commit()
+    live = names[::1000]
+    for name in names:
+        if name not in live:
+            keyspace.delete(name)
+    store.commit()
+    assert set(draw(keyspace, 60)) == set(live)  # 1 in 10**7 to fail: a quarter of the draws each

@@ -203,6 +203,33 @@ async def test_a_large_list_goes_on_in_slices_and_is_the_same(
         ]
 
 
+@pytest.mark.parametrize("proto", [2, 3])
+@pytest.mark.parametrize("left", [[b"0300"], []])
+async def test_a_random_key_among_deleted_ones_is_looked_for_in_slices(
+    slicing: tuple[InProcessServer, SlicingHub], left: list[bytes], proto: int
+) -> None:
+    server, hub = slicing
+    client, other = Client(server), Client(server)
+    client.send("HELLO", proto)
+    client.send("DEL", *[b"%04d" % number for number in range(1000) if b"%04d" % number not in left])
+    client.send("SET", "expired", "v", "PX", "1")  # counts until it is swept
+    server.clock.advance(10)
+    expected = left[0] if left else None
+    async with trio.open_nursery() as nursery:
+        server.spawn = nursery.start_soon
+        assert client.send("RANDOMKEY") is False
+        assert other.send("SET", "0500", "v") == b"OK"
+        assert other.send("DEL", "0500") == 1
+    assert client.next() == expected
+    assert hub.slices > 5
+    slices = hub.slices
+    client.send("MULTI")
+    client.send("RANDOMKEY")
+    assert client.send("EXEC") == [expected]
+    assert client.send("EVAL", "return redis.call('RANDOMKEY')", 0) == expected
+    assert hub.slices == slices
+
+
 async def test_a_walk_ends_when_its_client_has_gone(
     slicing: tuple[InProcessServer, SlicingHub],
 ) -> None:
