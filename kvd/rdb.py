@@ -14,7 +14,8 @@ Written are integers where they fit and plain strings otherwise; compression is 
 only read. All other types are refused by name: kvd holds only strings so far. Lengths are those of an
 untrusted sender: nothing is allocated before it is known to fit what is there and the limit given.
 
-Source: Redis 7.2, behaviour of DUMP and RESTORE; RDB format version 11 (readable: up to 12).
+The version written is that of Redis 5: a server takes what is no newer than itself, and the form of strings is older
+still. Source: Redis 7.2, behaviour of DUMP and RESTORE; RDB format versions up to 12 (of Redis 7.4) are read.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Final
 from kvd.commands.arguments import is_integer
 from kvd.crc64 import crc64
 
-VERSION: Final = 11
+VERSION: Final = 9
 VERSION_MAX: Final = 12
 
 _FOOTER_BYTES: Final = 10
