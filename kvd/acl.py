@@ -196,7 +196,8 @@ class Acl:
     def _enter(self, session: Session, refusal: Refusal) -> None:
         server = session.server
         max_len = server.settings.security.acl_log_max_len
-        self.log.add(refusal, client_list.describe(session), now_ms=server.store.now_ms, max_len=max_len)
+        client = server.scripts.caller_of(session)
+        self.log.add(refusal, client_list.describe(client), now_ms=server.store.now_ms, max_len=max_len)
 
 
 def explain(denial: Denial, user: User, *, verbose: bool = False) -> str:

@@ -67,6 +67,13 @@ class ScriptEngine:
         """The script that has run longer than its time limit, or None."""
         return self._host if self._host.is_over_time else None
 
+    def caller_of(self, session: Session) -> Session:
+        """Return the client whose script acts by `session`; the session itself if it is a client's own."""
+        if not session.is_script:
+            return session
+        assert self._host.caller is not None, "a script runs"
+        return self._host.caller
+
     @property
     def count(self) -> int:
         """How many scripts are cached."""

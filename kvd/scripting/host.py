@@ -43,7 +43,7 @@ class ScriptHost:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._session: Session | None = None
-        self._caller: Session | None = None
+        self.caller: Session | None = None  # the client that runs it
         self._was_clean = False  # nothing had been written in the tick before the script
         self.is_running = False
         self.is_over_time = False
@@ -65,7 +65,7 @@ class ScriptHost:
         self._started_ns = time.monotonic_ns()
         limit_ms = self._server.settings.scripting.time_limit_ms
         self._look_at_ns = self._started_ns + limit_ms * 1_000_000 if limit_ms else _NEVER
-        self._caller = caller
+        self.caller = caller
         self._was_clean = not self._server.store.dirty
         self._act_as(caller)
 
@@ -84,7 +84,7 @@ class ScriptHost:
     def end(self) -> None:
         """Close the account; the other clients are served again."""
         self.is_running = False
-        self._caller = None
+        self.caller = None
         session = self._session
         assert session is not None
         session.tracking = None
@@ -169,8 +169,8 @@ class ScriptHost:
                 self.is_over_time = True
                 self._server.refresh_plain()
                 log.warning("script runs long", script=self._digest.decode(), seconds=self._seconds())
-            if self._server.hub is not None and self._caller is not None:
-                self._server.hub.pump(self._caller, was_clean=self._was_clean)
+            if self._server.hub is not None and self.caller is not None:
+                self._server.hub.pump(self.caller, was_clean=self._was_clean)
         return self.kill_requested
 
     def _seconds(self) -> float:

@@ -166,6 +166,23 @@ def test_a_refusal_inside_a_script_is_entered_as_such(server: InProcessServer) -
     assert entry[2:10] == [b"reason", b"command", b"context", b"lua", b"object", b"set", b"username", b"bob"]
 
 
+def test_a_refusal_inside_a_script_shows_the_client_that_runs_it(server: InProcessServer) -> None:
+    bob = logged_in(server, "bob", "+@all", "-set", "~*")
+    bob.send("CLIENT", "SETNAME", "worker")
+    bob.send("EVAL", "return redis.pcall('set', 'k', 1)", 0)
+    server.clock.advance(60_000)
+    other = logged_in(server, "eve", "+@all", "-set", "~*")
+    other.send("CLIENT", "SETINFO", "LIB-NAME", "lib")
+    other.send("EVAL", "return redis.pcall('set', 'k', 1)", 0)
+    eve, first = Client(server).send("ACL", "LOG")
+    for client, entry, info in ((bob, first, b" name=worker "), (other, eve, b" lib-name=lib ")):
+        shown = entry[entry.index(b"client-info") + 1]
+        assert info in shown
+        assert b"id=%d " % client.session.id in shown
+        assert b" age=0 " in shown
+        assert b" cmd=eval " in shown
+
+
 def test_the_same_refusal_within_a_minute_is_counted_up(server: InProcessServer) -> None:
     admin = Client(server)
     bob = logged_in(server, "bob", "+get")
