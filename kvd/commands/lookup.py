@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from kvd import notify
 from kvd.commands.arguments import WRONG_TYPE
 from protocol.replies import ErrorReply
+from storage.errors import ValueTooLong
 from storage.record import VALUE, Record
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 # What one request may have in hand: as much as the largest bulk string that Redis sends.
 TOTAL_BYTES_MAX: Final = 512 << 20
-
-TOO_LONG: Final = "ERR string exceeds maximum allowed size (proto-max-bulk-len)"
 
 
 def find(keyspace: Keyspace, key: bytes) -> Record | None:
@@ -79,8 +78,9 @@ def delete(keyspace: Keyspace, key: bytes) -> bool:
 
 def check_length(keyspace: Keyspace, length: int) -> None:
     """Refuse a value of `length` bytes before it is built, if the store would refuse it."""
-    if length > keyspace.store.limits.value_bytes_max:
-        raise ErrorReply(TOO_LONG)
+    limit = keyspace.store.limits.value_bytes_max
+    if length > limit:
+        raise ValueTooLong(length, limit)
 
 
 def check_total(values: Iterable[bytes | None]) -> None:

@@ -121,7 +121,8 @@ def small_server() -> InProcessServer:
 def test_growing_a_value_beyond_the_limit_is_refused_before_it_is_built(request_text: str) -> None:
     client = Client(small_server())
     client.send("SET", "key", b"x" * 996)
-    assert "string exceeds maximum allowed size" in error(client.send(*request_text.split()))
+    refusal = error(client.send(*request_text.split()))
+    assert refusal.endswith("exceeds the limit of 1000 bytes (storage.value_bytes_max)")
     assert client.send("STRLEN", "key") == 996
 
 
