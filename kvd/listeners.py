@@ -34,6 +34,8 @@ log = structlog.get_logger()
 
 # Accepted at once before the connections that are there already get their turn again.
 _ACCEPTS_A_TICK: Final = 200
+# More than that Linux refuses (MAX_TCP_KEEPIDLE), and with it the client would be refused.
+_KEEPALIVE_SECONDS_MAX: Final = 32767
 
 _FULL: Final = b"-ERR max number of clients reached\r\n"
 _PROTECTED: Final = (
@@ -166,12 +168,16 @@ def tune(sock: socket.socket, settings: ServerSettings) -> None:
     if sock.family == getattr(socket, "AF_UNIX", None):
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    seconds = settings.tcp_keepalive_seconds
+    _keep_alive(sock, settings.tcp_keepalive_seconds)
+
+
+def _keep_alive(sock: socket.socket | trio.SocketStream, seconds: int) -> None:
     if not seconds:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if sys.platform == "linux":
         # As Redis: first probe after the interval, then thirds of it, three unanswered ones end it.
+        seconds = min(seconds, _KEEPALIVE_SECONDS_MAX)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(seconds // 3, 1))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
@@ -350,10 +356,4 @@ class TlsListener:
 
 def tune_trio(stream: trio.SocketStream, settings: ServerSettings) -> None:
     """Set keep-alive on a Trio stream's socket (it sets TCP_NODELAY by itself)."""
-    seconds = settings.tcp_keepalive_seconds
-    if seconds:
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if sys.platform == "linux":
-            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, seconds)
-            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(seconds // 3, 1))
-            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    _keep_alive(stream, settings.tcp_keepalive_seconds)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -302,6 +304,36 @@ async def test_tls_clients_share_the_tick_and_its_commit(
             await secure.send_all(encode("QUIT"))
             assert await receive_to_end(secure) == b"+OK\r\n"
         await until(lambda: not live.server.sessions, "both sessions end")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the names of the options are Linux's")
+@pytest.mark.parametrize(
+    ("seconds", "probes"), [(60, (60, 20, 3)), (2, (2, 1, 3)), (2**31 - 1, (32767, 10922, 3)), (0, None)]
+)
+async def test_the_kernel_probes_silent_clients(
+    authority: trustme.CA, tls_files: dict[str, str], seconds: int, probes: tuple[int, int, int] | None
+) -> None:
+    settings = settings_with(
+        bind=("127.0.0.1",),
+        tls_cert_file=tls_files["cert"],
+        tls_key_file=tls_files["key"],
+        tcp_keepalive_seconds=seconds,
+    )
+    async with running(settings) as live:
+        listener = TlsListener(live.hub, live.server, open_tcp(settings.server, 0))
+        live.server.spawn(listener.run)
+        async with await _tls_stream(authority, listener.port) as secure, await live.connect() as plain:
+            await ask(secure, "PING", expect=b"+PONG\r\n")
+            await ask(plain, "PING", expect=b"+PONG\r\n")
+            (connection,) = live.hub.sockets.values()
+            (over_tls,) = live.hub.streams
+            assert isinstance(over_tls._stream, trio.SSLStream)
+            with socket.socket(fileno=os.dup(connection.fd)) as duplicate:
+                for sock in (duplicate, over_tls._stream.transport_stream.socket):
+                    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == (probes is not None)
+                    options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+                    found = tuple(sock.getsockopt(socket.IPPROTO_TCP, option) for option in options)
+                    assert probes in {None, found}
 
 
 async def test_tls_can_demand_a_client_certificate(authority: trustme.CA, tls_files: dict[str, str]) -> None:
