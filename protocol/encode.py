@@ -7,13 +7,14 @@ costs no Python frames and is bounded by `NESTING_MAX`. A subclass is encoded as
 Text in errors is UTF-8; a byte that is not travels as a surrogate escape and comes out as it was.
 Line breaks in what is sent as one line become spaces, whatever the caller promised.
 
-Source: RESP3 specification; Redis 7 for the spelling of doubles and of null in RESP2.
+Source: RESP3 specification; Redis 7.2 for the spelling of doubles and of null in RESP2.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
 from itertools import chain
 from typing import Any, Final, TypeAlias
 
@@ -40,6 +41,8 @@ _Scalars: TypeAlias = dict[type, Callable[[Any], bytes]]
 _Open: TypeAlias = Callable[[Any], tuple[bytes, Iterable[Any]]]
 
 _SMALL: Final = 1024
+# Whole doubles up to this are written as integers.
+_INTEGRAL_DOUBLE_MAX: Final = float(1 << 62)
 # What stands before a short bulk string, by its length.
 BULK_HEADERS: Final = tuple(b"$%d\r\n" % size for size in range(_SMALL))
 _INTEGERS: Final = tuple(b":%d\r\n" % number for number in range(_SMALL))
@@ -136,11 +139,31 @@ def _encode_verbatim(reply: Verbatim) -> bytes:
 
 
 def format_double(number: float) -> bytes:
-    """Return a double as Redis 7.0 writes it in replies: 17 digits, or ``inf``, ``-inf``, ``nan``.
+    """Return a double as Redis 7.2 writes it in replies: the fewest digits that read back as the same number.
 
-    (Redis 7.2 writes the shortest digits that read back as the same number.)
+    Source: Redis 7.2 `d2string`, fpconv. Its Grisu2 misses the fewest digits in one number of a thousand.
     """
-    return b"nan" if math.isnan(number) else b"%.17g" % number
+    if math.isnan(number):
+        return b"nan"  # whatever its sign
+    if math.isinf(number) or number == 0:
+        return b"%g" % number
+    if abs(number) <= _INTEGRAL_DOUBLE_MAX and number.is_integer():
+        return b"%d" % number
+    sign, digits, exponent = Decimal(repr(number)).as_tuple()
+    assert type(exponent) is int, "it is finite"
+    return b"-"[:sign] + _laid_out("".join(map(str, digits)), exponent).encode()
+
+
+def _laid_out(digits: str, exponent: int) -> str:
+    """Return the number ``digits * 10**exponent``, with an exponent only if it would be long without."""
+    magnitude = exponent + len(digits) - 1
+    if exponent >= 0 and magnitude < len(digits) + 7:
+        return digits + "0" * exponent
+    if exponent < 0 and (exponent > -7 or abs(magnitude) < 4):
+        digits = digits.rjust(1 - exponent, "0")
+        return f"{digits[:exponent]}.{digits[exponent:]}"
+    point = "." if len(digits) > 1 else ""
+    return f"{digits[0]}{point}{digits[1:]}e{magnitude:+d}"
 
 
 def _open_array(items: Any) -> tuple[bytes, Iterable[Any]]:

@@ -9,7 +9,7 @@ import hiredis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.encode import encode2, encode3
+from protocol.encode import encode2, encode3, format_double
 from protocol.multibulk import Request
 from protocol.replies import NULL_ARRAY, BigNumber, ErrorReply, Push, Reply, Set, Simple, Verbatim
 from tests.protocol.streams import read
@@ -70,7 +70,7 @@ def as_resp2(reply: Reply) -> Any:
         case bool():
             return int(reply)
         case float():
-            return b"nan" if math.isnan(reply) else b"%.17g" % reply
+            return format_double(reply)
         case dict():
             return [as_resp2(item) for pair in reply.items() for item in pair]
         case list() | tuple():
@@ -123,6 +123,15 @@ def test_push_is_an_array_before_resp3_and_a_push_in_it(items: list[Reply]) -> N
 def test_doubles_lose_nothing(number: float) -> None:
     assert same(decoded(encode3(number)), number)
     assert same(float(decoded(encode2(number))), number)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_doubles_have_no_more_digits_than_they_need(number: float) -> None:
+    def digits(text: str) -> str:
+        return text.partition("e")[0].replace(".", "").strip("-0")
+
+    if not (number.is_integer() and abs(number) <= 1 << 62):
+        assert digits(format_double(number).decode()) == digits(repr(number))
 
 
 @given(st.lists(st.binary(max_size=20), min_size=1, max_size=5))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from protocol.encode import NESTING_MAX, encode2, encode3, encoder
+from protocol.encode import NESTING_MAX, encode2, encode3, encoder, format_double
 from protocol.replies import (
     NO_REPLY,
     NULL_ARRAY,
@@ -38,8 +38,8 @@ TABLE: list[tuple[Reply, bytes, bytes]] = [
     (-(2**63), b":-9223372036854775808\r\n", b":-9223372036854775808\r\n"),
     (3.0, b"$1\r\n3\r\n", b",3\r\n"),
     (-0.0, b"$2\r\n-0\r\n", b",-0\r\n"),
-    (3.1, b"$18\r\n3.1000000000000001\r\n", b",3.1000000000000001\r\n"),
-    (1e17, b"$5\r\n1e+17\r\n", b",1e+17\r\n"),
+    (3.1, b"$3\r\n3.1\r\n", b",3.1\r\n"),
+    (1e23, b"$5\r\n1e+23\r\n", b",1e+23\r\n"),
     (math.inf, b"$3\r\ninf\r\n", b",inf\r\n"),
     (-math.inf, b"$4\r\n-inf\r\n", b",-inf\r\n"),
     (math.nan, b"$3\r\nnan\r\n", b",nan\r\n"),
@@ -153,3 +153,33 @@ def test_list_that_holds_itself_is_an_error_and_not_the_end() -> None:
     reply: list[Reply] = [1]
     reply.append(reply)
     assert encode3(reply) == b"-ERR reply is nested deeper than 1024 levels\r\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (3.0, b"3"),
+        (-0.0, b"-0"),
+        (0.0, b"0"),
+        (0.1, b"0.1"),
+        (-2.5, b"-2.5"),
+        (0.1 + 0.2, b"0.30000000000000004"),
+        (123456.789, b"123456.789"),
+        (0.00001, b"0.00001"),
+        (0.0000001, b"1e-7"),
+        (0.0123456789, b"0.0123456789"),
+        (0.00000123456789, b"1.23456789e-6"),
+        (12345678.12345678, b"1.234567812345678e+7"),
+        (2.0**62, b"4611686018427387904"),
+        (2.0**63, b"9223372036854776000"),
+        (1e22, b"1e+22"),
+        (-1.2345e30, b"-1.2345e+30"),
+        (5e-324, b"5e-324"),
+        (1.7976931348623157e308, b"1.7976931348623157e+308"),
+        (-math.nan, b"nan"),
+    ],
+)
+def test_doubles_are_spelt_as_by_redis_7_2(number: float, text: bytes) -> None:
+    assert format_double(number) == text
+    assert encode3(number) == b",%b\r\n" % text
+    assert encode2(number) == b"$%d\r\n%b\r\n" % (len(text), text)
