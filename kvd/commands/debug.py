@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import structlog
 
-from kvd.commands import objects
-from kvd.commands.arguments import NO_SUCH_KEY
+from kvd.commands import debug_data, objects, walks
+from kvd.commands.arguments import NO_SUCH_KEY, parse_integer
 from kvd.commands.help import subcommand_error
-from kvd.commands.lookup import string_of
+from kvd.commands.lookup import check_length, string_of
 from kvd.commands.spec import Flag, Request, session_command
 from kvd.rdb import dump_string
 from protocol.replies import OK, Attributed, BigNumber, ErrorReply, Push, Reply, Set, Simple, Verbatim
+from storage.errors import KeyTooLong
 
 if TYPE_CHECKING:
     from kvd.session import Session
@@ -34,6 +35,9 @@ SLEEP_SECONDS_MAX: Final = 60.0
 
 # What stands around a string in DUMP's form: the type before it, version and checksum behind it.
 _DUMP_FRAME_BYTES: Final = 11
+
+_ARGUMENTS_MAX: Final = 1 << 20
+_NOT_POSITIVE: Final = "ERR value is out of range, must be positive"
 
 _NOT_ALLOWED: Final = (
     'ERR DEBUG command not allowed. If the enable-debug-command option is set to "local", you can run it '
@@ -63,6 +67,41 @@ def _object(session: Session, request: Request) -> Reply:
         b"Value at:0x%x refcount:1 encoding:%b serializedlength:%d lru:0 lru_seconds_idle:0"
         % (id(record), encoding(session.keyspace, request), size)
     )
+
+
+def _digest(session: Session, request: Request) -> Reply:
+    server = session.server
+    databases = [server.store.keyspace(number) for number in range(server.settings.compat.databases)]
+    return walks.walk_aside(session, walks.Search(debug_data.digest_steps(databases)))
+
+
+def _digest_value(session: Session, request: Request) -> Reply:
+    keyspace = session.keyspace
+    return [debug_data.shown(debug_data.digest_of_value(keyspace.get(key))) for key in request[2:]]
+
+
+def _populate(session: Session, request: Request) -> Reply:
+    count = _parse_positive(request[2])
+    prefix = request[3] if len(request) > 3 else b"key"
+    size = _parse_positive(request[4]) if len(request) > 4 else 0
+    keyspace, server = session.keyspace, session.server
+    limits = server.store.limits
+    if len(prefix) + 1 + len(str(count)) > limits.key_bytes_max:
+        raise KeyTooLong(len(prefix) + 1 + len(str(count)), limits.key_bytes_max)
+    check_length(keyspace, size)
+    keyspace.check_open()
+    if session.transaction is not None:
+        raise ErrorReply("ERR DEBUG POPULATE writes in slices, so it cannot be part of a transaction")
+    return walks.walk_aside(
+        session, walks.Search(debug_data.populate_steps(server, keyspace, count, prefix, size))
+    )
+
+
+def _parse_positive(text: bytes) -> int:
+    number = parse_integer(text, _NOT_POSITIVE)
+    if number < 0:
+        raise ErrorReply(_NOT_POSITIVE)
+    return number
 
 
 def _set_active_expire(session: Session, request: Request) -> Reply:
@@ -127,6 +166,7 @@ class _Word:
     count: int
     syntax: str
     summary: str
+    optional_count: int = 0
 
 
 def _help(session: Session, request: Request) -> Reply:
@@ -138,10 +178,23 @@ def _help(session: Session, request: Request) -> Reply:
 
 _WORDS: Final = {
     b"CHANGE-REPL-ID": _Word(_accept, 0, "", "Accepted: there is no replication stream."),
+    b"DIGEST": _Word(
+        _digest, 0, "", "Return a digest of all keys of the numbered databases, as Redis has it."
+    ),
+    b"DIGEST-VALUE": _Word(
+        _digest_value, 0, "[<key> ...]", "Return a digest of the value of each key.", _ARGUMENTS_MAX
+    ),
     b"ERROR": _Word(_error, 1, "<string>", "Answer with an error of this text."),
     b"LOG": _Word(_log, 1, "<message>", "Write a line to the daemon's log."),
     b"LOADAOF": _Word(_accept, 0, "", "Accepted: all data is on disk, nothing is loaded."),
     b"OBJECT": _Word(_object, 1, "<key>", "Tell how the value of a key is held."),
+    b"POPULATE": _Word(
+        _populate,
+        1,
+        "<count> [<prefix>] [<size>]",
+        "Write <count> keys <prefix>:<number>, with values of <size> bytes, where there are none.",
+        2,
+    ),
     b"PROTOCOL": _Word(_protocol, 1, "<type>", "Answer with an example of a type of RESP."),
     b"QUICKLIST-PACKED-THRESHOLD": _Word(_accept, 1, "<size>", "Accepted: there are no lists."),
     b"RELOAD": _Word(_accept, 0, "", "Accepted: all data is on disk, nothing is loaded."),
@@ -165,7 +218,7 @@ def debug(session: Session, request: Request) -> Reply:
     if not session.endpoint.is_local:
         raise ErrorReply(_NOT_ALLOWED)
     word = _WORDS.get(request[1].upper())
-    if word is None or len(request) != 2 + word.count:
+    if word is None or not word.count <= len(request) - 2 <= word.count + word.optional_count:
         raise subcommand_error(request)
     return word.handler(session, request)
 

@@ -149,32 +149,7 @@ def type_(keyspace: Keyspace, request: Request) -> Reply:
 )
 def randomkey(session: Session, request: Request) -> Reply:
     keyspace = session.keyspace
-    return walks.walk_through(session, lambda: _RandomWalk(keyspace))
-
-
-class _RandomWalk:
-    """To one random key; its answer has one element."""
-
-    def __init__(self, keyspace: Keyspace) -> None:
-        self.finished = False
-        self._steps = keyspace.random_key_steps()
-
-    def slice(self) -> list[Reply]:
-        deadline = walks.slice_end()
-        for key in self._steps:
-            if key is not None:
-                self.finished = True
-                return [key]
-            if walks.is_past(deadline):
-                return []
-        self.finished = True
-        return [None]
-
-    def reply(self, found: list[Reply]) -> Reply:
-        return found[0]
-
-    def head(self, count: int) -> bytes:
-        return b""
+    return walks.walk_through(session, lambda: walks.Search(keyspace.random_key_steps()))
 
 
 @data_command(

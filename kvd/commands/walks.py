@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
@@ -43,6 +43,34 @@ class Walk(Protocol):
         """Return what stands before `count` encoded elements. With them it is what `reply` is encoded to."""
 
 
+class Search:
+    """A walk to one answer: `steps` yields None after each step on the way there, and the answer at the end.
+
+    Without one, the answer is null.
+    """
+
+    def __init__(self, steps: Iterator[Reply]) -> None:
+        self.finished = False
+        self._steps = steps
+
+    def slice(self) -> list[Reply]:
+        deadline = slice_end()
+        for answer in self._steps:
+            if answer is not None:
+                self.finished = True
+                return [answer]
+            if is_past(deadline):
+                return []
+        self.finished = True
+        return [None]
+
+    def reply(self, found: list[Reply]) -> Reply:
+        return found[0]
+
+    def head(self, count: int) -> bytes:
+        return b""
+
+
 def slice_end() -> int:
     """Return when a slice that begins now is to end, by the clock of `is_past`."""
     return time.perf_counter_ns() + SLICE_NANOSECONDS
@@ -56,21 +84,30 @@ def walk_through(session: Session, start: Callable[[], Walk]) -> Reply:
     """Answer a command by the walk that `start` begins: at once if it is short."""
     walk = start()
     found = walk.slice()
-    if not walk.finished and can_go_aside(session):
+    if not walk.finished and _can_go_aside(session):
         if session.server.store.dirty:  # what this tick has written may not get to disk: begin again after it
             walk, found = start(), []
-        return go_aside(session, walk, found)
+        return _go_aside(session, walk, found)
+    return _in_one_go(walk, found)
+
+
+def walk_aside(session: Session, walk: Walk) -> Reply:
+    """Answer a command by a walk that begins after this tick's commit, and sees to its own."""
+    return _go_aside(session, walk, []) if _can_go_aside(session) else _in_one_go(walk, [])
+
+
+def _in_one_go(walk: Walk, found: list[Reply]) -> Reply:
     while not walk.finished:
         found += walk.slice()
     return walk.reply(found)
 
 
-def can_go_aside(session: Session) -> bool:
+def _can_go_aside(session: Session) -> bool:
     """Tell whether a walk may go on between the hub's ticks."""
     return session.server.hub is not None and session.may_suspend
 
 
-def go_aside(session: Session, walk: Walk, found: list[Reply]) -> Reply:
+def _go_aside(session: Session, walk: Walk, found: list[Reply]) -> Reply:
     """Suspend the session and let a walk go on between the hub's ticks."""
     session.suspend()
     session.server.spawn(_finish, session, walk, found)

@@ -6,8 +6,10 @@ import time
 
 import pytest
 
-from kvd.commands import debug
+from kvd.commands import debug, walks
+from storage.errors import NoSpace
 from tests.kvd.harness import Client, InProcessServer, encode, error
+from tests.kvd.live import ask, receive_exactly, running
 
 
 @pytest.fixture
@@ -86,4 +88,40 @@ def test_an_attribute_comes_before_its_reply(client: Client) -> None:
 def test_help_lists_every_word(client: Client) -> None:
     lines = client.send("DEBUG", "HELP")
     assert b"SLEEP <seconds>" in lines
-    assert len(lines) == 1 + 2 * 11
+    assert len(lines) == 1 + 2 * 14
+
+
+def test_what_cannot_be_written_is_refused_before_the_first_key(client: Client) -> None:
+    limits = client.server.store.limits
+    assert "storage.key_bytes_max" in error(client.send("DEBUG", "POPULATE", 5, b"x" * limits.key_bytes_max))
+    assert "storage.value_bytes_max" in error(
+        client.send("DEBUG", "POPULATE", 5, "k", limits.value_bytes_max + 1)
+    )
+    client.send("MULTI")
+    client.send("DEBUG", "POPULATE", 5)
+    assert "cannot be part of a transaction" in error(client.send("EXEC")[0])
+    assert client.send("DBSIZE") == 0
+
+
+async def test_keys_are_made_and_digested_in_slices_each_a_commit_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(walks, "SLICE_NANOSECONDS", 0)
+    async with running() as live, await live.connect() as stream, await live.connect() as other:
+        commits = live.server.store.commits
+        await stream.send_all(encode("DEBUG", "POPULATE", 5000))
+        await ask(other, "SET", "key:4000", "mine", expect=b"+OK\r\n")
+        await ask(other, "GET", "key:4999", expect=b"$-1\r\n")
+        assert await receive_exactly(stream, 5) == b"+OK\r\n"
+        assert live.server.store.commits > commits + 10
+        await ask(other, "MGET", "key:4000", "key:4999", expect=b"*2\r\n$4\r\nmine\r\n$10\r\nvalue:4999\r\n")
+        await ask(other, "DBSIZE", expect=b":5000\r\n")
+        await stream.send_all(encode("DEBUG", "DIGEST"))
+        await ask(other, "PING", expect=b"+PONG\r\n")
+        assert len(await receive_exactly(stream, 43)) == 43
+
+
+async def test_a_commit_that_fails_ends_the_making_of_keys() -> None:
+    async with running() as live, await live.connect() as stream:
+        live.engine.fail_next(NoSpace("disk"))
+        await ask(stream, "DEBUG", "POPULATE", 5, expect=b"-MISCONF ")

@@ -266,3 +266,50 @@ def test_replies_are_those_of_redis(debuggable_redis: RunningServer, proto: int)
             if got != expected:
                 differing.append(f"{shlex.join(request)}\n  kvd   {got!r}\n  redis {expected!r}")
     assert not differing, "\n".join(differing)
+
+
+DIGESTS: Final = """
+DEBUG DIGEST
+DEBUG POPULATE
+DEBUG POPULATE x
+DEBUG POPULATE -1
+DEBUG POPULATE 5 p -1
+DEBUG POPULATE 5 p 1 x
+DEBUG DIGEST x
+DEBUG DIGEST-VALUE
+DEBUG POPULATE 7
+SET key:3 mine
+DEBUG POPULATE 12 key 10
+DEBUG POPULATE 300 'other prefix' 3
+MGET key:0 key:3 key:11 key:12 'other prefix:0' 'other prefix:299'
+DBSIZE
+DEBUG DIGEST
+SET number 12345
+SET passing v EX 1000
+DEBUG DIGEST-VALUE key:0 number missing passing
+DEBUG DIGEST
+SELECT 3
+DEBUG DIGEST
+SET a ''
+DEBUG DIGEST-VALUE a
+DEBUG DIGEST
+PERSIST passing
+SELECT 0
+PERSIST passing
+DEBUG DIGEST
+FLUSHALL
+"""
+
+
+def test_digests_and_made_keys_are_those_of_redis(debuggable_redis: RunningServer) -> None:
+    ours = Client(InProcessServer())
+    with debuggable_redis.connect() as sock:
+        ask_raw(sock, "FLUSHALL")
+        for request in map(shlex.split, DIGESTS.strip().splitlines()):
+            assert ours.raw(encode(*request)) == ask_raw(sock, *request), request
+
+
+def test_commands_of_redis_replication_are_unknown() -> None:
+    client = Client(InProcessServer())
+    for name in UNKNOWN_HERE:
+        assert client.raw(encode(name, "x")).startswith(b"-ERR unknown command")
