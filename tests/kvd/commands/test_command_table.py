@@ -36,6 +36,7 @@ OWN_COMPLEXITY: Final = frozenset(
         "memory|usage",
         "migrate",
         "object|encoding",
+        "randomkey",
         "restore",
         "scan",
         "setbit",
