@@ -307,9 +307,3 @@ def test_digests_and_made_keys_are_those_of_redis(debuggable_redis: RunningServe
         ask_raw(sock, "FLUSHALL")
         for request in map(shlex.split, DIGESTS.strip().splitlines()):
             assert ours.raw(encode(*request)) == ask_raw(sock, *request), request
-
-
-def test_commands_of_redis_replication_are_unknown() -> None:
-    client = Client(InProcessServer())
-    for name in UNKNOWN_HERE:
-        assert client.raw(encode(name, "x")).startswith(b"-ERR unknown command")
