@@ -165,7 +165,8 @@ class KeyTooLong(LimitError):
 class ValueTooLong(LimitError):
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(
-            f"value of {size} bytes exceeds the limit of {limit} bytes (storage.value_bytes_max)"
+            f"value of {size} bytes exceeds the limit of {limit} bytes "
+            "(storage.value_bytes_max, or MAXVALUE of its namespace)"
         )
 
 
