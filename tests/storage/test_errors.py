@@ -32,7 +32,10 @@ MESSAGES: dict[StorageError, tuple[str, str]] = {
     errors.Aborted("why"): ("given up (why)", "try again"),
     errors.Closed(): ("the store is closed", "opened again"),
     errors.KeyTooLong(5, 4): ("key of 5 bytes", "limit of 4 bytes (storage.key_bytes_max)"),
-    errors.ValueTooLong(5, 4): ("value of 5 bytes", "limit of 4 bytes (storage.value_bytes_max, or MAXVALUE of its namespace)"),
+    errors.ValueTooLong(5, 4): (
+        "value of 5 bytes",
+        "limit of 4 bytes (storage.value_bytes_max, or MAXVALUE of its namespace)",
+    ),
     errors.MetadataTooLong(5, 4): ("metadata of 5 bytes", "limit of 4 bytes (storage.metadata_bytes_max)"),
     errors.TitleTooLong(0, 4): ("title of 0 bytes", "between 1 and 4 bytes"),
     errors.KeyspaceGone("ab"): ("the namespace ab does not exist", "use one of those"),

@@ -122,7 +122,9 @@ def test_growing_a_value_beyond_the_limit_is_refused_before_it_is_built(request_
     client = Client(small_server())
     client.send("SET", "key", b"x" * 996)
     refusal = error(client.send(*request_text.split()))
-    assert refusal.endswith("exceeds the limit of 1000 bytes (storage.value_bytes_max, or MAXVALUE of its namespace)")
+    assert refusal.endswith(
+        "exceeds the limit of 1000 bytes (storage.value_bytes_max, or MAXVALUE of its namespace)"
+    )
     assert client.send("STRLEN", "key") == 996
 
 
