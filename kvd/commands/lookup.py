@@ -17,8 +17,10 @@ from storage.record import VALUE, Record
 if TYPE_CHECKING:
     from storage.store import Keyspace
 
-# What one request may have in hand: as much as the largest bulk string that Redis sends.
-TOTAL_BYTES_MAX: Final = 512 << 20
+# The longest string that Redis makes.
+STRING_BYTES_MAX: Final = 512 << 20
+# What one request may have in hand.
+TOTAL_BYTES_MAX: Final = STRING_BYTES_MAX
 
 
 def find(keyspace: Keyspace, key: bytes) -> Record | None:
@@ -77,7 +79,12 @@ def delete(keyspace: Keyspace, key: bytes) -> bool:
 
 
 def check_length(keyspace: Keyspace, length: int) -> None:
-    """Refuse a value of `length` bytes before it is built, if the store would refuse it."""
+    """Refuse a value of `length` bytes before it is built, if the store would refuse it.
+
+    What Redis would refuse as well is refused in its words.
+    """
+    if length > STRING_BYTES_MAX:
+        raise ErrorReply("ERR string exceeds maximum allowed size (proto-max-bulk-len)")
     limit = keyspace.store.limits.value_bytes_max
     if length > limit:
         raise ValueTooLong(length, limit)

@@ -32,7 +32,7 @@ ID: Final = b"0123456789abcdef"
 HELLO: Final = m.Hello(1, ID, ID, ID, b"n" * 32, 1, 2)
 AUTH: Final = m.Auth(b"p" * 32)
 PING: Final = m.Ping(1, 2, 3)
-LARGE: Final = m.BodyData(ID, 1, 0, 2**30, b"x" * (256 * 1024))
+LARGE: Final = m.BodyData(ID, 1, 0, 2**29, b"x" * (256 * 1024))
 MIB: Final = 1024 * 1024
 
 

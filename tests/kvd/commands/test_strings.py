@@ -115,7 +115,7 @@ def small_server() -> InProcessServer:
         "SETRANGE key 996 xxxxx",
         "SETBIT key 8000 1",
         "BITFIELD key SET u8 7993 1",
-        "SETRANGE key 9999999999999 x",
+        "SETRANGE key 1000 x",
     ],
 )
 def test_growing_a_value_beyond_the_limit_is_refused_before_it_is_built(request_text: str) -> None:
@@ -126,6 +126,12 @@ def test_growing_a_value_beyond_the_limit_is_refused_before_it_is_built(request_
         "exceeds the limit of 1000 bytes (storage.value_bytes_max, or MAXVALUE of its namespace)"
     )
     assert client.send("STRLEN", "key") == 996
+
+
+def test_what_redis_would_not_make_either_is_refused_in_its_words() -> None:
+    client = Client(small_server())
+    words = "string exceeds maximum allowed size (proto-max-bulk-len)"
+    assert words in error(client.send("SETRANGE", "key", 9999999999999, "x"))
 
 
 def test_values_and_keys_beyond_the_limit_are_refused() -> None:
