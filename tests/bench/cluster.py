@@ -11,10 +11,10 @@ propagation   1,000 small writes a second in all, spread over the nodes. A sampl
 cpu           CPU time of the writing node per SET, alone and with two peers; of a peer per applied record.
 wire          bytes between two nodes per value of 1 KiB.
 catchup       a node that was away misses 100,000 writes of 1 KiB; time until it is equal again, and GET latency of the
-              two others before and meanwhile.
+              two others before and meanwhile. It has one processor to itself, all others share the rest.
 join          a new node joins a cluster that holds so many GiB; GET latency of the node that serves it, and of a
-              bystander that has nothing to do with it: what both have in common is the machine's. The new one
-              has one processor to itself, all others share the rest.
+              bystander that has nothing to do with it: what both have in common is the machine's. The processors
+              are shared out as for catchup.
 slow          a peer that takes 1 KiB/s; SET latency and memory of another node before and meanwhile.
 stopped       the same with a peer whose process is stopped (SIGSTOP).
 
@@ -319,8 +319,15 @@ def note_shares(shares: Mapping[str, float]) -> None:
 
 def catchup(count: int, report: dict[str, Any]) -> None:
     size = 1024
-    with tempfile.TemporaryDirectory() as directory, Cluster(Path(directory), 3) as cluster:
-        away = cluster[2]
+    processors = sorted(os.sched_getaffinity(0))
+    with (
+        _on_processors(processors[:-1] or processors),
+        tempfile.TemporaryDirectory() as directory,
+        Cluster(Path(directory), 2) as cluster,
+    ):
+        with _on_processors(processors[-1:]):
+            away = cluster.add()
+        note(_placing(processors, "node that was away"))
         cluster.cut(cluster.nodes[:2], [away])
         _write_values(cluster[0], count, size)
         nodes = {"node 0": cluster[0], "node 1": cluster[1]}
@@ -378,7 +385,7 @@ def join(gigabytes: float, report: dict[str, Any]) -> None:
     ):
         _write_values(cluster[0], count, size)
         note(f"join: {count:,} values of {size} bytes are there")
-        note(_placing(processors))
+        note(_placing(processors, "new node"))
         asked = {"serving node": cluster[0], "bystander": bystander[0]}
         with _getting(asked) as getters:
             before = _measured_for(getters, 10.0)
@@ -400,15 +407,14 @@ def join(gigabytes: float, report: dict[str, Any]) -> None:
     }
 
 
-def _placing(processors: Sequence[int]) -> str:
-    """Say what the figures of `join` can be compared with."""
+def _placing(processors: Sequence[int], alone: str) -> str:
+    """Say what the latencies beside a node that fetches much can be compared with."""
     if len(processors) == 1:
-        return "    all share one processor: the latencies are what the machine does, not what joining does"
+        return "    all share one processor: the latencies are what the machine does, not what is measured"
     rest = ", ".join(map(str, processors[:-1]))
     return (
-        f"    the new node alone has processor {processors[-1]}, as if it were another machine. The serving node, the\n"
-        f"    bystander, the generator and the proxies share {rest}: worse for the first two than a machine each.\n"
-        "    What the serving node's latency has more than the bystander's is what serving costs."
+        f"    the {alone} alone has processor {processors[-1]}, as if it were another machine. The other nodes,\n"
+        f"    the generator and the proxies share {rest}: worse for the nodes than a machine each."
     )
 
 
