@@ -44,7 +44,7 @@ _RECEIVE_BYTES: Final = 256 * 1024
 _SEND_BYTES: Final = 64 * 1024
 _LEAVE_SECONDS: Final = 10.0
 _STORE_REST_SECONDS: Final = 0.5
-# Of so many addresses it is remembered what the trouble was.
+# So many troubles are remembered that were told of.
 _TROUBLES_MAX: Final = 1000
 # How a connection ends that was cut.
 _LOST: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
@@ -124,7 +124,7 @@ class PeerNode:
         self.address = ""  # at which it listens
         self._entropy = entropy
         self._dialing: set[str] = set()
-        self._troubles: dict[str, str] = {}  # why the last attempt at an address came to nothing
+        self._troubles: set[tuple[str, str]] = set()  # addresses, and why attempts at them came to nothing
         self._timer = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._rotate_why: str | None = None
@@ -356,12 +356,12 @@ class PeerNode:
 
     def _tell_trouble(self, address: str, error: Exception) -> None:
         """Log why there is no connection; at a level that is seen when it is news, for it is tried again and again."""
-        log, reason = self.replicator.core.log, str(error)
-        tell = log.debug if self._troubles.get(address) == reason else log.warning
-        tell("no connection", address=address, error=reason)
+        log, trouble = self.replicator.core.log, (address, str(error))
+        tell = log.debug if trouble in self._troubles else log.warning
+        tell("no connection", address=address, error=trouble[1])
         if len(self._troubles) >= _TROUBLES_MAX:
             self._troubles.clear()
-        self._troubles[address] = reason
+        self._troubles.add(trouble)
 
     async def _accept(self, stream: PeerStream) -> None:
         """Serve a connection that a peer has opened."""
@@ -378,7 +378,7 @@ class PeerNode:
                 if scope.cancelled_caught or hello is None:
                     log.debug("connection not authenticated", timeout=scope.cancelled_caught)
                     return False
-                self._troubles.pop(address, None)
+                self._troubles = {trouble for trouble in self._troubles if trouble[0] != address}
                 return await self._serve_link(stream, reader, hello, outgoing=outgoing)
             except RemoteProtocolError as error:
                 self.replicator.core.count("protocol_errors_total")
