@@ -173,6 +173,9 @@ def test_f05_every_connection_breaks_after_some_bytes(seeds: Sequence[int]) -> N
     play("F5", story, seeds)
 
 
+_LOOK_SECONDS: Final = 0.01  # how exactly small writes are timed
+
+
 async def _measure_small_writes(world: World, hosts: list[Host], *, large: int, seconds: float) -> float:
     """Return the 99th percentile of how long small writes of the first host take to the second."""
     waiting: dict[str, float] = {}
@@ -192,7 +195,7 @@ async def _measure_small_writes(world: World, hosts: list[Host], *, large: int, 
             if value(hosts[1], key) is not None:
                 took.append(world.now() - at)
                 del waiting[key]
-        await trio.sleep(0.01)
+        await trio.sleep(_LOOK_SECONDS)
     took.extend(world.now() - at for at in waiting.values())
     return sorted(took)[int(len(took) * 0.99)]
 
@@ -201,8 +204,9 @@ async def _measure_small_writes(world: World, hosts: list[Host], *, large: int, 
 def test_f22_large_values_beside_small_ones(seeds: Sequence[int]) -> None:
     """Values of 2 MiB over 20 Mbit/s and 100 ms; 25 MiB would say the same and take minutes.
 
-    What small writes wait for is a piece of a body and what the connection holds already, some 80 ms at this speed: over
-    a shorter path that is more than the specification's factor of two.
+    What small writes wait for is a piece of a body and what the connection holds already, 80 to 130 ms at this speed:
+    over a shorter path that is more than the specification's factor of two, and here the step of looking more than it
+    in three of a hundred seeds.
     """
 
     async def story(world: World) -> None:
@@ -215,7 +219,10 @@ def test_f22_large_values_beside_small_ones(seeds: Sequence[int]) -> None:
         beside = await _measure_small_writes(world, hosts, large=2 << 20, seconds=8)
         bodies = hosts[1].node.replicator.bodies
         assert bodies.in_flight <= hosts[1].options.body_bytes_max
-        assert beside <= 2 * without, f"{without:.3f} s without, {beside:.3f} s beside large values"
+        bound = (
+            2 * without + 1.5 * _LOOK_SECONDS
+        )  # of one step; the half is for what sums of steps are not exact
+        assert beside <= bound, f"{without:.3f} s without, {beside:.3f} s beside large values"
         await end(world)
 
     play("F22", story, seeds)
