@@ -290,9 +290,10 @@ class Exchange:
         The store cannot give an origin up in a tick that writes under it, and the tick may have done so already.
         """
         replica = self.core.replica
+        if run.origin not in {replica.origin(Lane.SMALL), replica.origin(Lane.BULK)}:
+            return False
         last = max((change.seq for change in run.changes), default=run.upto)
-        is_own = run.origin in {replica.origin(Lane.SMALL), replica.origin(Lane.BULK)}
-        if not is_own or max(last, run.upto) <= replica.covered(run.origin):
+        if max(last, run.upto) <= replica.covered(run.origin):
             return False
         self.core.rotate_soon(_COPIED)
         link.drop(_COPIED)
