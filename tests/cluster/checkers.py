@@ -45,12 +45,13 @@ class Watch:
     world: World
     stable_floors: dict[bytes, Stamp] = attrs.field(factory=dict)
     looks: int = 0
-    letters: dict[str, int] = attrs.field(
-        factory=dict
-    )  # how many dead letters a host had when it last started
+    letters: dict[str, int] = attrs.field(factory=dict)  # dead letters of hosts when they last started
 
     def begin(self) -> None:
-        """Look at each host's vector after each of its commits, and at what that covers if a sync has granted something."""
+        """Look at each host's vector after each of its commits, and at what that covers if a sync has granted something.
+
+        In the commits, since a task that wakes up to look would change the order of the others.
+        """
         self.world.after_tick.append(self._look_at_commit)
         self.world.patches.append(self._note_letters)
 

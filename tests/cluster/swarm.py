@@ -28,10 +28,10 @@ import trio
 
 from replication.options import Options
 from tests.cluster import faults, workloads
-from tests.cluster.checkers import Watch, check_monotone, check_rest, wait_for_rest
+from tests.cluster.checkers import Watch, check_rest, wait_for_rest
 from tests.cluster.history import Violation
 from tests.cluster.plan import Event, play
-from tests.cluster.world import GC_MIN_AGE, OPTIONS, SWEEP_INTERVAL, Host, World, simulate, template
+from tests.cluster.world import GC_MIN_AGE, OPTIONS, SWEEP_INTERVAL, World, simulate, template
 
 REST_SECONDS: Final = 60.0
 PURGE_SECONDS: Final = 4.0
@@ -277,7 +277,7 @@ def run(plan: Plan, *, prepare: Callable[[World], None] | None = None) -> World:
         watch = Watch(world)
         watch.begin()
         world.watch = watch
-        world.after_tick += [_look_at_vector, workloads.look_at_transactions]
+        world.after_tick.append(workloads.look_at_transactions)
         world.sweep_interval = plan.sweep_interval
         await world.wait_until(lambda: world.is_formed(plan.hosts), 10)
         await play(world, list(plan.events), watch, look_every=LOOK_EVERY)
@@ -293,11 +293,6 @@ def run(plan: Plan, *, prepare: Callable[[World], None] | None = None) -> World:
 
     template(plan.hosts)  # a run of its own, so it cannot be made during this one
     return simulate(plan.seed, scenario, options=plan.options, gc_min_age=plan.gc_min_age)
-
-
-def _look_at_vector(host: Host, rows: Mapping[bytes, object]) -> None:
-    """I4, after every tick: a fiftieth of a run. A task that wakes up to look would change the order of the others."""
-    check_monotone(host)
 
 
 def attempt(plan: Plan, prepare: Callable[[World], None] | None = None) -> str | None:

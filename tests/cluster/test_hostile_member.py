@@ -27,6 +27,7 @@ from replication.replicator import Replicator
 from replication.shapes import HLC_MAX, SEQ_MAX
 from storage.changes import CLUSTER_NAMESPACE, Change, Kind, Lane, Run, VersionVector, draw_id
 from storage.layout import SYSTEM, database_id
+from tests.cluster.history import Content
 from tests.cluster.scenario import form, put, value
 from tests.cluster.world import OPTIONS, Host, World, simulate, template
 from tests.replication.strategies import BY_TYPE
@@ -220,7 +221,7 @@ class Attack:
         self.weight = weight(self.victim.node.replicator)
         for host in hosts:
             host.rolled_back = True  # what is undone is looked at below
-        world.note = _accept  # type: ignore[method-assign, assignment]
+        world.note = _accept  # type: ignore[method-assign]
         replicator = self.hostile.node.replicator
         original = replicator.on_messages
 
@@ -278,7 +279,9 @@ class Attack:
             assert found == KEPT, f"{host} holds {found}"
 
 
-def _accept(*_: Any) -> None:
+def _accept(
+    host: Host, register: bytes, kind: int, place: bytes, content: Content, origins: list[bytes]
+) -> None:
     """Take anything in: a member that lies writes what nobody wrote."""
 
 
@@ -316,16 +319,21 @@ def _parts(one: Any) -> Iterator[Any]:
             yield list(found.values()) if name == "__dict__" and found else found
 
 
+async def begin(world: World) -> Attack:
+    """Form a cluster, write what has to stay, and let one of its members turn hostile."""
+    hosts = await form(world, 3)
+    for key, content in KEPT.items():
+        assert put(hosts[len(key) % 2], key, content)
+    assert await world.wait_until(world.is_converged, 20)
+    return Attack(world, hosts)
+
+
 def attack(script: Sequence[tuple[Any, int]], *, seed: int = 1) -> Counter[str]:
     """Let a hostile member play a script; return what the victim has counted."""
 
     async def story(world: World) -> None:
-        hosts = await form(world, 3)
-        for key, content in KEPT.items():
-            assert put(hosts[len(key) % 2], key, content)
-        assert await world.wait_until(world.is_converged, 20)
-        attacked = Attack(world, hosts)
-        victim, honest, hostile = hosts
+        attacked = await begin(world)
+        victim, honest, hostile = attacked.victim, attacked.honest, attacked.hostile
         for index, (message, chance) in enumerate(script):
             attacked.send(message, chance)
             if chance % 3 == 0:
@@ -354,11 +362,7 @@ def say(
     """Let the victim ask, and answer at once, all in one read."""
 
     async def story(world: World) -> None:
-        hosts = await form(world, 3)
-        for key, content in KEPT.items():
-            assert put(hosts[len(key) % 2], key, content)
-        assert await world.wait_until(world.is_converged, 20)
-        attacked = Attack(world, hosts)
+        attacked = await begin(world)
         attacked.is_mute = True
         asks(attacked)
         assert await world.wait_until(lambda: wanted in attacked.heard, 20, step=0.001)

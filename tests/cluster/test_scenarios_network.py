@@ -219,9 +219,8 @@ def test_f22_large_values_beside_small_ones(seeds: Sequence[int]) -> None:
         beside = await _measure_small_writes(world, hosts, large=2 << 20, seconds=8)
         bodies = hosts[1].node.replicator.bodies
         assert bodies.in_flight <= hosts[1].options.body_bytes_max
-        bound = (
-            2 * without + 1.5 * _LOOK_SECONDS
-        )  # of one step; the half is for what sums of steps are not exact
+        # Of looking one step more; the half is for sums of steps, which are not exact.
+        bound = 2 * without + 1.5 * _LOOK_SECONDS
         assert beside <= bound, f"{without:.3f} s without, {beside:.3f} s beside large values"
         await end(world)
 
