@@ -362,7 +362,9 @@ class Digest:
     TYPE: ClassVar[int] = 51
     number: int
     is_comparable: bool
-    buckets: bytes = b""  # pairs of bucket (2 bytes) ‖ hash (16 bytes), by bucket; a large one comes in parts
+    buckets: bytes = (
+        b""  # pairs of bucket (2 bytes) ‖ hash (16 bytes), in any order; a large one comes in parts
+    )
     more: bool = False
 
 

@@ -67,7 +67,7 @@ class Options:
     sync_serving_max: int = 3
     sync_asking_max: int = 2
     sync_timeout: float = 30.0  # without progress
-    sync_batch_bytes: int = 64 * KIB
+    sync_batch_bytes: int = 32 * KIB
     sync_credit_bytes: int = 1 * MIB
     sync_rate_max: int = 0  # bytes a second; 0: no limit
     # Bodies (`bodies`).

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from replication.asking import Asking, Progress, Walk
 from replication.core import Core, Link
 from replication.dissemination import change_bytes, is_bodied, run_bytes
 from replication.messages import (
@@ -55,65 +56,10 @@ _RETRY_SECONDS: Final = 0.5
 _ROOM_SECONDS: Final = 0.05
 # Between two lines of the log about a session that takes long.
 _TELL_SECONDS: Final = 5.0
-
-
-@attrs.define
-class Walk:
-    """How far a full sync has come, over all servers that it used."""
-
-    cursor: bytes = b""  # where the next batch begins
-    safe: bytes = (
-        b""  # all before this is on disk here, large values too: where to go on if the session breaks
-    )
-    vector: VersionVector | None = None  # the least of the starts
-    floors: VersionVector = attrs.field(factory=VersionVector)
-    horizon: int = 0
-    unlisted: list[Run] = attrs.field(factory=list)
-    unlisted_changes: int = 0
-    changes: int = 0
-    bytes: int = 0
-    total: int = 0
-    started_at: float = 0.0
-
-    @property
-    def fraction(self) -> float:
-        """Return the share of the key space that was walked, from 0 to 1, by its first eight differing bytes."""
-        if self.cursor >= END_OF_PLACES:
-            return 1.0
-        if self.total:
-            return min(self.changes / self.total, 0.999)
-        return int.from_bytes(self.cursor[16:24].ljust(8, b"\0"), "big") / 2**64
-
-
-@attrs.frozen
-class Progress:
-    """How far a session has come; a full one counts what those before it have brought."""
-
-    node: bytes  # that serves
-    full: bool
-    fraction: float
-    changes: int
-    bytes: int
-    started_at: float
-
-
-@attrs.define(eq=False)
-class _Asking:
-    """A session in which this node is the asker."""
-
-    link: Link
-    number: int
-    full: bool
-    asked_at: float
-    progress_at: float
-    told_at: float  # that it goes on
-    server: SyncStart | None = None
-    total: int = 0  # dots that the server covered and this node did not when it began
-    passed: int = 0  # dots of these up to where the session is, whether they are still alive or not
-    count: int = 0
-    bodies: int = 0  # runs whose bodies are fetched
-    end: SyncEnd | None = None
-    bytes: int = 0
+# In one batch, which is read in one turn: clients wait meanwhile, and small records cost as much as larger ones. A full
+# sync reads them side by side, at half the cost.
+_BATCH_CHANGES_MAX: Final = 64
+_FULL_BATCH_CHANGES: Final = 128
 
 
 @attrs.define(eq=False)
@@ -149,7 +95,7 @@ class Syncs:
         self._bodies = bodies
         self._after_commit = after_commit
         self._numbers = 0
-        self.asking: dict[int, _Asking] = {}
+        self.asking: dict[int, Asking] = {}
         self.serving: dict[tuple[int, int], _Serving] = {}  # (link number, session number)
         self.ended_at: dict[bytes, float] = {}  # by peer: when a sync from it last ended well
         self.walk: Walk | None = None  # a full sync is under way or to be gone on with
@@ -183,14 +129,14 @@ class Syncs:
         """Return how far the sessions are in which this node is sent something."""
         return [self._progress(session) for session in self.asking.values() if session.server is not None]
 
-    def _progress(self, session: _Asking) -> Progress:
+    def _progress(self, session: Asking) -> Progress:
         node, walk = session.link.node, self.walk
         if session.full and walk is not None:
             return Progress(node, True, walk.fraction, walk.changes, walk.bytes, walk.started_at)
         fraction = min(session.passed / session.total, 0.999) if session.total else 0.0
         return Progress(node, False, fraction, session.count, session.bytes, session.asked_at)
 
-    def _tell_progress(self, session: _Asking, now: float) -> None:
+    def _tell_progress(self, session: Asking, now: float) -> None:
         """Let the log tell now and then how far a session is that takes long."""
         if session.server is None or now - session.told_at < _TELL_SECONDS:
             return
@@ -244,7 +190,7 @@ class Syncs:
     def _ask(self, link: Link, *, full: bool, cursor: bytes) -> None:
         self._numbers += 1
         now = self._core.now
-        self.asking[self._numbers] = _Asking(link, self._numbers, full, now, now, now)
+        self.asking[self._numbers] = Asking(link, self._numbers, full, now, now, now)
         replica = self._core.replica
         self._core.count("sync_started_total")
         link.send(
@@ -266,10 +212,11 @@ class Syncs:
         if self._is_absurd(start):
             self._fail(session, SyncFailure.HELD)
             return
-        session.server = start
-        session.progress_at = self._core.now
         covered = self._core.replica.vector()
-        session.total = sum(max(seq - covered[origin], 0) for origin, seq in start.vector.items())
+        session.begin(start, covered, self._core.now)
+        for other in self.asking.values():
+            if other is not session:
+                session.meet(other, covered)
         walk = self.walk
         if session.full and walk is not None:
             vector = VersionVector(start.vector)
@@ -308,22 +255,27 @@ class Syncs:
             size += run_bytes(run)
             session.passed += run.upto - run.after
             self._merge(session, run)
-        session.bytes += size
+        session.take_in(size, self._core.now)
         self._core.count("sync_bytes_total", size)
         if session.full and self.walk is not None:
             self._note_unlisted(self.walk, session, batch)
             self.walk.cursor = batch.cursor
             self.walk.changes += sum(len(run.changes) for run in batch.runs)
             self.walk.bytes += size
-        number = session.number
-        self._after_commit(lambda: self._give_credit(link, number, size))
+        self._after_commit(lambda: self._owe_credit(session, size))
         self._after_commit(lambda: self._note_safe(session))
 
-    def _give_credit(self, link: Link, number: int, size: int) -> None:
-        if number in self.asking:
-            link.send(Credit(number, size))
+    def _owe_credit(self, session: Asking, size: int) -> None:
+        session.credit_due += size
+        self._give_credit(self._core.now)
 
-    def _note_safe(self, session: _Asking) -> None:
+    def _give_credit(self, now: float) -> None:
+        """Let the servers send more that do not have to wait for a rival."""
+        for session in self.asking.values():
+            if session.credit_due and not session.has_to_wait(now):
+                session.link.send(Credit(session.number, session.take_credit(now)))
+
+    def _note_safe(self, session: Asking) -> None:
         """Take note that what a full sync has brought so far is committed, unless a large value is still to come."""
         is_current = self.asking.get(session.number) is session
         if session.full and is_current and not session.bodies and self.walk is not None:
@@ -340,7 +292,7 @@ class Syncs:
         """Return how long a clock value has to wait, as `ClockGate.held_seconds`."""
         return self._clock.held_seconds(hlc, self._core.wall_ms())
 
-    def _merge(self, session: _Asking, run: Run) -> None:
+    def _merge(self, session: Asking, run: Run) -> None:
         """Merge a run; large values one by one, when their bodies are there."""
         for part in _cut_at_bodies(run):
             if self._core.replica.needs_body(part):
@@ -355,7 +307,7 @@ class Syncs:
                 self._core.replica.merge(part)
                 self._clock.observe_run(part)
 
-    def _fetched(self, session: _Asking, run: Run | None) -> None:
+    def _fetched(self, session: Asking, run: Run | None) -> None:
         """Take a large value in. Inside a tick."""
         if self.asking.get(session.number) is not session:
             return
@@ -375,7 +327,7 @@ class Syncs:
         walk = self.walk
         return walk is not None and batch.start == walk.cursor and batch.cursor >= batch.start
 
-    def _note_unlisted(self, walk: Walk, session: _Asking, batch: SyncBatch) -> None:
+    def _note_unlisted(self, walk: Walk, session: Asking, batch: SyncBatch) -> None:
         """Note what this node still has of the walked slice and its server has not, after the slice was merged.
 
         It is dropped at the end, when all is there that it gave way to. Beyond a bound, after a long absence with
@@ -408,7 +360,7 @@ class Syncs:
         session.progress_at = self._core.now
         self._finish(session)
 
-    def _finish(self, session: _Asking) -> None:
+    def _finish(self, session: Asking) -> None:
         if session.bodies or session.end is None:
             return
         end = session.end
@@ -432,6 +384,7 @@ class Syncs:
             raised = self._cover(end.vector, end.floors, end.horizon)
         del self.asking[session.number]
         session.link.send(SyncFail(session.number, SyncFailure.DONE))
+        self._ask_anew(session.part())
         self._core.count("sync_ended_total")
         self.ended_at[session.link.node] = self._core.now
         if session.count:
@@ -443,6 +396,19 @@ class Syncs:
                 bytes=session.bytes,
             )
         self.on_covered(raised, granted)
+
+    def _ask_anew(self, rival: Asking | None) -> None:
+        """Give up what would bring again what has just been granted, and ask for the rest."""
+        if rival is not None and rival.end is None:
+            rival.link.send(SyncFail(rival.number, SyncFailure.GIVEN_UP))
+            self._forget(rival)
+            self.want(rival.link)
+
+    def _forget(self, session: Asking) -> None:
+        self.asking.pop(session.number, None)
+        if session.part() is not None:
+            self._core.hurry()  # who has waited may go on
+        self._bodies.cancel(session.link, session.number)
 
     def _cover(self, vector: Mapping[bytes, int], floors: Mapping[bytes, int], horizon: int) -> list[bytes]:
         """Grant coverage; return the origins whose entries it has raised."""
@@ -478,11 +444,11 @@ class Syncs:
         if not session.full:
             self.want(link)
 
-    def _asked(self, link: Link, number: int) -> _Asking | None:
+    def _asked(self, link: Link, number: int) -> Asking | None:
         session = self.asking.get(number)
         return session if session is not None and session.link is link else None
 
-    def _fail(self, session: _Asking, code: SyncFailure, *, retry: float = _RETRY_SECONDS) -> None:
+    def _fail(self, session: Asking, code: SyncFailure, *, retry: float = _RETRY_SECONDS) -> None:
         """Give a session up; what was merged stays, nothing is granted."""
         session.link.send(SyncFail(session.number, SyncFailure.GIVEN_UP))
         self._not_before[session.link.node] = self._core.now + retry
@@ -490,11 +456,10 @@ class Syncs:
         if not session.full:
             self.want(session.link)
 
-    def _end_asking(self, session: _Asking, code: int) -> None:
-        self.asking.pop(session.number, None)
+    def _end_asking(self, session: Asking, code: int) -> None:
+        self._forget(session)
         if session.full and self.walk is not None:
             self.walk.cursor = self.walk.safe
-        self._bodies.cancel(session.link, session.number)
         self._core.count("sync_failed_total")
         self._core.log.debug("sync failed", peer=session.link.node.hex()[:8], code=code, full=session.full)
 
@@ -634,6 +599,7 @@ class Syncs:
                 self._fail(session, SyncFailure.CANCEL)
             else:
                 self._tell_progress(session, now)
+        self._give_credit(now)
         due = now + 1.0 if not (self._wanted or self.walk) else now + 0.1
         for key, serving in list(self.serving.items()):
             if now - serving.progress_at > timeout:
@@ -662,14 +628,15 @@ def is_below(vector: Mapping[bytes, int], floors: Mapping[bytes, int]) -> bool:
 
 def _incremental_batches(feed: ChangeFeed, request: SyncRequest, bytes_max: int) -> Iterator[SyncBatch]:
     runs: list[Run] = []
-    size = 0
+    size = count = 0
     for run in (part for whole in feed.runs_after(request.vector) for part in _cut(whole, bytes_max)):
         more = run_bytes(run)
-        if runs and size + more > bytes_max:
+        if runs and (size + more > bytes_max or count + len(run.changes) > _BATCH_CHANGES_MAX):
             yield SyncBatch(request.number, tuple(runs))
-            runs, size = [], 0
+            runs, size, count = [], 0, 0
         runs.append(run)
         size += more
+        count += len(run.changes)
     if runs:
         yield SyncBatch(request.number, tuple(runs))
 
@@ -677,14 +644,15 @@ def _incremental_batches(feed: ChangeFeed, request: SyncRequest, bytes_max: int)
 def _full_batches(feed: ChangeFeed, request: SyncRequest, bytes_max: int) -> Iterator[SyncBatch]:
     start = request.cursor
     runs: list[Run] = []
-    size = 0
+    size = count = 0
     following = start
     for following, slice_runs in feed.runs_by_place(start):
         runs.extend(slice_runs)
         size += sum(run_bytes(run) for run in slice_runs)
-        if size >= bytes_max // 2:
+        count += sum(len(run.changes) for run in slice_runs)
+        if size >= bytes_max or count >= _FULL_BATCH_CHANGES:
             yield SyncBatch(request.number, tuple(runs), following, start)
-            runs, size, start = [], 0, following
+            runs, size, count, start = [], 0, 0, following
     if start < END_OF_PLACES:
         yield SyncBatch(request.number, tuple(runs), END_OF_PLACES, start)
 
@@ -695,7 +663,7 @@ def _cut(run: Run, bytes_max: int) -> Iterator[Run]:
     size, after = 0, run.after
     for change in run.changes:
         more = change_bytes(change)
-        if changes and size + more > bytes_max:
+        if changes and (size + more > bytes_max or len(changes) >= _BATCH_CHANGES_MAX):
             yield run._replace(after=after, upto=changes[-1].seq, changes=changes)
             changes, size, after = [], 0, changes[-1].seq
         changes.append(change)

@@ -23,14 +23,14 @@ _UNCOUNTED = frozenset({Kind.EXPIRY, Kind.FLOOR, Kind.NAMESPACE_FLOOR})
 
 
 def digest(feed: SnapshotFeed, origins: Sequence[bytes]) -> Iterator[Mapping[int, int] | None]:
-    """Yield None slice by slice, and at last the buckets that are not zero."""
+    """Yield None slice by slice, and at last the buckets that are not zero, in no order."""
     buckets: dict[int, int] = {}
     for _, found in feed.slices(b""):
         for number, change in _durable(found, origins):
             bucket = _bucket_of(change)
             buckets[bucket] = buckets.get(bucket, 0) ^ _hash_of(origins[number], change)
         yield None
-    yield {bucket: value for bucket, value in sorted(buckets.items()) if value}
+    yield {bucket: value for bucket, value in buckets.items() if value}
 
 
 def bucket(

@@ -40,11 +40,12 @@ from storage.members import Member, decode_member
 from storage.record import VALUE, VALUE_STAMP, Record, decode
 from storage.version import dot_bytes
 
-# What is read at a time. Clients wait meanwhile: some tenths of a millisecond, most of them for the rows.
-RUN_CHANGES_MAX: Final = 128
+# What is read at a time. Clients wait meanwhile: a millisecond, most of it for decoding the rows.
+RUN_CHANGES_MAX: Final = 64
 RUN_BYTES_MAX: Final = 64 * 1024
-_SLICE_ROWS: Final = 128
-_SLICE_DOTS: Final = 128
+_SLICE_ROWS: Final = 64
+_SLICE_DOTS: Final = 128  # of the log alone
+_ROWS_AT_ONCE: Final = 32  # that are looked up together
 _SEQ_MAX: Final = 2**63
 _CHANGE_BYTES: Final = 64  # of a change beside its place and content, roughly
 
@@ -120,7 +121,8 @@ class SnapshotFeed:
 
     def _changes_of(self, number: int, after: int) -> Iterator[Change]:
         for dots in self._slices_of(number, min(after, _SEQ_MAX)):
-            yield from self._alive(number, dots)
+            for first in range(0, len(dots), _ROWS_AT_ONCE):
+                yield from self._alive(number, dots[first : first + _ROWS_AT_ONCE])
 
     def _slices_of(self, number: int, after: int) -> Iterator[list[tuple[int, Place, int]]]:
         """Yield (seq, place, last seq of the group) of what the log names, in slices: each is a walk of its own."""

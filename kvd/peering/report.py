@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from replication.asking import Progress, Walk
 from replication.exchange import Exchange
 from replication.messages import State
 from replication.rejoin import Standing
 from replication.replicator import Replicator
-from replication.sync import Progress, Walk
 from storage.changes import VersionVector
 
 if TYPE_CHECKING:

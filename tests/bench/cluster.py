@@ -11,10 +11,10 @@ propagation   1,000 small writes a second in all, spread over the nodes. A sampl
 cpu           CPU time of the writing node per SET, alone and with two peers; of a peer per applied record.
 wire          bytes between two nodes per value of 1 KiB.
 catchup       a node that was away misses 100,000 writes of 1 KiB; time until it is equal again, and GET latency of the
-              two others before and meanwhile. It has one processor to itself, all others share the rest.
+              two others before and meanwhile. It and the network (proxies) have one processor, all others the rest.
 join          a new node joins a cluster that holds so many GiB; GET latency of the node that serves it, and of a
-              bystander that has nothing to do with it: what both have in common is the machine's. The processors
-              are shared out as for catchup.
+              bystander that has nothing to do with it: what both have in common is the machine's. It has one
+              processor to itself.
 slow          a peer that takes 1 KiB/s; SET latency and memory of another node before and meanwhile.
 stopped       the same with a peer whose process is stopped (SIGSTOP).
 
@@ -44,6 +44,7 @@ from typing import Any, Final
 
 from kvd.settings import StorageSettings
 from replication.options import Options
+from tests.bench.getter import ASKED, Getter
 from tests.bench.latency import Histogram
 from tests.bench.load import Load, run
 from tests.cluster_live.harness import Cluster, Node
@@ -56,9 +57,7 @@ LONG_SECONDS: Final = 600.0  # of a slow or stopped peer that is asked for by na
 RATIO_MAX: Final = 2.0  # what trouble with one peer may do to the p99 of others
 VALUE: Final = b"x" * 64
 _KEYS: Final = 10_000  # that are written over and over beside a peer in trouble
-_ASKED_KEYS: Final = 1000
 _SET_SECONDS: Final = 0.005  # between two of one client
-_GET_SECONDS: Final = 0.01
 
 
 def note(text: str) -> None:
@@ -78,13 +77,6 @@ def compare(what: str, before: Histogram, during: Histogram) -> dict[str, float]
     note(f"    {what} during: {percentiles(during)}, longest {during.highest_ns / 1e6:.1f} ms")
     note(f"    {what}: p99 {ratio:.2f} times of before (wanted: at most {RATIO_MAX:g})")
     return {"p99_before_ms": p99_before, "p99_during_ms": p99_during, "p99_ratio": ratio}
-
-
-def add_felt(found: Histogram, took_ns: int, interval_seconds: float) -> None:
-    """Add a latency, and those of the requests that should have been sent meanwhile: they all would have waited."""
-    interval_ns = int(interval_seconds * 1e9)
-    for left_ns in range(took_ns, 0, -interval_ns):
-        found.add(left_ns)
 
 
 # ---------------------------------------------------------------- propagation
@@ -260,36 +252,6 @@ def _write_values(node: Node, count: int, size: int, *, prefix: str = "key", pau
 # ---------------------------------------------------------------- catching up
 
 
-class Getter(threading.Thread):
-    """Asks one node for values a hundred times a second, until closed."""
-
-    def __init__(self, node: Node) -> None:
-        super().__init__(daemon=True)
-        _write_values(node, _ASKED_KEYS, 64, prefix="asked")
-        self._sock = socket.create_connection(("127.0.0.1", node.port))
-        self._found = Histogram()
-        self._closing = threading.Event()
-        self.start()
-
-    def run(self) -> None:
-        rng = random.Random(4)
-        while not self._closing.wait(_GET_SECONDS):
-            started = time.perf_counter_ns()
-            self._sock.sendall(b"GET asked:%d\r\n" % rng.randrange(_ASKED_KEYS))
-            self._sock.recv(1024)
-            add_felt(self._found, time.perf_counter_ns() - started, _GET_SECONDS)
-
-    def take(self) -> Histogram:
-        """Return what was measured since the last time."""
-        found, self._found = self._found, Histogram()
-        return found
-
-    def close(self) -> None:
-        self._closing.set()
-        self.join()
-        self._sock.close()
-
-
 class Shares:
     """Who used how much of a core from here on. This process generates the load and passes the nodes' bytes."""
 
@@ -327,11 +289,12 @@ def catchup(count: int, report: dict[str, Any]) -> None:
     ):
         with _on_processors(processors[-1:]):
             away = cluster.add()
-        note(_placing(processors, "node that was away"))
+        note(_placing(processors, "node that was away and the proxies", "have"))
         cluster.cut(cluster.nodes[:2], [away])
         _write_values(cluster[0], count, size)
         nodes = {"node 0": cluster[0], "node 1": cluster[1]}
         with _getting(nodes) as getters:
+            _move_threads(processors[-1:])
             wait_until(
                 lambda: cluster[1].status()["dots"] == cluster[0].status()["dots"], "two agree", seconds=300
             )
@@ -356,7 +319,11 @@ def catchup(count: int, report: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def _getting(nodes: Mapping[str, Node]) -> Iterator[dict[str, Getter]]:
     with contextlib.ExitStack() as stack:
-        yield {name: stack.enter_context(contextlib.closing(Getter(node))) for name, node in nodes.items()}
+        for node in nodes.values():
+            _write_values(node, len(ASKED), 64, prefix="asked")
+        yield {
+            name: stack.enter_context(contextlib.closing(Getter(node.port))) for name, node in nodes.items()
+        }
 
 
 def _measured_for(getters: Mapping[str, Getter], seconds: float) -> dict[str, Histogram]:
@@ -385,7 +352,7 @@ def join(gigabytes: float, report: dict[str, Any]) -> None:
     ):
         _write_values(cluster[0], count, size)
         note(f"join: {count:,} values of {size} bytes are there")
-        note(_placing(processors, "new node"))
+        note(_placing(processors, "new node", "has"))
         asked = {"serving node": cluster[0], "bystander": bystander[0]}
         with _getting(asked) as getters:
             before = _measured_for(getters, 10.0)
@@ -407,14 +374,14 @@ def join(gigabytes: float, report: dict[str, Any]) -> None:
     }
 
 
-def _placing(processors: Sequence[int], alone: str) -> str:
+def _placing(processors: Sequence[int], apart: str, has: str) -> str:
     """Say what the latencies beside a node that fetches much can be compared with."""
     if len(processors) == 1:
         return "    all share one processor: the latencies are what the machine does, not what is measured"
     rest = ", ".join(map(str, processors[:-1]))
     return (
-        f"    the {alone} alone has processor {processors[-1]}, as if it were another machine. The other nodes,\n"
-        f"    the generator and the proxies share {rest}: worse for the nodes than a machine each."
+        f"    the {apart} {has} processor {processors[-1]}, as if it were another machine. All others\n"
+        f"    share {rest}: worse for the nodes than a machine each."
     )
 
 
@@ -431,6 +398,12 @@ def _wait_ready(joining: Node) -> None:
 
     wait_until(is_ready, "it has joined", seconds=600)
     assert fractions == sorted(fractions), "progress goes back"
+
+
+def _move_threads(processors: Sequence[int]) -> None:
+    """Let the threads that this process has by now, the proxies', go on there."""
+    for thread in Path("/proc/self/task").iterdir():
+        os.sched_setaffinity(int(thread.name), processors)
 
 
 @contextlib.contextmanager
@@ -525,7 +498,7 @@ class _Stretch:
                 started = time.perf_counter_ns()
                 sock.sendall(b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$1024\r\n%b\r\n" % (len(key), key, value))
                 sock.recv(64)
-                add_felt(self.latency, time.perf_counter_ns() - started, _SET_SECONDS)
+                self.latency.add_felt(time.perf_counter_ns() - started, _SET_SECONDS)
                 time.sleep(_SET_SECONDS)
 
     def _watch(self) -> None:

@@ -58,6 +58,12 @@ class Histogram:
         self.count += 1
         self.highest_ns = max(self.highest_ns, nanoseconds)
 
+    def add_felt(self, took_ns: int, interval_seconds: float) -> None:
+        """Add a latency, and those of the requests that should have been sent meanwhile: they all would have waited."""
+        interval_ns = int(interval_seconds * 1e9)
+        for left_ns in range(took_ns, 0, -interval_ns):
+            self.add(left_ns)
+
     def merge(self, other: Histogram) -> None:
         for bucket, count in other._counts.items():
             self._counts[bucket] = self._counts.get(bucket, 0) + count

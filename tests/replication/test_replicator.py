@@ -13,7 +13,7 @@ from replication.rejoin import HasOwnData, Standing, WrongCluster
 from replication.replicator import Replicator
 from replication.shapes import SEQ_MAX
 from replication.vectors import CLOSED
-from replication.verification import differ
+from replication.verification import Outcome, differ
 from replication.writers import RUN
 from storage.changes import INLINE_BYTES_MAX, Change, Kind, Lane, Run, Stamp
 from tests.replication.lab import FAST, Lab, Node, contents, is_equal, place, ready
@@ -669,6 +669,23 @@ def test_members_that_hold_the_same_verify_as_equal(three: Lab) -> None:
     three["a"].replicator.verification.verify(three["b"].id, outcomes.append)
     three.run(1.0)
     assert [getattr(outcome, "equal", None) for outcome in outcomes] == [True]
+
+
+def test_a_digest_comes_in_parts_one_a_turn(three: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replication.verification._DIGEST_PART", 4)
+    for number in range(10):
+        three["a"].put(f"key{number}", "1")
+    three.run(0.5)
+    del three["b"].replica.cells[place("key7"), int(Kind.VALUE), b""]
+    outcomes: list[Outcome] = []
+    three["b"].replicator.verification.verify(three["a"].id, outcomes.append)
+    three.run(2.0)
+    parts = three.messages("a", "b", m.Digest)
+    assert len(parts) >= 3
+    assert [part.more for part in parts] == [True] * (len(parts) - 1) + [False]
+    assert max(len(part.buckets) for part in parts) == 4 * 18
+    assert [(outcome.equal, outcome.differences) for outcome in outcomes] == [(False, 1)]
+    assert three["b"].get("key7") == b"1"
 
 
 def test_a_value_that_was_dropped_is_no_difference_and_any_other_is() -> None:

@@ -1,0 +1,145 @@
+"""What the asker of a sync keeps in mind: a session, how far it has come, and how fast it is beside another.
+
+Two peers that both have what this node lacks are *rivals* if it asks both: all would be sent, read and merged twice. So
+one of them is given no credit while the other one leads, and is asked anew when that has ended, for whatever is left.
+Who was asked first leads, until the other turns out to be much faster: in its first credit, or, since its pace is
+remembered while it waits, when little or nothing comes from the one that leads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+
+from replication.core import Link
+from replication.messages import SyncEnd, SyncStart
+from storage.changes import END_OF_PLACES, Run, VersionVector
+
+# How much faster a rival has to be to take the lead. Paces differ from batch to batch, and each change sends some twice.
+_FASTER: Final = 2
+# Seconds that a pace is about; what was before counts less and less.
+_PACE_SECONDS: Final = 2.0
+
+
+@attrs.define
+class Walk:
+    """How far a full sync has come, over all servers that it used."""
+
+    cursor: bytes = b""  # where the next batch begins
+    safe: bytes = (
+        b""  # all before this is on disk here, large values too: where to go on if the session breaks
+    )
+    vector: VersionVector | None = None  # the least of the starts
+    floors: VersionVector = attrs.field(factory=VersionVector)
+    horizon: int = 0
+    unlisted: list[Run] = attrs.field(factory=list)
+    unlisted_changes: int = 0
+    changes: int = 0
+    bytes: int = 0
+    total: int = 0
+    started_at: float = 0.0
+
+    @property
+    def fraction(self) -> float:
+        """Return the share of the key space that was walked, from 0 to 1, by its first eight differing bytes."""
+        if self.cursor >= END_OF_PLACES:
+            return 1.0
+        if self.total:
+            return min(self.changes / self.total, 0.999)
+        return int.from_bytes(self.cursor[16:24].ljust(8, b"\0"), "big") / 2**64
+
+
+@attrs.frozen
+class Progress:
+    """How far a session has come; a full one counts what those before it have brought."""
+
+    node: bytes  # that serves
+    full: bool
+    fraction: float
+    changes: int
+    bytes: int
+    started_at: float
+
+
+@attrs.define(eq=False)
+class Asking:
+    """A session in which this node is the asker."""
+
+    link: Link
+    number: int
+    full: bool
+    asked_at: float
+    progress_at: float
+    told_at: float  # that it goes on
+    server: SyncStart | None = None
+    total: int = 0  # dots that the server covered and this node did not when it began
+    passed: int = 0  # dots of these up to where the session is, whether they are still alive or not
+    count: int = 0
+    bodies: int = 0  # runs whose bodies are fetched
+    end: SyncEnd | None = None
+    bytes: int = 0
+    credit_due: int = 0  # bytes that were merged and not given back as credit yet
+    paced_from: float = 0.0
+    paced_bytes: float = 0.0  # that came since then
+    rival: Asking | None = None
+    leads: bool = False  # its rival waits for it
+
+    def begin(self, start: SyncStart, covered: VersionVector, now: float) -> None:
+        """Take note of what the server has that this node, which covers so much, has not."""
+        self.server = start
+        self.progress_at = self.paced_from = now
+        self.total = _beyond(start.vector, covered)
+
+    def meet(self, other: Asking, covered: VersionVector) -> None:
+        """Become rivals if most of what either brings is what the other brings as well."""
+        if self.server is None or other.server is None or self.full or other.full or other.rival is not None:
+            return
+        theirs = other.server.vector
+        both = {origin: min(seq, theirs.get(origin, 0)) for origin, seq in self.server.vector.items()}
+        if 2 * _beyond(both, covered) > max(self.total, _beyond(theirs, covered)):
+            self.rival, other.rival = other, self
+            self.leads, other.leads = False, True
+
+    def part(self) -> Asking | None:
+        """Be nobody's rival any more; return whose it was."""
+        rival, self.rival = self.rival, None
+        if rival is not None:
+            rival.rival = None
+        return rival
+
+    def take_in(self, size: int, now: float) -> None:
+        """Take note that a batch of so many bytes has come."""
+        self.progress_at = now
+        self.bytes += size
+        self.paced_bytes += size
+        elapsed = now - self.paced_from
+        if elapsed > _PACE_SECONDS:
+            self.paced_from += elapsed / 2
+            self.paced_bytes /= 2
+
+    def _pace(self, now: float) -> float:
+        """Return bytes a second: up to what came last if the server waits for credit, otherwise up to now."""
+        seconds = (self.progress_at if self.credit_due else now) - self.paced_from
+        return self.paced_bytes / max(seconds, 0.001)
+
+    def has_to_wait(self, now: float) -> bool:
+        """Tell whether a rival leads; if this one is much faster, it leads from now on."""
+        rival = self.rival
+        if rival is None:
+            return False
+        if rival.leads and self._pace(now) > _FASTER * rival._pace(now):
+            self.leads, rival.leads = True, False
+        return rival.leads
+
+    def take_credit(self, now: float) -> int:
+        """Return the credit that is due, to be given now. The time that it has waited does not count for its pace."""
+        self.paced_from += now - self.progress_at
+        due, self.credit_due = self.credit_due, 0
+        return due
+
+
+def _beyond(vector: Mapping[bytes, int], covered: VersionVector) -> int:
+    """Return how many dots of a vector are not covered."""
+    return sum(max(seq - covered[origin], 0) for origin, seq in vector.items())
