@@ -384,7 +384,9 @@ class Syncs:
             raised = self._cover(end.vector, end.floors, end.horizon)
         del self.asking[session.number]
         session.link.send(SyncFail(session.number, SyncFailure.DONE))
-        self._ask_anew(session.part())
+        rival = session.part()
+        if rival is not None and rival.end is None:
+            self._ask_anew(rival)
         self._core.count("sync_ended_total")
         self.ended_at[session.link.node] = self._core.now
         if session.count:
@@ -397,12 +399,11 @@ class Syncs:
             )
         self.on_covered(raised, granted)
 
-    def _ask_anew(self, rival: Asking | None) -> None:
-        """Give up what would bring again what has just been granted, and ask for the rest."""
-        if rival is not None and rival.end is None:
-            rival.link.send(SyncFail(rival.number, SyncFailure.GIVEN_UP))
-            self._forget(rival)
-            self.want(rival.link)
+    def _ask_anew(self, session: Asking) -> None:
+        """Give up what would bring again what another has brought, or is bringing, and ask for the rest."""
+        session.link.send(SyncFail(session.number, SyncFailure.GIVEN_UP))
+        self._forget(session)
+        self.want(session.link)
 
     def _forget(self, session: Asking) -> None:
         self.asking.pop(session.number, None)
@@ -596,7 +597,7 @@ class Syncs:
         for session in list(self.asking.values()):
             # While large values are on their way, `Bodies` sees whether they make progress.
             if not session.bodies and now - session.progress_at > timeout:
-                self._fail(session, SyncFailure.CANCEL)
+                self._time_out(session)
             else:
                 self._tell_progress(session, now)
         self._give_credit(now)
@@ -608,6 +609,16 @@ class Syncs:
                 self._pump(key, serving)
                 due = min(due, max(now, serving.resume_at))
         return due
+
+    def _time_out(self, session: Asking) -> None:
+        """End a session in which nothing has come for long. Its server has given it up by itself.
+
+        One that waits for a rival has not failed: asked anew, it shows once more who is faster.
+        """
+        if session.credit_due:
+            self._ask_anew(session)
+        else:
+            self._fail(session, SyncFailure.CANCEL)
 
     def _start_random(self, now: float) -> None:
         """Sync with a random peer now and then, whatever the vectors say."""

@@ -97,3 +97,17 @@ def test_what_the_slower_one_alone_has_comes_after_the_faster_one_has_ended(lab:
     lab.run(5.0)
     assert all(lab["b"].replica.vector().covers(lab[other].replica.vector()) for other in "ac")
     assert sent(from_a, "a") + sent(from_c, "c") < 1.25 * MISSED + 20
+
+
+def test_one_that_has_waited_long_is_asked_anew_and_has_not_failed(lab: Lab) -> None:
+    core = lab["b"].replicator.core
+    core.options = attrs.evolve(core.options, sync_timeout=0.1)
+    lab.link("b", "a")
+    from_c = lab.link("b", "c")
+    before = core.counters.get("sync_failed_total", 0)
+    lab.run(5.0)
+    assert is_equal(list(lab.nodes.values()))
+    assert (
+        len([one for sender, one in from_c.carried if sender == "b" and isinstance(one, m.SyncRequest)]) > 2
+    )
+    assert core.counters.get("sync_failed_total", 0) == before
