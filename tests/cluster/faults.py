@@ -35,12 +35,15 @@ def start(world: World, host: Host) -> None:
 def advise(world: World, host: Host) -> None:
     """Give a host addresses to join by, as an operator does, if nobody lives at those that it has.
 
-    Unless one of the living has its address: then they find it.
+    Unless one of the living has its address: then they find it, in a full mesh. In a partial view that takes two minutes.
     """
     living = [other for other in world.hosts.values() if other is not host and other.name not in world.gone]
     addresses = [other.address for other in living]
     is_lost = bool(host.options.join) and not any(address in addresses for address in host.options.join)
-    if is_lost and not any(host.address in other.options.join for other in living):
+    is_found = len(world.hosts) <= host.options.full_mesh_max and any(
+        host.address in other.options.join for other in living
+    )
+    if is_lost and not is_found:
         host.options = attrs.evolve(host.options, join=tuple(addresses))
 
 
