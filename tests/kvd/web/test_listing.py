@@ -8,6 +8,7 @@ import pytest
 
 from kvd.commands import walks
 from kvd.commands.kv import decode_cursor
+from kvd.web import jobs
 from kvd.web.listing import ROWS_MAX
 from kvd.web.session import HttpSession
 from storage.store import Keyspace
@@ -191,6 +192,19 @@ def test_a_list_of_what_is_not_all_here_any_more_is_no_list(web: Web) -> None:
     web.server.close_groups({7: "this node catches up"})
     (answer,) = parse(web.raw(b"", session))
     assert answer.status == 503
+
+
+def test_an_export_of_what_is_not_all_here_any_more_breaks_off(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "SLICE_NANOSECONDS", 0)
+    fill(web, *(f"{number:05}" for number in range(500)))
+    session = web.connect()
+    web._tick(session, request_of(web, "/kvd/v1/namespaces/{id}/export"))
+    assert web._tick(session, None)
+    web.server.close_groups({7: "this node catches up"})
+    assert b"complete" not in web.raw(b"", session)
+    assert session.closing
 
 
 @pytest.mark.usefixtures("sliced")
