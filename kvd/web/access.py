@@ -166,6 +166,14 @@ class Gatekeeper:
         session.credential = found
         return found.access
 
+    def still_admits(self, exchange: Exchange) -> bool:
+        """Tell whether who was admitted would be so again; for a request that lasts."""
+        access = exchange.access
+        if access is self._everybody:
+            return self.is_open
+        known = exchange.session.credential
+        return known is not None and known.access is access and known.holds(self._server)
+
     def _find(self, session: HttpSession, credential: bytes) -> Credential | None:
         scheme, _, rest = credential.partition(b" ")
         if scheme.lower() == b"basic" and rest:

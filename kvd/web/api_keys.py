@@ -15,15 +15,17 @@ from kvd.web.binding import VALUE_HEADERS
 from kvd.web.bodies import Body, BytesBody
 from kvd.web.errors import AUTHENTICATION, KEY_NOT_FOUND, Refused, as_envelope
 from kvd.web.front import Route
-from kvd.web.listing import Filter, read_page, shown_name
+from kvd.web.listing import Filter, Form, list_keys, shown_name
 from kvd.web.metadata_filter import filter_of
 from kvd.web.rest_namespaces import title_of, whole_number
+from kvd.web.rest_values import answer_page
 from kvd.web.values import content_of, expiry_ms, open_value
 from protocol.http_responses import Response
 from storage.record import EXPIRES_AT, METADATA, NEVER, VALUE, VALUE_STAMP, Record
 
 if TYPE_CHECKING:
     from kvd.web.exchange import Exchange
+    from kvd.web.jobs import Job
     from storage.store import Keyspace
 
 _PAGE: Final = 100
@@ -109,11 +111,11 @@ def _drop(exchange: Exchange) -> Response:
 # --- keys
 
 
-def _keys(exchange: Exchange) -> Response:
+def _keys(exchange: Exchange) -> Job:
     return _page(exchange, filter_of(exchange.parameters))
 
 
-def _search(exchange: Exchange) -> Response:
+def _search(exchange: Exchange) -> Job:
     text = (exchange.parameter("text") or "").lower()
 
     def holds(key: bytes, record: Record) -> bool:
@@ -122,13 +124,11 @@ def _search(exchange: Exchange) -> Response:
     return _page(exchange, holds if text else None)
 
 
-def _page(exchange: Exchange, wanted: Filter | None) -> Response:
+def _page(exchange: Exchange, wanted: Filter | None) -> Job:
     keyspace = anywhere.find_open(exchange, READ)
     limit = whole_number(exchange.parameter("limit"), "limit", _PAGE, 1, rules.LIST_LIMIT_MAX)
     prefix = (exchange.parameter("prefix") or "").encode("utf-8", "replace")
-    page = read_page(exchange, keyspace, prefix, limit, wanted)
-    rows = b",".join(_row(key, record) for key, record in page.rows)
-    return envelope.success(b"[" + rows + b"]", {"count": len(page.rows), "cursor": page.cursor})
+    return list_keys(exchange, keyspace, prefix, limit, _LISTED, wanted)
 
 
 def _row(key: bytes, record: Record) -> bytes:
@@ -140,6 +140,9 @@ def _row(key: bytes, record: Record) -> bytes:
     if record[METADATA] is not None:
         row += b',"metadata":' + record[METADATA]
     return row + b"}"
+
+
+_LISTED: Final = Form(_row, answer_page)
 
 
 def _path(key: bytes) -> bytes:

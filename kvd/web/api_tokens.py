@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
+from kvd import json_text
+from kvd.commands import walks
 from kvd.web import envelope
 from kvd.web.access import ADMIN
 from kvd.web.bodies import Body, BytesBody
 from kvd.web.errors import AUTHENTICATION, Refused, as_envelope
 from kvd.web.front import Route
+from kvd.web.jobs import Job, Steps
 from kvd.web.tokens import NAME_CHARACTERS_MAX, RIGHTS, TOKENS_MAX, Token
 
 if TYPE_CHECKING:
@@ -21,6 +25,8 @@ log = structlog.get_logger()
 
 _BODY_BYTES_MAX: Final = 64 << 10
 _SECONDS_MAX: Final = 100 * 366 * 86_400
+
+ItemT = TypeVar("ItemT")
 
 
 def _require_admin(exchange: Exchange) -> None:
@@ -41,9 +47,26 @@ def describe(token: Token) -> dict[str, Any]:
     }
 
 
-def _list(exchange: Exchange) -> Response:
+def _gather(exchange: Exchange, take: Callable[[Token], ItemT]) -> Generator[bytes, None, list[ItemT]]:
+    """Return what `take` makes of each token, in slices: there may be many, and more that were revoked."""
+    found: list[ItemT] = []
+    deadline = walks.slice_end()
+    for page in exchange.front.gatekeeper.tokens.pages():
+        found += map(take, page)
+        if walks.is_past(deadline):
+            yield b""
+            deadline = walks.slice_end()
+    return found
+
+
+def _list(exchange: Exchange) -> Job:
     _require_admin(exchange)
-    return envelope.result([describe(token) for token in exchange.front.gatekeeper.tokens.list()])
+    return Job("list of tokens", _list_steps(exchange))
+
+
+def _list_steps(exchange: Exchange) -> Steps:
+    rows = yield from _gather(exchange, lambda token: (token.created_ms, json_text.dump(describe(token))))
+    return envelope.success(b"[%b]" % b",".join(row for _, row in sorted(rows)))
 
 
 def _open_create(exchange: Exchange) -> Body:
@@ -51,14 +74,18 @@ def _open_create(exchange: Exchange) -> Body:
     return BytesBody(_BODY_BYTES_MAX)
 
 
-def _create(exchange: Exchange) -> Response:
+def _create(exchange: Exchange) -> Job:
     found = exchange.body_of(BytesBody).json()
     if not isinstance(found, dict):
         raise Refused(400, "the body is not an object")
-    tokens = exchange.front.gatekeeper.tokens
-    if len(tokens.list()) >= TOKENS_MAX:
+    return Job("new token", _create_steps(exchange, found))
+
+
+def _create_steps(exchange: Exchange, found: dict[str, Any]) -> Steps:
+    others = yield from _gather(exchange, lambda token: token.id)
+    if len(others) >= TOKENS_MAX:
         raise Refused(400, f"there are {TOKENS_MAX} tokens already")
-    token, text = tokens.create(
+    token, text = exchange.front.gatekeeper.tokens.create(
         _name(found), _right(found), _namespaces(exchange, found), _expires_ms(exchange, found)
     )
     log.info("API token made", token=token.id, right=RIGHTS[token.right], by=exchange.access.name)

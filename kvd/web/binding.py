@@ -26,7 +26,7 @@ from kvd.web.bodies import Body, BytesBody
 from kvd.web.errors import BAD_KEY, JSON, KEY_NOT_FOUND, Refused, as_text
 from kvd.web.front import Route
 from kvd.web.hot import Found
-from kvd.web.listing import Page, read_page, shown_name
+from kvd.web.listing import Form, Page, list_keys, shown_name
 from protocol.http_errors import TargetError
 from protocol.http_responses import Response
 from protocol.http_targets import decode_text
@@ -34,6 +34,7 @@ from storage.record import METADATA, NEVER, VALUE, Record
 
 if TYPE_CHECKING:
     from kvd.web.exchange import Exchange
+    from kvd.web.jobs import Job
     from storage.store import Keyspace
 
 NAMESPACE_HEADER: Final = b"x-kv-namespace"
@@ -198,14 +199,13 @@ def delete(exchange: Exchange) -> Response:
 # --- list
 
 
-def list_(exchange: Exchange) -> Response:
+def list_(exchange: Exchange) -> Job:
     keyspace = find_keyspace(exchange)
     require(exchange, READ, keyspace)
     prefix = (exchange.parameter("prefix") or "").encode("utf-8", "replace")
     rules.check_length(prefix)
     limit = _list_limit(exchange.parameter("key_count_limit"))
-    page = read_page(exchange, keyspace, prefix, limit)
-    return Response(200, JSON, _encode_page(page))
+    return list_keys(exchange, keyspace, prefix, limit, _LISTED)
 
 
 def _list_limit(text: str | None) -> int:
@@ -219,21 +219,25 @@ def _list_limit(text: str | None) -> int:
     return limit
 
 
-def _encode_page(page: Page) -> bytes:
-    """Return a page as JSON. Metadata is a JSON string that holds JSON, as workerd expects it."""
-    items = []
-    for key, record in page.rows:
-        item = b'{"name":' + json_text.quote(shown_name(key))
-        expiration = records.expiry_of(record)
-        if expiration is not None:
-            item += b',"expiration":%d' % expiration
-        if record[METADATA] is not None:
-            item += b',"metadata":' + json_text.quote(record[METADATA].decode("utf-8", "replace"))
-        items.append(item + b"}")
+def _encode_row(key: bytes, record: Record) -> bytes:
+    """Return a key as JSON. Metadata is a JSON string that holds JSON, as workerd expects it."""
+    item = b'{"name":' + json_text.quote(shown_name(key))
+    expiration = records.expiry_of(record)
+    if expiration is not None:
+        item += b',"expiration":%d' % expiration
+    if record[METADATA] is not None:
+        item += b',"metadata":' + json_text.quote(record[METADATA].decode("utf-8", "replace"))
+    return item + b"}"
+
+
+def _answer_page(page: Page) -> Response:
     end = b'"list_complete":true}' if not page.cursor else b'"list_complete":false,"cursor":"%b"}'
     if page.cursor:
         end %= page.cursor.encode()
-    return b'{"keys":[' + b",".join(items) + b"]," + end
+    return Response(200, JSON, b'{"keys":[' + b",".join(page.rows) + b"]," + end)
+
+
+_LISTED: Final = Form(_encode_row, _answer_page)
 
 
 # --- bulk get

@@ -89,6 +89,7 @@ def _readable_rows(exchange: Exchange, keyspace: Keyspace) -> Iterator[Row | Non
     permits = exchange.access.permits
     after: bytes | None = None
     while True:
+        keyspace.check_open()  # it may have closed since the last slice: what is still here is not all
         # Few rows at a time: each may hold a value of any size.
         found, after = keyspace.scan(prefix, after, _ROWS)
         for key, record in found:

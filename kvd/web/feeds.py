@@ -8,6 +8,9 @@ An event tells that a key has changed, not to what: who wants the value reads it
 tick are one event. It comes after the commit, and for writes of other nodes as well as for those of this one. A
 client that does not read is closed when its connection's limit for subscribers is reached; it then reads
 anew what it needs: a stream has no memory of what was before it.
+
+A stream lasts, so each event and each sign of life asks again whether its client may listen: its token may
+have been revoked or have expired, its user have changed, or what was open to everybody be protected now.
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from kvd import json_text
+from kvd.web.access import READ
 from kvd.web.listing import shown_name
 from kvd.web.records import etag, expiry_of
 from protocol.http_responses import chunk, stream_head
+from storage.errors import StorageError
 
 if TYPE_CHECKING:
     from kvd.server import Server
@@ -39,6 +44,7 @@ class Feed:
         self._exchange = exchange
         self._feeds = exchange.front.feeds
         self._prefix = prefix
+        self._is_over = False
         self.keyspace = keyspace
 
     def begin(self) -> bytes:
@@ -47,21 +53,40 @@ class Feed:
         head = stream_head(self._exchange.front.date, _HEADERS, keep_alive=self._exchange.request.keep_alive)
         return head + chunk(_COMMENT)
 
-    def tells_of(self, key: bytes) -> bool:
-        """Tell whether a change of a key concerns the client, which may read it."""
-        if not key.startswith(self._prefix):
-            return False
+    def tell(self, key: bytes | None, event: bytes) -> None:
+        """Send the event of a key (None: of all keys) if it concerns the client, which may read it."""
+        if (key is None or key.startswith(self._prefix)) and self._goes_on() and self._shows(key):
+            self._exchange.session.push(event)
+
+    def ping(self) -> None:
+        """Give a sign of life."""
+        if self._goes_on():
+            self._exchange.session.push(chunk(_COMMENT))
+
+    def _shows(self, key: bytes | None) -> bool:
         readable = self._exchange.access.key_filter()  # anew: it is a long time, and rules change
-        return readable is None or readable(key)
+        return key is None or readable is None or readable(key)
 
-    def send(self, event: bytes) -> None:
-        self._exchange.session.push(event)
+    def _goes_on(self) -> bool:
+        """Tell whether the client may still listen. If not, that was the end."""
+        if not self._is_over and not self._may_listen():
+            self.close("may not listen any more")
+        return not self._is_over
 
-    def close(self) -> None:
-        """End a stream whose namespace is gone."""
-        self._exchange.session.abort("namespace deleted")
+    def _may_listen(self) -> bool:
+        exchange = self._exchange
+        try:
+            if not exchange.front.gatekeeper.still_admits(exchange):
+                return False
+        except StorageError:  # who it is cannot be found out
+            return False
+        return exchange.access.permits(READ, self.keyspace)
+
+    def close(self, reason: str) -> None:
+        self._exchange.session.abort(reason)
 
     def end(self) -> None:
+        self._is_over = True
         self._feeds.remove(self)
 
 
@@ -96,7 +121,7 @@ class Feeds:
         listening: dict[Keyspace, list[Feed]] = {}
         for feed in list(self._feeds):
             if feed.keyspace.gone:
-                feed.close()
+                feed.close("namespace deleted")
             else:
                 listening.setdefault(feed.keyspace, []).append(feed)
         told: set[tuple[Keyspace, bytes | None]] = set()
@@ -113,14 +138,14 @@ class Feeds:
         _tell([feed for feed in self._feeds if feed.keyspace is keyspace], key, event)
 
     def ping(self) -> None:
+        """Give a sign of life, in a tick."""
         for feed in list(self._feeds):
-            feed.send(chunk(_COMMENT))
+            feed.ping()
 
 
 def _tell(feeds: list[Feed], key: bytes | None, event: bytes) -> None:
     for feed in feeds:
-        if key is None or feed.tells_of(key):
-            feed.send(event)
+        feed.tell(key, event)
 
 
 def _event(keyspace: Keyspace, key: bytes | None) -> bytes:

@@ -237,6 +237,8 @@ class Front:
 
     async def watch(self) -> None:
         """Once a second: connections that make no progress; now and then: a sign of life to streams."""
+        hub = self.server.hub
+        assert hub is not None, "it serves these connections"
         pinged_at = trio.current_time()
         while True:
             await trio.sleep(_WATCH_SECONDS)
@@ -247,7 +249,8 @@ class Front:
                     session.time_out(reason)
             if trio.current_time() - pinged_at >= PING_SECONDS:
                 pinged_at = trio.current_time()
-                self.feeds.ping()
+                if self.feeds.active:
+                    hub.exclusively(self.feeds.ping)
 
 
 def _refused(exchange: Exchange, refusal: Refused) -> Response:

@@ -11,19 +11,22 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from kvd.commands import walks
 from kvd.commands.kv import decode_cursor, encode_cursor
 from kvd.web.errors import Refused
+from kvd.web.jobs import Job, Steps
 from protocol.replies import ErrorReply
 from storage.record import METADATA, Record
 
 if TYPE_CHECKING:
     from kvd.web.exchange import Exchange
+    from protocol.http_responses import Response
     from storage.store import Keyspace
 
-# So many rows are looked at for one page, however few of them are live or wanted: about ten milliseconds.
+# So many rows are looked at for one page, however few of them are live or wanted: some ten milliseconds.
 ROWS_MAX: Final = 4096
-# So many at a time where most are not for the page.
-_MORE_ROWS: Final = ROWS_MAX // 4
+# So many at a time: each may hold a value of any size, and with fewer the look-ups cost more than the rows.
+ROWS: Final = 32
 
 Row = tuple[bytes, Record]
 Filter = Callable[[bytes, Record], bool]
@@ -31,38 +34,70 @@ Filter = Callable[[bytes, Record], bool]
 
 @attrs.frozen
 class Page:
-    """Keys with their records, and the cursor for what follows; empty at the end."""
+    """Keys, as they are shown, and the cursor for what follows; empty at the end."""
 
-    rows: list[Row]
+    rows: list[bytes]
     cursor: str
 
 
-def read_page(
-    exchange: Exchange, keyspace: Keyspace | None, prefix: bytes, limit: int, wanted: Filter | None = None
-) -> Page:
-    """Return up to `limit` live keys that who asks may read, behind the cursor that the request gives.
+@attrs.frozen
+class Form:
+    """How an interface shows a key with its record, and a page of them."""
 
-    Fewer, and a cursor all the same, if `ROWS_MAX` rows were looked at.
+    row: Callable[[bytes, Record], bytes]
+    page: Callable[[Page], Response]
+
+
+def list_keys(
+    exchange: Exchange,
+    keyspace: Keyspace | None,
+    prefix: bytes,
+    limit: int,
+    form: Form,
+    wanted: Filter | None = None,
+) -> Job:
+    """Answer with up to `limit` live keys that who asks may read, behind the cursor that the request gives.
+
+    Fewer, and a cursor all the same, if `ROWS_MAX` rows were looked at. A page that takes long is made in slices,
+    as KV.LIST is (`kvd.commands.walks`).
     """
     after = parse_cursor(exchange.parameter("cursor") or "")
     wanted = _wanted_and_readable(wanted, exchange.access.key_filter())
-    rows: list[Row] = []
+    return Job("list", _steps(keyspace, prefix, after, limit, form, wanted))
+
+
+def _steps(
+    keyspace: Keyspace | None,
+    prefix: bytes,
+    after: bytes | None,
+    limit: int,
+    form: Form,
+    wanted: Filter | None,
+) -> Steps:
+    rows: list[bytes] = []
     if keyspace is None:
-        return Page(rows, "")
-    examined = 0
-    count = limit + 1 if wanted is None else _MORE_ROWS
+        return form.page(Page(rows, ""))
+    last = b""
+    left = ROWS_MAX
+    count = min(limit + 1, ROWS)
+    deadline = walks.slice_end()
     while True:
         found, after = keyspace.scan(prefix, after, count)
-        examined += count
-        count = _MORE_ROWS
-        rows += found if wanted is None else [row for row in found if wanted(*row)]
-        if len(rows) > limit:
-            del rows[limit:]
-            return Page(rows, encode_cursor(rows[-1][0]).decode())
-        if after is None:
-            return Page(rows, "")
-        if examined >= ROWS_MAX:
-            return Page(rows, encode_cursor(after).decode())
+        for key, record in found:
+            if wanted is not None and not wanted(key, record):
+                continue
+            if len(rows) == limit:
+                return form.page(Page(rows, encode_cursor(last).decode()))
+            rows.append(form.row(key, record))
+            last = key
+        left -= count
+        if after is None or not left:
+            return form.page(Page(rows, encode_cursor(after).decode()))
+        count = min(left, ROWS)
+        if walks.is_past(deadline):
+            yield b""
+            keyspace.check_open()  # it may have closed meanwhile: what is still here is not all
+            deadline = walks.slice_end()
 
 
 def _wanted_and_readable(wanted: Filter | None, readable: Callable[[bytes], bool] | None) -> Filter | None:

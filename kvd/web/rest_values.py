@@ -13,7 +13,7 @@ from kvd.web.binding import VALUE_HEADERS, decode_key
 from kvd.web.bodies import Body
 from kvd.web.errors import KEY_NOT_FOUND, Refused, as_envelope
 from kvd.web.front import Route
-from kvd.web.listing import Page, read_page, shown_name
+from kvd.web.listing import Form, Page, list_keys, shown_name
 from kvd.web.metadata_filter import filter_of
 from kvd.web.rest_namespaces import find_open, require, whole_number
 from kvd.web.values import content_of, expiry_ms, open_value
@@ -24,6 +24,7 @@ from storage.record import Record
 
 if TYPE_CHECKING:
     from kvd.web.exchange import Exchange
+    from kvd.web.jobs import Job
     from storage.store import Keyspace
 
 _LIST_LIMIT_MIN: Final = 10
@@ -51,7 +52,7 @@ def find_target(exchange: Exchange, operation: str, right: int) -> Target:
 # --- keys
 
 
-def _keys(exchange: Exchange) -> Response:
+def _keys(exchange: Exchange) -> Job:
     keyspace = find_open(exchange, "list keys")
     require(exchange, READ, keyspace)
     limit = whole_number(
@@ -59,18 +60,11 @@ def _keys(exchange: Exchange) -> Response:
     )
     prefix = (exchange.parameter("prefix") or "").encode("utf-8", "replace")
     rules.check_length(prefix)
-    wanted = filter_of(exchange.parameters)
-    page = read_page(exchange, keyspace, prefix, limit, wanted)
-    return envelope.success(encode_rows(page), {"count": len(page.rows), "cursor": page.cursor})
+    return list_keys(exchange, keyspace, prefix, limit, _LISTED, filter_of(exchange.parameters))
 
 
-def encode_rows(page: Page) -> bytes:
-    """Return the keys of a page as a JSON array. Metadata is the JSON that it is."""
-    return b"[" + b",".join(encode_row(key, record) for key, record in page.rows) + b"]"
-
-
-def encode_row(key: bytes, record: Record) -> bytes:
-    """Return what a list tells of one key."""
+def _encode_row(key: bytes, record: Record) -> bytes:
+    """Return what a list tells of one key. Metadata is the JSON that it is."""
     item = b'{"name":' + json_text.quote(shown_name(key))
     expiration = records.expiry_of(record)
     if expiration is not None:
@@ -78,6 +72,15 @@ def encode_row(key: bytes, record: Record) -> bytes:
     if record[METADATA_AT] is not None:
         item += b',"metadata":' + record[METADATA_AT]
     return item + b"}"
+
+
+def answer_page(page: Page) -> Response:
+    """Answer with a page whose keys are JSON."""
+    rows = b"[" + b",".join(page.rows) + b"]"
+    return envelope.success(rows, {"count": len(page.rows), "cursor": page.cursor})
+
+
+_LISTED: Final = Form(_encode_row, answer_page)
 
 
 # --- values

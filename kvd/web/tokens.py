@@ -13,6 +13,8 @@ import hmac
 import json
 import re
 import secrets
+from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -31,6 +33,7 @@ NAME_CHARACTERS_MAX: Final = 128
 
 _match_token: Final = re.compile(rb"kvd_([0-9a-f]{12})_([A-Za-z0-9_-]{20,100})").fullmatch
 _LOOK_MS: Final = 1000
+_ROWS: Final = 100
 # Compared with where there is no token of that id, so that it takes as long.
 _NOBODY: Final = "0" * 64
 
@@ -102,15 +105,17 @@ class Tokens:
         now_ms = self._store.now_ms
         if not 0 <= now_ms - self._looked_at_ms < _LOOK_MS:
             self._looked_at_ms = now_ms
-            self._exist = self._find_any()
+            self._exist = any(self._rows())
         return self._exist
 
-    def _find_any(self) -> bool:
+    def _rows(self) -> Iterator[list[tuple[bytes, Record]]]:
+        """Yield the records of tokens, some at a time; none where all of some were revoked."""
         after: bytes | None = None
         while True:
-            found, after = self._records.scan(PREFIX, after, 100)
-            if found or after is None:
-                return bool(found)
+            rows, after = self._records.scan(PREFIX, after, _ROWS)
+            yield rows
+            if after is None:
+                return
 
     def create(
         self,
@@ -132,11 +137,15 @@ class Tokens:
         self._looked_at_ms = -_LOOK_MS
         return self._records.delete(PREFIX + token_id.encode("ascii", "replace"))
 
+    def pages(self) -> Iterator[list[Token]]:
+        """Yield all tokens, some at a time, in the order of their ids; others may write between two pages."""
+        for rows in self._rows():
+            found = (decode(key[len(PREFIX) :].decode("ascii", "replace"), row[VALUE]) for key, row in rows)
+            yield [token for token in found if token is not None]
+
     def list(self) -> list[Token]:
         """Return all tokens, the oldest first. O(tokens)."""
-        rows, _ = self._records.scan(PREFIX, None, TOKENS_MAX)
-        found = (decode(key[len(PREFIX) :].decode("ascii", "replace"), row[VALUE]) for key, row in rows)
-        return sorted((token for token in found if token is not None), key=lambda token: token.created_ms)
+        return sorted(chain.from_iterable(self.pages()), key=lambda token: token.created_ms)
 
     def record_of(self, token_id: bytes) -> Record | None:
         """Return what is stored for a token: another object once it has changed."""

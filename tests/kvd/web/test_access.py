@@ -9,8 +9,10 @@ from collections.abc import Iterator
 import attrs
 import pytest
 
+from kvd.commands import walks
 from kvd.settings import Settings
-from kvd.web.tokens import ADMIN, READ, WRITE, decode
+from kvd.web import api_tokens
+from kvd.web.tokens import ADMIN, READ, TOKENS_MAX, WRITE, decode
 from tests.kvd.harness import Client, InProcessServer
 from tests.kvd.web.web_harness import BASE, Answer, Web, encode, parse
 
@@ -365,3 +367,48 @@ def test_tokens_survive_flushall() -> None:
     assert Client(server).send("FLUSHALL") == b"OK"
     assert web.get("/k?urlencoded=true").status == 401
     assert web.get("/k?urlencoded=true", **bearer(token)).status == 404
+
+
+# ---------------------------------------------------------------- many tokens
+
+
+def hide(web: Web, count: int) -> None:
+    """Leave the marks of so many revoked tokens, before all others in the order of ids."""
+    records = web.server.store.keyspaces.cluster
+    names = [b"token:%012x" % number for number in range(count)]
+    for name in names:
+        records.put(name, b"{}")
+    for name in names:
+        records.delete(name)
+    web.server.store.commit()
+
+
+def test_revoked_tokens_hide_no_other(web: Web) -> None:
+    hide(web, TOKENS_MAX + 1)
+    token = make(web, ADMIN)
+    assert [one["id"] for one in web.get("/api/tokens", **bearer(token)).result] == [token.split("_")[1]]
+    assert [one.id for one in web.front.gatekeeper.tokens.list()] == [token.split("_")[1]]
+    assert web.get("/k?urlencoded=true").status == 401
+
+
+def test_tokens_are_gone_through_with_turns_for_others(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walks, "SLICE_NANOSECONDS", 0)
+    hide(web, 1000)
+    token = make(web, ADMIN)
+    web.server.clock.advance(10)
+    for method, body, rights_made in (("POST", b"{}", "read"), ("GET", None, ["admin", "read"])):
+        session = web.connect()
+        assert web._tick(session, encode(method, "/api/tokens", body, {**bearer(token)})) == b""
+        for _ in range(9):
+            assert web._tick(session, None) == b""
+            assert session.backlog
+        (answer,) = parse(web.raw(b"", session))
+        result = answer.result
+        assert (result["right"] if body else [one["right"] for one in result]) == rights_made
+
+
+def test_there_are_not_more_tokens_than_may_be(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_tokens, "TOKENS_MAX", 2)
+    token = make(web, ADMIN)
+    assert web.post("/api/tokens", {}, **bearer(token)).status == 200
+    assert web.post("/api/tokens", {}, **bearer(token)).status == 400

@@ -231,6 +231,32 @@ def test_change_stream_and_expiry(shared: RunningServer) -> None:
     assert received.count(b"event: put") == 1
 
 
+def test_a_change_stream_ends_when_its_token_is_revoked(tmp_path: Path) -> None:
+    with kvd_server(tmp_path) as server:
+        connection = connect(server)
+        _, text = ask(connection, "POST", "/api/tokens", '{"right":"admin"}')
+        admin = f"Bearer {json.loads(text)['result']['token']}"
+        _, text = ask(connection, "POST", "/api/tokens", "{}", Authorization=admin)
+        reader = json.loads(text)["result"]
+        with socket.create_connection(("127.0.0.1", port(server)), timeout=30) as stream:
+            stream.sendall(
+                b"GET /kvd/v1/namespaces/db0/changes HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer "
+                + reader["token"].encode()
+                + b"\r\n\r\n"
+            )
+            received = stream.recv(65536)
+            assert b"text/event-stream" in received
+            with server.client() as redis:
+                redis.set("told", "1")
+                while b'"told"' not in received:
+                    received += stream.recv(65536)
+                status, _ = ask(connection, "DELETE", f"/api/tokens/{reader['id']}", Authorization=admin)
+                assert status == 200
+                redis.set("secret", "1")
+            rest = b"".join(iter(lambda: stream.recv(65536), b""))
+            assert b"secret" not in rest
+
+
 # ---------------------------------------------------------------- hostile and many
 
 
