@@ -78,8 +78,8 @@ def test_trouble_with_a_peer_is_measured(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_a_pause_is_felt_by_all_that_should_have_been_asked_in_it() -> None:
     found = latency.Histogram()
-    cluster.add_felt(found, 1_000_000, 0.01)
-    cluster.add_felt(found, 100_000_000, 0.01)
+    found.add_felt(1_000_000, 0.01)
+    found.add_felt(100_000_000, 0.01)
     assert found.count == 11
     assert found.highest_ns == 100_000_000
     assert found.percentile_ms(50) == pytest.approx(50, rel=1 / 31)
