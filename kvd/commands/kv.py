@@ -303,6 +303,7 @@ class _ListWalk:
         self._rows = min(limit, walks.ROWS)  # then as many as pay, for most are marks of deletion
 
     def slice(self) -> list[Reply]:
+        self._keyspace.check_open()  # it may have closed since the last slice: what is still here is not all
         deadline = walks.slice_end()
         found: list[Reply] = []
         while True:

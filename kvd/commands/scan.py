@@ -51,6 +51,7 @@ class _KeysWalk:
         self._after: bytes | None = None
 
     def slice(self) -> list[Reply]:
+        self._keyspace.check_open()  # it may have closed since the last slice: what is still here is not all
         deadline = walks.slice_end()
         matches = _matcher(self._glob)
         found: list[Reply] = []

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvd.commands import walks
+from storage.changes import COMMON_GROUP
 from tests.kvd.harness import Client, InProcessServer, encode, error, tick
 
 
@@ -270,6 +271,19 @@ async def test_a_walk_that_fails_answers_with_the_error(
         Client(server).send("KV.NS", "DELETE", namespace)
     assert "does not exist" in error(client.next())
     assert client.send("SELECT", 0) == b"OK"
+
+
+@pytest.mark.parametrize("command", [("KEYS", "*"), ("KV.LIST",)])
+async def test_a_walk_through_what_is_not_all_here_any_more_is_refused(
+    slicing: tuple[InProcessServer, SlicingHub], command: tuple[str, ...]
+) -> None:
+    server, _ = slicing
+    client = Client(server)
+    async with trio.open_nursery() as nursery:
+        server.spawn = nursery.start_soon
+        assert client.send(*command) is False
+        server.close_groups({COMMON_GROUP: "this node catches up"})
+    assert "this node catches up" in error(client.next())
 
 
 async def test_in_a_transaction_keys_answers_in_one_go(
