@@ -209,6 +209,9 @@ class Syncs:
         session = self._asked(link, start.number)
         if session is None:
             return
+        if session.server is not None:
+            link.drop("a sync that starts twice")
+            return
         if self._is_absurd(start):
             self._fail(session, SyncFailure.HELD)
             return
