@@ -324,6 +324,11 @@ class Verification:
 
     # --- links and time
 
+    def drop_answers(self, link: Link) -> None:
+        """End what is answered on a link: frames of it were lost, and the peer would take the rest for all."""
+        for walk in [walk for walk in self._walks if walk.link is link and walk.feed is not None]:
+            self._end_walk(walk)
+
     def on_link_down(self, link: Link) -> None:
         if self._check is not None and self._check.link is link:
             self._end(None)
