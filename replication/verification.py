@@ -347,7 +347,8 @@ class Verification:
         self._start(now)
         self._expire(now)
         for walk in list(self._walks):
-            self._step(walk)
+            if walk in self._walks:  # not ended with the one before, of the same check
+                self._step(walk)
         if self._walks:
             return now
         return min(self._next, now + 0.2) if self._wanted or self._check else self._next

@@ -715,6 +715,21 @@ def test_a_digest_that_has_lost_parts_is_not_taken_for_whole(
     assert [outcome.equal for outcome in outcomes] == [None]
 
 
+def test_an_answer_that_comes_twice_does_no_harm(three: Lab) -> None:
+    three["a"].put("key", "1")
+    three.run(0.5)
+    outcomes: list[Outcome] = []
+    verification = three["b"].replicator.verification
+    verification.verify(three["a"].id, outcomes.append)
+    while not three.messages("b", "a", m.DigestRequest):
+        three.run(0.01)
+    (request,) = three.messages("b", "a", m.DigestRequest)
+    for _ in range(2):
+        three["a"].replicator.dissemination.flows[three["b"].id].link.send(m.Bucket(request.number, ()))
+    three.run(1.0)
+    assert len(outcomes) == 1
+
+
 def test_a_value_that_was_dropped_is_no_difference_and_any_other_is() -> None:
     have, dropped, other = (b"o", 1, 5, b"hash"), (b"o", 1, 5, None), (b"o", 1, 5, b"other")
     assert [
