@@ -21,8 +21,10 @@ from storage.changes import END_OF_PLACES, Run, VersionVector
 # How much faster than the one that leads a rival has to be to go on. Paces differ from batch to batch, and each change
 # sends some twice.
 _FASTER: Final = 2
-# Seconds that a pace is about; what was before counts less and less. Who is silent for longer has none.
+# Seconds that a pace is about; what was before counts less and less.
 _PACE_SECONDS: Final = 2.0
+# Who is silent for so long has no pace, however fast it was. Even a slow line brings a batch in that time.
+_SILENT_SECONDS: Final = 5.0
 
 
 @attrs.define
@@ -127,7 +129,7 @@ class Asking:
         """Return bytes a second: up to what came last if the server waits for credit, otherwise up to now."""
         if self.credit_due:
             now = self.progress_at
-        if now - self.progress_at > _PACE_SECONDS:
+        if now - self.progress_at > _SILENT_SECONDS:
             return 0.0
         return self.paced_bytes / max(now - self.paced_from, 0.001)
 
