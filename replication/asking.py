@@ -153,6 +153,7 @@ class Asking:
         waited = now - self.progress_at
         if waited > _PACE_SECONDS:  # otherwise it may have been sending what it had credit for
             self.paced_from += waited
+            self.progress_at = now  # it is not the server that was silent
         due, self.credit_due = self.credit_due, 0
         return due
 

@@ -171,6 +171,24 @@ def test_each_has_one_rival_at_most(lab: Lab) -> None:
     assert [first.rival, second.rival, both.rival] == [both, None, first]
 
 
+def test_who_had_to_wait_was_not_silent(lab: Lab) -> None:
+    """Otherwise it would time out, or seem to be slow, before the first batch that it is asked for."""
+    link = lab.link("b", "a").ends[0][1]
+    leading, waiting = (Asking(link, number, False, 0.0, 0.0, 0.0) for number in range(2))
+    for asking in (leading, waiting):
+        asking.begin(m.SyncStart(asking.number, {b"o" * 16: 10}, {}, 0), VersionVector(), 0.0)
+    waiting.meet(leading, VersionVector())
+    for asking in (leading, waiting):
+        asking.take_in(1000, 1.0)
+        asking.credit_due = 1000
+    assert not leading.has_to_wait(1.0)
+    leading.take_credit(1.0)
+    assert waiting.has_to_wait(1.0)
+    assert not waiting.has_to_wait(20.0)
+    waiting.take_credit(20.0)
+    assert waiting.progress_at == 20.0
+
+
 def test_a_sync_starts_once(lab: Lab) -> None:
     """Whoever started again and again would seem to be fast, though nothing comes."""
     from_a = lab.link("b", "a")
