@@ -2,8 +2,9 @@
 
 Two peers that both have what this node lacks are *rivals* if it asks both: all would be sent, read and merged twice. So
 one of them is given no credit while the other one leads, and is asked anew when that has ended, for whatever is left.
-Who was asked first leads, until the other turns out to be much faster: in its first credit, or, since its pace is
-remembered while it waits, when little or nothing comes from the one that leads.
+Who was asked first leads. The other goes on while it is much faster: in its first credit, or, since its pace is remembered
+while it waits, when little or nothing comes from the one that leads. Once it has come further it leads itself, so that what
+has come furthest is never given up.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from replication.core import Link
 from replication.messages import SyncEnd, SyncStart
 from storage.changes import END_OF_PLACES, Run, VersionVector
 
-# How much faster a rival has to be to take the lead. Paces differ from batch to batch, and each change sends some twice.
+# How much faster than the one that leads a rival has to be to go on. Paces differ from batch to batch, and each change
+# sends some twice.
 _FASTER: Final = 2
 # Seconds that a pace is about; what was before counts less and less.
 _PACE_SECONDS: Final = 2.0
+# Who is silent for so long has no pace, however fast it was. Even a slow line brings a batch in that time.
+_SILENT_SECONDS: Final = 5.0
 
 
 @attrs.define
@@ -94,7 +98,9 @@ class Asking:
 
     def meet(self, other: Asking, covered: VersionVector) -> None:
         """Become rivals if most of what either brings is what the other brings as well."""
-        if self.server is None or other.server is None or self.full or other.full or other.rival is not None:
+        if self.server is None or other.server is None or self.full or other.full:
+            return
+        if self.rival is not None or other.rival is not None:
             return
         theirs = other.server.vector
         both = {origin: min(seq, theirs.get(origin, 0)) for origin, seq in self.server.vector.items()}
@@ -121,21 +127,33 @@ class Asking:
 
     def _pace(self, now: float) -> float:
         """Return bytes a second: up to what came last if the server waits for credit, otherwise up to now."""
-        seconds = (self.progress_at if self.credit_due else now) - self.paced_from
-        return self.paced_bytes / max(seconds, 0.001)
+        if self.credit_due:
+            now = self.progress_at
+        if now - self.progress_at > _SILENT_SECONDS:
+            return 0.0
+        return self.paced_bytes / max(now - self.paced_from, 0.001)
 
     def has_to_wait(self, now: float) -> bool:
-        """Tell whether a rival leads; if this one is much faster, it leads from now on."""
+        """Tell whether a rival leads, and this one is not much faster now. Once it has come further, it leads itself.
+
+        What has come further goes on in any case: if it had to wait for long it would begin anew, and a node that stalls
+        now and then would come to no end.
+        """
         rival = self.rival
-        if rival is None:
+        if rival is None or self.leads:
             return False
-        if rival.leads and self._pace(now) > _FASTER * rival._pace(now):
+        if self._pace(now) <= _FASTER * rival._pace(now):
+            return True
+        if self.bytes > rival.bytes:
             self.leads, rival.leads = True, False
-        return rival.leads
+        return False
 
     def take_credit(self, now: float) -> int:
-        """Return the credit that is due, to be given now. The time that it has waited does not count for its pace."""
-        self.paced_from += now - self.progress_at
+        """Return the credit that is due, to be given now. If the server has waited for it, that does not count for its pace."""
+        waited = now - self.progress_at
+        if waited > _PACE_SECONDS:  # otherwise it may have been sending what it had credit for
+            self.paced_from += waited
+            self.progress_at = now  # it is not the server that was silent
         due, self.credit_due = self.credit_due, 0
         return due
 

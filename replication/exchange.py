@@ -160,7 +160,7 @@ class Exchange:
         self.vectors.on_link_down(link)
 
     def data_cleared(self, node: bytes) -> None:
-        """Take note that frames of data to a peer were dropped: of syncs as well as of pushes.
+        """Take note that frames of data to a peer were dropped: of syncs and digests as well as of pushes.
 
         They may have been another group's. So the peer is told to sync: it may find nothing missing, and this node pushes to
         it again only after one.
@@ -169,6 +169,7 @@ class Exchange:
         if link is not None:
             self.dissemination.fallen_behind(link)
             self.syncs.drop_serving(link)
+            self.verification.drop_answers(link)
             link.send(m.SyncFail(0, m.SyncFailure.NEED_SYNC))
 
     def _is_usable(self, link: Link) -> bool:

@@ -209,6 +209,9 @@ class Syncs:
         session = self._asked(link, start.number)
         if session is None:
             return
+        if session.server is not None:
+            link.drop("a sync that starts twice")
+            return
         if self._is_absurd(start):
             self._fail(session, SyncFailure.HELD)
             return
@@ -539,10 +542,11 @@ class Syncs:
             self._send_end(session)
             return
         session.count += sum(len(run.changes) for run in batch.runs)
-        size = max(session.link.send_data(batch), sum(run_bytes(run) for run in batch.runs))
-        session.credit -= size
+        size = sum(run_bytes(run) for run in batch.runs)
+        session.credit -= size  # no more than the asker gives back, or it would be used up by and by
+        sent = max(session.link.send_data(batch), size)
         if self._core.options.sync_rate_max:
-            session.resume_at = self._core.now + size / self._core.options.sync_rate_max
+            session.resume_at = self._core.now + sent / self._core.options.sync_rate_max
 
     def _send_end(self, session: _Serving) -> None:
         feed = session.feed

@@ -324,6 +324,11 @@ class Verification:
 
     # --- links and time
 
+    def drop_answers(self, link: Link) -> None:
+        """End what is answered on a link: frames of it were lost, and the peer would take the rest for all."""
+        for walk in [walk for walk in self._walks if walk.link is link and walk.feed is not None]:
+            self._end_walk(walk)
+
     def on_link_down(self, link: Link) -> None:
         if self._check is not None and self._check.link is link:
             self._end(None)
@@ -342,7 +347,8 @@ class Verification:
         self._start(now)
         self._expire(now)
         for walk in list(self._walks):
-            self._step(walk)
+            if walk in self._walks:  # not ended with the one before, of the same check
+                self._step(walk)
         if self._walks:
             return now
         return min(self._next, now + 0.2) if self._wanted or self._check else self._next

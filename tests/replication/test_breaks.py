@@ -394,6 +394,18 @@ def test_a_sync_waits_while_others_fill_the_queue() -> None:
     assert session.count >= 50
 
 
+def test_all_credit_of_a_sync_is_given_back() -> None:
+    """A batch of a full sync names two places beside its changes: with long keys that is much, and more than is merged."""
+    options = attrs.evolve(FAST, sync_batch_bytes=4_000, sync_credit_bytes=20_000)
+    lab = ready(Lab("a", options=options))
+    for number in range(40):
+        lab["a"].put(f"key{number:02}" + "x" * 2_000, "1")
+    lab.add("b")
+    lab.link("a", "b")
+    lab.run(5.0)
+    assert lab["b"].replicator.rejoin.standing == Standing.READY
+
+
 def test_a_peer_does_not_make_this_node_keep_more_and_more_snapshots() -> None:
     lab = ready(Lab("a", "b"))
     a = lab["a"]

@@ -688,6 +688,48 @@ def test_a_digest_comes_in_parts_one_a_turn(three: Lab, monkeypatch: pytest.Monk
     assert three["b"].get("key7") == b"1"
 
 
+def test_a_digest_that_has_lost_parts_is_not_taken_for_whole(
+    three: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the buckets that seem to differ only the first are looked at: what differs may be among the others."""
+    monkeypatch.setattr("replication.verification._DIGEST_PART", 4)
+    monkeypatch.setattr("replication.verification._BUCKETS_MAX", 4)
+    a, b, wire = three["a"], three["b"], three.wire("a", "b")
+    for number in range(40):
+        a.put(f"key{number}", "1")
+    three.run(0.5)
+    for cell in [cell for cell in b.replica.cells if cell[0] == place("key30")]:
+        del b.replica.cells[cell]
+    outcomes: list[Outcome] = []
+    b.replicator.verification.verify(a.id, outcomes.append)
+    while not three.messages("b", "a", m.DigestRequest):
+        three.run(0.01)
+    three.wires.remove(wire)
+    three.run(0.05)
+    link = a.replicator.dissemination.flows[b.id].link
+    assert link.data_bytes
+    link.clear_data()
+    a.replicator.common.data_cleared(b.id)
+    three.wires.append(wire)
+    three.run(FAST.sync_timeout + 5.0, 0.05)
+    assert [outcome.equal for outcome in outcomes] == [None]
+
+
+def test_an_answer_that_comes_twice_does_no_harm(three: Lab) -> None:
+    three["a"].put("key", "1")
+    three.run(0.5)
+    outcomes: list[Outcome] = []
+    verification = three["b"].replicator.verification
+    verification.verify(three["a"].id, outcomes.append)
+    while not three.messages("b", "a", m.DigestRequest):
+        three.run(0.01)
+    (request,) = three.messages("b", "a", m.DigestRequest)
+    for _ in range(2):
+        three["a"].replicator.dissemination.flows[three["b"].id].link.send(m.Bucket(request.number, ()))
+    three.run(1.0)
+    assert len(outcomes) == 1
+
+
 def test_a_value_that_was_dropped_is_no_difference_and_any_other_is() -> None:
     have, dropped, other = (b"o", 1, 5, b"hash"), (b"o", 1, 5, None), (b"o", 1, 5, b"other")
     assert [
