@@ -25,6 +25,9 @@ _FASTER: Final = 2
 _PACE_SECONDS: Final = 2.0
 # Who is silent for so long has no pace, however fast it was. Even a slow line brings a batch in that time.
 _SILENT_SECONDS: Final = 5.0
+# How many times what it has offered a rival may send until nobody waits for it any more. What it has merged itself
+# without covering it comes on top of what it offers; whoever sends on and on is broken, or worse.
+_OFFERS_MAX: Final = 3
 
 
 @attrs.define
@@ -140,7 +143,7 @@ class Asking:
         now and then would come to no end.
         """
         rival = self.rival
-        if rival is None or self.leads:
+        if rival is None or self.leads or rival.count > _OFFERS_MAX * rival.total:
             return False
         if self._pace(now) <= _FASTER * rival._pace(now):
             return True

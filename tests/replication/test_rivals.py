@@ -171,8 +171,8 @@ def test_each_has_one_rival_at_most(lab: Lab) -> None:
     assert [first.rival, second.rival, both.rival] == [both, None, first]
 
 
-def test_who_had_to_wait_was_not_silent(lab: Lab) -> None:
-    """Otherwise it would time out, or seem to be slow, before the first batch that it is asked for."""
+def rivals(lab: Lab) -> tuple[Asking, Asking]:
+    """Return the session that leads, and the one that waits."""
     link = lab.link("b", "a").ends[0][1]
     leading, waiting = (Asking(link, number, False, 0.0, 0.0, 0.0) for number in range(2))
     for asking in (leading, waiting):
@@ -184,9 +184,23 @@ def test_who_had_to_wait_was_not_silent(lab: Lab) -> None:
     assert not leading.has_to_wait(1.0)
     leading.take_credit(1.0)
     assert waiting.has_to_wait(1.0)
+    return leading, waiting
+
+
+def test_who_had_to_wait_was_not_silent(lab: Lab) -> None:
+    """Otherwise it would time out, or seem to be slow, before the first batch that it is asked for."""
+    _, waiting = rivals(lab)
     assert not waiting.has_to_wait(20.0)
     waiting.take_credit(20.0)
     assert waiting.progress_at == 20.0
+
+
+def test_nobody_waits_for_a_rival_that_sends_on_and_on(lab: Lab) -> None:
+    leading, waiting = rivals(lab)
+    leading.count = 30  # three times what it has offered
+    assert waiting.has_to_wait(1.0)
+    leading.count += 1
+    assert not waiting.has_to_wait(1.0)
 
 
 def test_a_sync_starts_once(lab: Lab) -> None:
