@@ -105,6 +105,8 @@ bench-sim: $(VENV)/.dev
 
 soak: $(VENV)/.soak
 	$(BIN)/python -m pytest -m soak --timeout=0 $(PYTEST_FLAGS)
+	KVD_EXAMPLES=10 $(BIN)/python -m pytest tests/properties tests/protocol tests/compat/test_against_redis.py --timeout=0 \
+		$(PYTEST_FLAGS)
 	mkdir -p build/fuzz && cd build/fuzz && for target in requests peer_frames; do \
 		../../$(BIN)/python ../../tests/fuzz/fuzz_$$target.py -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.budget import examples
 from tests.servers import RunningServer, kvd_server
 from tests.servers import redis_server as start_redis_server
 
 # An example's time says more about what else the machine is doing than about the code.
-settings.register_profile("kvd", deadline=None)
+settings.register_profile("kvd", deadline=None, max_examples=examples(50))
 settings.load_profile("kvd")
 
 _REDIS_PROGRAMS = ("redis-server", "redis-cli", "redis-benchmark")

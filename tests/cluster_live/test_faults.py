@@ -41,7 +41,7 @@ from tests.servers import ROOT, wait_until
 SHIFTED = Path(__file__).with_name("shifted.py")
 
 
-@pytest.mark.parametrize("trust", [SharedSecret, Certificates])
+@pytest.mark.parametrize("trust", [pytest.param(SharedSecret, marks=pytest.mark.soak), Certificates])
 def test_a_killed_node_comes_back_and_has_missed_nothing(
     tmp_path: Path, trust: Callable[[Path], Trust]
 ) -> None:

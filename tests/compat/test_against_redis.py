@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from kvd.commands.table import CommandTable
+from tests.budget import examples
 from tests.compat import grammar
 from tests.compat.comparison import is_exact, same
 from tests.compat.wire import Connection, InProcessConnection, SocketConnection, elements, is_message
@@ -265,49 +266,49 @@ _SETTINGS: Final = settings(
 _protocols = st.sampled_from([2, 3])
 
 
-@settings(_SETTINGS, max_examples=200)
+@settings(_SETTINGS, max_examples=examples(100))
 @given(proto=_protocols, script=_scripts(grammar.STRINGS))
 def test_strings_answer_as_redis_does(in_process: _Servers, proto: int, script: Script) -> None:
     in_process.compare(proto, script)
 
 
-@settings(_SETTINGS, max_examples=150)
+@settings(_SETTINGS, max_examples=examples(75))
 @given(proto=_protocols, script=_scripts(grammar.EXPIRY, grammar.EXPIRY, grammar.EXPIRING))
 def test_expiry_answers_as_redis_does(in_process: _Servers, proto: int, script: Script) -> None:
     in_process.compare(proto, script)
 
 
-@settings(_SETTINGS, max_examples=200)
+@settings(_SETTINGS, max_examples=examples(100))
 @given(proto=_protocols, script=_scripts(grammar.GENERIC, grammar.EXPIRING))
 def test_commands_on_keys_answer_as_redis_does(in_process: _Servers, proto: int, script: Script) -> None:
     in_process.compare(proto, script)
 
 
-@settings(_SETTINGS, max_examples=250)
+@settings(_SETTINGS, max_examples=examples(125))
 @given(proto=_protocols, script=_scripts(grammar.BITMAPS, grammar.BITMAPS, {"SET": grammar.STRINGS["SET"]}))
 def test_bitmaps_answer_as_redis_does(in_process: _Servers, proto: int, script: Script) -> None:
     in_process.compare(proto, script)
 
 
-@settings(_SETTINGS, max_examples=200)
+@settings(_SETTINGS, max_examples=examples(100))
 @given(proto=_protocols, script=_scripts(grammar.DATA, grammar.WRONG_REQUESTS))
 def test_all_data_commands_answer_as_redis_does(in_process: _Servers, proto: int, script: Script) -> None:
     in_process.compare(proto, script)
 
 
-@settings(_SETTINGS, max_examples=150)
+@settings(_SETTINGS, max_examples=examples(75))
 @given(proto=_protocols, script=_scripts(grammar.TRANSACTIONS, grammar.TRANSACTIONS, grammar.EXPIRING))
 def test_transactions_answer_as_redis_does(in_process: _Servers, proto: int, script: Script) -> None:
     in_process.compare(proto, script)
 
 
-@settings(_SETTINGS, max_examples=100)
+@settings(_SETTINGS, max_examples=examples(50))
 @given(proto=_protocols, script=_scripts(grammar.PUBSUB, grammar.TRANSACTIONS))
 def test_pubsub_answers_as_redis_does(in_process: _Servers, proto: int, script: Script) -> None:
     in_process.compare(proto, script)
 
 
-@settings(_SETTINGS, max_examples=100)
+@settings(_SETTINGS, max_examples=examples(50))
 @given(proto=_protocols, script=_scripts(grammar.CONNECTION, grammar.SERVER))
 def test_connection_and_server_commands_answer_as_redis_does(
     in_process: _Servers, proto: int, script: Script
@@ -315,25 +316,25 @@ def test_connection_and_server_commands_answer_as_redis_does(
     in_process.compare(proto, script)
 
 
-@settings(_SETTINGS, max_examples=100)
+@settings(_SETTINGS, max_examples=examples(50))
 @given(proto=_protocols, script=_scripts(grammar.SCRIPTING, grammar.STRINGS, grammar.TRANSACTIONS))
 def test_scripts_answer_as_redis_does(in_process: _Servers, proto: int, script: Script) -> None:
     in_process.compare(proto, script, before=[[b"SCRIPT", b"FLUSH"]])
 
 
-@settings(_SETTINGS, max_examples=40)
+@settings(_SETTINGS, max_examples=examples(20))
 @given(proto=_protocols, script=_scripts(*grammar.TABLES))
 def test_everything_at_once_answers_as_redis_does(in_process: _Servers, proto: int, script: Script) -> None:
     in_process.compare(proto, script, before=[[b"SCRIPT", b"FLUSH"]])
 
 
-@settings(_SETTINGS, max_examples=40)
+@settings(_SETTINGS, max_examples=examples(20))
 @given(proto=_protocols, script=_scripts(grammar.DATA, grammar.TRANSACTIONS))
 def test_a_daemon_on_rocksdb_answers_as_redis_does(over_tcp: _Servers, proto: int, script: Script) -> None:
     over_tcp.compare(proto, script)
 
 
-@settings(_SETTINGS, max_examples=100)
+@settings(_SETTINGS, max_examples=examples(50))
 @given(script=_scripts(grammar.EVENTFUL))
 def test_keyspace_events_are_those_of_redis(in_process: _Servers, script: Script) -> None:
     """The second client listens to all events and says nothing; the first says everything."""

@@ -28,6 +28,7 @@ from storage.policy import Policy
 from storage.record import NEVER
 from storage.store import StoreOptions
 from storage.version import hlc_at
+from tests.budget import examples
 from tests.storage.helpers import findings
 from tests.storage.replicas import Node, contents, digest_of, with_bodies
 
@@ -484,6 +485,9 @@ def test_stores_that_have_covered_the_same_hold_the_same() -> None:
     run_state_machine_as_test(
         Exchange,
         settings=settings(
-            max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=examples(50),
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )

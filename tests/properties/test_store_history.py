@@ -36,6 +36,7 @@ from storage.replica import StoreReplica
 from storage.store import Keyspace, Store, StoreOptions
 from storage.verify import Verifier
 from storage.version import hlc_at
+from tests.budget import examples
 from tests.storage.engines import EngineRig, MemoryRig, RocksRig
 
 START_MS = 1_700_000_000_000
@@ -323,15 +324,15 @@ class RocksHistory(HistoryMachine):
 
 
 @pytest.mark.parametrize(
-    ("machine", "examples", "steps"),
-    [(MemoryHistory, 150, 50), (RocksHistory, 15, 40)],
+    ("machine", "count", "steps"),
+    [(MemoryHistory, 75, 50), (RocksHistory, 8, 40)],
     ids=["memory", "rocksdb"],
 )
-def test_the_past_is_what_was_replaced(machine: type[HistoryMachine], examples: int, steps: int) -> None:
+def test_the_past_is_what_was_replaced(machine: type[HistoryMachine], count: int, steps: int) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=examples,
+            max_examples=examples(count),
             stateful_step_count=steps,
             deadline=None,
             suppress_health_check=list(HealthCheck),

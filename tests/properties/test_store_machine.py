@@ -29,6 +29,7 @@ from storage.errors import NoSpace
 from storage.record import EXPIRES_AT, METADATA, NEVER, VALUE
 from storage.store import Keyspace, Store, StoreOptions
 from storage.verify import Verifier
+from tests.budget import examples
 from tests.storage.engines import EngineRig, MemoryRig, RocksRig
 
 START_MS = 1_700_000_000_000
@@ -326,7 +327,10 @@ def test_the_store_equals_the_model_with_crashes_at_any_write() -> None:
     run_state_machine_as_test(
         MemoryStoreMachine,
         settings=settings(
-            max_examples=150, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=examples(75),
+            stateful_step_count=50,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )
 
@@ -336,6 +340,9 @@ def test_the_store_equals_the_model_on_rocksdb() -> None:
     run_state_machine_as_test(
         RocksStoreMachine,
         settings=settings(
-            max_examples=10, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=examples(5),
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )

@@ -21,6 +21,7 @@ from storage.keyring import Keyring, disused, new_keyring, rotated, without, wit
 from storage.resealing import Phase
 from storage.sealing import key_id_of
 from storage.store import Store, StoreOptions
+from tests.budget import examples
 from tests.properties.test_store_machine import GC_MIN_AGE_MS, MemoryStoreMachine
 from tests.storage.replicas import entropy_of
 
@@ -141,6 +142,9 @@ def test_the_encrypted_store_equals_the_model() -> None:
     run_state_machine_as_test(
         SealedStoreMachine,
         settings=settings(
-            max_examples=150, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=examples(75),
+            stateful_step_count=50,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )
