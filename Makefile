@@ -9,8 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SERVE_FLAGS ?=
-# Tests run in so many processes; most of them wait for another one half of the time.
-TEST_PROCESSES ?= 2
+# Tests run in so many processes: three keep two processors busy, for some wait for another process.
+TEST_PROCESSES ?= 3
 PYTEST_FLAGS ?=
 BENCH_FLAGS ?=
 LOCK_FLAGS ?=
