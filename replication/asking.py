@@ -39,6 +39,7 @@ class Walk:
         b""  # all before this is on disk here, large values too: where to go on if the session breaks
     )
     vector: VersionVector | None = None  # the least of the starts
+    seen: VersionVector = attrs.field(factory=VersionVector)  # the greatest: what any of the servers covered
     floors: VersionVector = attrs.field(factory=VersionVector)
     horizon: int = 0
     unlisted: list[Run] = attrs.field(factory=list)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from replication import messages as m
+from replication.asking import Walk
 from replication.bodies import Bodies
 from replication.carriers import Participants
 from replication.clock import ClockGate
@@ -32,7 +33,7 @@ from replication.sync import Syncs, is_below
 from replication.vectors import Known, Vectors
 from replication.verification import Verification
 from replication.voiding import Voiding
-from storage.changes import Lane, Run, VersionVector, group_of
+from storage.changes import Lane, Run, group_of
 
 # How soon claims that are not true any more are dropped if the sync before has failed.
 _CLAIM_ANEW_SECONDS: Final = 1.0
@@ -198,7 +199,7 @@ class Exchange:
         flow = self.dissemination.flows.get(link.node)
         was_ready = flow is not None and flow.ready
         self.dissemination.set_ready(link, ready=ready)
-        if standing == Standing.READY and known.ready and is_below(replica.vector(), known.floors):
+        if standing == Standing.READY and known.ready and self._lacks_purged(known):
             self.rejoin.on_need_full(link)
         elif ready and not was_ready:
             self.syncs.want(link)  # on connect
@@ -211,8 +212,13 @@ class Exchange:
         purged. Then the next request will do.
         """
         known = self.vectors.known.get(link.node)
-        if known is not None and is_below(self.core.replica.vector(), known.floors):
+        if known is not None and self._lacks_purged(known):
             self.rejoin.on_need_full(link)
+
+    def _lacks_purged(self, known: Known) -> bool:
+        """Tell whether a peer has purged what this node does not cover, with what the tick under way has granted."""
+        covered = self.core.replica.covered
+        return any(covered(origin) < seq for origin, seq in known.floors.items())
 
     def _is_absurd(self, known: Known) -> bool:
         """Tell whether a peer claims to have purged what it does not cover, or what is still to be written.
@@ -241,10 +247,10 @@ class Exchange:
     def _want_sync(self, link: Link) -> None:
         self.syncs.want(link)
 
-    def _on_covered(self, raised: list[bytes], granted: VersionVector | None) -> None:
-        """A sync session is about to grant what it has brought; a full one `granted`. Inside its tick."""
-        if granted is not None:
-            self.rejoin.on_covered(granted, self.voiding.cover_own(self))
+    def _on_covered(self, raised: list[bytes], ended: Walk | None) -> None:
+        """A sync session is about to grant what it has brought; a full one has ended a walk. Inside its tick."""
+        if ended is not None:
+            self.rejoin.on_covered(ended, self.voiding.cover_own(self))
         self.dissemination.unpark_all()
         self._staged.append(lambda: self._after_covered(raised))
 

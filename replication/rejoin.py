@@ -43,6 +43,7 @@ from storage.changes import (
 )
 
 if TYPE_CHECKING:
+    from replication.asking import Walk
     from replication.carriers import Participants
     from replication.sync import Syncs
 
@@ -155,11 +156,11 @@ class Rejoin:
             self._core.rotate_soon("this node comes back from the past")
             self.enter(Standing.REJOINING)
 
-    def on_covered(self, granted: VersionVector, settled: Settled) -> None:
+    def on_covered(self, walk: Walk, settled: Settled) -> None:
         """A full sync has ended well and granted a vector. Inside its tick."""
         if self.standing == Standing.REJOINING:
             stale = dict(self._stale(None)) if settled is Settled.ALL else {}
-            strange = {} if settled is Settled.NOTHING else dict(self._strange(granted))
+            strange = {} if settled is Settled.NOTHING else dict(self._strange(walk))
             self._settle(list({**stale, **strange}.items()))
         if self.standing.is_catching_up:
             self.enter(Standing.READY)
@@ -264,12 +265,14 @@ class Rejoin:
             if found[0].origin in own
         ]
 
-    def _strange(self, granted: VersionVector) -> list[tuple[Stamp, Change]]:
-        """Return what is not granted though it lies beneath the purge horizon, whoever wrote it.
+    def _strange(self, walk: Walk) -> list[tuple[Stamp, Change]]:
+        """Return what no server has covered though it lies beneath their purge horizon, whoever wrote it.
 
         Another node that came back from the past has written it, and has met this one before either met the others.
+        Theirs alone counts: who has purged up to a clock value covers what all wrote before that. This node may have learned a
+        greater one from a member that covers more than they do.
         """
-        return self._written_after(granted, self._core.replica.horizon())
+        return self._written_after(walk.seen, walk.horizon)
 
     def _written_after(self, vector: Mapping[bytes, int], horizon: int | None) -> list[tuple[Stamp, Change]]:
         """Return the values beyond `vector`, up to `horizon` or all."""

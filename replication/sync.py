@@ -106,9 +106,9 @@ class Syncs:
         self.on_ahead: Callable[[Run], object] = _is_never  # a run of a batch that has to wait
         self.may_serve = True  # False while this node itself is joining or rejoining
         self.is_usable: Callable[[Link], bool] = _always  # whether a peer may serve this node
-        # A session has ended well, in its tick: with the origins whose entries it has raised, and the vector that a
-        # full one has granted.
-        self.on_covered: Callable[[list[bytes], VersionVector | None], None] = _ignore_raised
+        # A session has ended well, in its tick: with the origins whose entries it has raised, and the walk that a
+        # full one has ended.
+        self.on_covered: Callable[[list[bytes], Walk | None], None] = _ignore_raised
         self.on_served: Callable[[Link], None] = _ignore  # a peer has got all
         self.on_need_full: Callable[[Link], None] = _ignore
         bodies.read_session = self._read_body
@@ -224,6 +224,7 @@ class Syncs:
         if session.full and walk is not None:
             vector = VersionVector(start.vector)
             walk.vector = vector if walk.vector is None else walk.vector.common(vector)
+            walk.seen = walk.seen.merged(vector)
             walk.floors = walk.floors.merged(start.floors)
             walk.horizon = max(walk.horizon, start.horizon)
             walk.total = max(walk.total, start.total)
@@ -379,11 +380,11 @@ class Syncs:
                 self._fail(session, SyncFailure.CANCEL)
                 return
             self._drop_unlisted(walk)
-            granted: VersionVector | None = walk.vector
+            ended: Walk | None = walk
             raised = self._cover(walk.vector, walk.floors, walk.horizon)
             self.walk = None
         else:
-            granted = None
+            ended = None
             raised = self._cover(end.vector, end.floors, end.horizon)
         del self.asking[session.number]
         session.link.send(SyncFail(session.number, SyncFailure.DONE))
@@ -400,7 +401,7 @@ class Syncs:
                 changes=session.count,
                 bytes=session.bytes,
             )
-        self.on_covered(raised, granted)
+        self.on_covered(raised, ended)
 
     def _ask_anew(self, session: Asking) -> None:
         """Give up what would bring again what another has brought, or is bringing, and ask for the rest."""
@@ -710,7 +711,7 @@ def _is_never(run: Run) -> bool:
     return False
 
 
-def _ignore_raised(raised: list[bytes], granted: VersionVector | None) -> None:
+def _ignore_raised(raised: list[bytes], ended: Walk | None) -> None:
     """Stand in for a callback that the replicator sets."""
 
 
