@@ -675,3 +675,48 @@ def test_floors_beyond_what_their_teller_covers_are_not_taken_over() -> None:
     b.replicator.on_messages(end(wire, b), [told], lab.now)
     b.replicator.after_commit()
     assert standing(b) == Standing.READY
+
+
+# --- what others wrote is not undone
+
+
+def test_a_vector_beside_the_end_of_a_sync_is_compared_with_what_that_grants(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lab = Lab("a")
+    a = lab["a"]
+    a.put("key", "1")
+    lab.run(1.0)
+    origin = a.replica.origin(Lane.SMALL)
+    assert origin is not None
+    a.replica.cover({}, {origin: 1}, 0)
+    c = lab.add("c")
+    wire = lab.link("a", "c")
+    wire.drops = lambda sender, message: isinstance(message, m.SyncEnd)
+    lab.run(0.5)
+    (end_of,) = lab.messages("a", "c", m.SyncEnd)
+    told = [one for one in lab.messages("a", "c", m.Vector) if one.floors]
+    assert standing(c) == Standing.JOINING
+    committed = c.replica.vector()
+    monkeypatch.setattr(c.replica, "vector", lambda: committed)  # until the tick is, as with a real store
+    c.replicator.on_messages(end(wire, c), [end_of, attrs.evolve(told[-1], number=10**6)], lab.now)
+    assert standing(c) == Standing.READY
+
+
+def test_what_a_server_does_not_cover_is_not_from_the_past_because_another_has_purged() -> None:
+    lab = ready(Lab("a", "b", "c"))
+    a, b = lab["a"], lab["b"]
+    for other in "ab":
+        lab.cut(lab.wire(other, "c"))
+    a.put("key", "1")
+    lab.run(0.2)
+    assert b.get("key") == b"1"
+    b.replica.cover({}, {}, a.replica.hlc)  # a has purged up to there, and told
+    lab.cut(lab.wire("a", "b"))
+    b.replicator.rejoin.enter(Standing.REJOINING)
+    b.replicator.after_commit()
+    lab.link("b", "c")
+    lab.run(3.0)
+    assert standing(b) == Standing.READY
+    assert not b.dead_letters
+    assert b.get("key") == b"1"
