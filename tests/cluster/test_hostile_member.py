@@ -221,7 +221,7 @@ class Attack:
         self.weight = weight(self.victim.node.replicator)
         for host in hosts:
             host.rolled_back = True  # what is undone is looked at below
-        world.note = _accept  # type: ignore[method-assign]
+        pytest.MonkeyPatch().setattr(world, "note", _accept)  # it lives for one run
         replicator = self.hostile.node.replicator
         original = replicator.on_messages
 

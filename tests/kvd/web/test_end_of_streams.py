@@ -100,7 +100,7 @@ def make_unreadable(web: Web) -> None:
     def fail(token_id: bytes) -> None:
         raise Unavailable("/nowhere", "the disk is ill")
 
-    web.front.gatekeeper.tokens.record_of = fail  # type: ignore[method-assign]
+    pytest.MonkeyPatch().setattr(web.front.gatekeeper.tokens, "record_of", fail)  # they live for one test
 
 
 @pytest.mark.parametrize("sign", [happen, ping])
