@@ -29,7 +29,10 @@ NODE := tests/compat/node
 WORKERS := examples/workers
 NAME ?=
 
-.PHONY: sim mutations bench-sim help serve example test test-dashboard compat lint format bench bench-latency bench-http bench-scale bench-cluster soak docs lock clean
+# The tests start the daemon hundreds of times, each of which would compile its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: sim mutations bench-sim help serve example test pytest test-dashboard compat lint format bench bench-latency bench-http bench-scale bench-cluster soak docs lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -60,7 +63,11 @@ serve: $(VENV)/.serve
 example: $(VENV)/.serve $(WORKERS)/node_modules/.installed
 	@$(BIN)/python $(WORKERS)/run.py $(NAME)
 
-test: lint
+# Both at once: the type checker alone would leave all processors but one idle.
+test: $(VENV)/.dev
+	$(MAKE) --no-print-directory --jobs=2 lint pytest
+
+pytest: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal $(PYTEST_FLAGS)
 
 test-dashboard: $(VENV)/.dev
