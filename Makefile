@@ -39,6 +39,7 @@ help:
 	@echo "make serve         run the daemon with conf/kvd.toml, data in ./data (SERVE_FLAGS=... for more)"
 	@echo "make example NAME=sessions  run an example Worker with kvd as its KV (needs npm); without NAME, list them"
 	@echo "make test          lint, types, import directions and all tests (PYTEST_FLAGS=... for more)"
+	@echo "make pytest        the tests alone"
 	@echo "make test-dashboard the dashboard in headless Chromium (needs chromium and chromium-driver)"
 	@echo "make compat        Django, Flask, Node.js clients and others against the daemon (needs npm)"
 	@echo "make lint          the first three of these"

@@ -11,7 +11,8 @@ propagation   1,000 small writes a second in all, spread over the nodes. A sampl
 cpu           CPU time of the writing node per SET, alone and with two peers; of a peer per applied record.
 wire          bytes between two nodes per value of 1 KiB.
 catchup       a node that was away misses 100,000 writes of 1 KiB; time until it is equal again, and GET latency of the
-              two others before and meanwhile. It and the network (proxies) have one processor, all others the rest.
+              two others before and meanwhile. Three times: once it and the network (proxies) have one processor, all
+              others the rest, and once each of the others has one, which tells what it feels on a machine of its own.
 join          a new node joins a cluster that holds so many GiB; GET latency of the node that serves it, and of a
               bystander that has nothing to do with it: what both have in common is the machine's. It has one
               processor to itself.
@@ -56,6 +57,8 @@ SECONDS: Final = 20.0
 LONG_SECONDS: Final = 600.0  # of a slow or stopped peer that is asked for by name
 RATIO_MAX: Final = 2.0  # what trouble with one peer may do to the p99 of others
 VALUE: Final = b"x" * 64
+_OTHERS: Final = ("node 0", "node 1")
+_AWAY: Final = "who was away"
 _KEYS: Final = 10_000  # that are written over and over beside a peer in trouble
 _SET_SECONDS: Final = 0.005  # between two of one client
 
@@ -280,30 +283,28 @@ def note_shares(shares: Mapping[str, float]) -> None:
 
 
 def catchup(count: int, report: dict[str, Any]) -> None:
+    """Measure three times, each with another node on a processor of its own: how long it takes, and what others feel."""
+    report["catchup"] = {apart: _catch_up(count, apart) for apart in (_AWAY, *_OTHERS)}
+
+
+def _catch_up(count: int, apart: str) -> dict[str, Any]:
     size = 1024
-    processors = sorted(os.sched_getaffinity(0))
-    with (
-        _on_processors(processors[:-1] or processors),
-        tempfile.TemporaryDirectory() as directory,
-        Cluster(Path(directory), 2) as cluster,
-    ):
-        with _on_processors(processors[-1:]):
-            away = cluster.add()
-        note(_placing(processors, "node that was away and the proxies", "have"))
+    with tempfile.TemporaryDirectory() as directory, Cluster(Path(directory), 3) as cluster:
+        nodes = dict(zip((*_OTHERS, _AWAY), cluster.nodes, strict=True))
+        away = nodes[_AWAY]
         cluster.cut(cluster.nodes[:2], [away])
         _write_values(cluster[0], count, size)
-        nodes = {"node 0": cluster[0], "node 1": cluster[1]}
-        with _getting(nodes) as getters:
-            _move_threads(processors[-1:])
-            wait_until(
-                lambda: cluster[1].status()["dots"] == cluster[0].status()["dots"], "two agree", seconds=300
-            )
+        wait_until(
+            lambda: cluster[1].status()["dots"] == cluster[0].status()["dots"], "two agree", seconds=300
+        )
+        asked = {name: nodes[name] for name in (_OTHERS if apart == _AWAY else [apart])}
+        with _getting(asked) as getters, _apart(apart, nodes, getters):
             before = _measured_for(getters, 5.0)
             cluster.heal()
             wait_until(lambda: any(m["linked"] for m in away.status()["members"]), "it is linked", seconds=60)
             for getter in getters.values():
                 getter.take()
-            shares = Shares({**nodes, "who was away": away})
+            shares = Shares(nodes)
             took = _until_equal(cluster[0], away)
             spent = shares.take()
             during = {name: getter.take() for name, getter in getters.items()}
@@ -311,9 +312,27 @@ def catchup(count: int, report: dict[str, Any]) -> None:
     rate = count * size / took / 1e6
     note(f"catchup: {count:,} writes of {size} bytes in {took:.1f} s, {rate:.0f} MB/s")
     note_shares(spent)
-    report["catchup"] = {"seconds": took, "mb_per_second": rate, "core_percent": spent} | {
-        name: compare(f"GET of {name}", before[name], during[name]) for name in nodes
+    return {"seconds": took, "mb_per_second": rate, "core_percent": spent} | {
+        name: compare(f"GET of {name}", before[name], during[name]) for name in asked
     }
+
+
+@contextlib.contextmanager
+def _apart(name: str, nodes: Mapping[str, Node], getters: Mapping[str, Getter]) -> Iterator[None]:
+    """Give one node the last processor, as if it were a machine of its own, and all others the rest.
+
+    With a node goes its client; with the node that was away go the proxies.
+    """
+    processors = sorted(os.sched_getaffinity(0))
+    own, rest = processors[-1:], processors[:-1] or processors
+    note(_placing(processors, name))
+    with _on_processors(own if name == _AWAY else rest) as here:
+        _move_threads(os.getpid(), here)
+        for other, node in nodes.items():
+            _move_threads(node.pid, own if other == name else rest)
+        for other, getter in getters.items():
+            _move_threads(getter.pid, own if other == name else rest)
+        yield
 
 
 @contextlib.contextmanager
@@ -352,7 +371,7 @@ def join(gigabytes: float, report: dict[str, Any]) -> None:
     ):
         _write_values(cluster[0], count, size)
         note(f"join: {count:,} values of {size} bytes are there")
-        note(_placing(processors, "new node", "has"))
+        note(_placing(processors, "new node"))
         asked = {"serving node": cluster[0], "bystander": bystander[0]}
         with _getting(asked) as getters:
             before = _measured_for(getters, 10.0)
@@ -374,14 +393,14 @@ def join(gigabytes: float, report: dict[str, Any]) -> None:
     }
 
 
-def _placing(processors: Sequence[int], apart: str, has: str) -> str:
+def _placing(processors: Sequence[int], apart: str) -> str:
     """Say what the latencies beside a node that fetches much can be compared with."""
     if len(processors) == 1:
         return "    all share one processor: the latencies are what the machine does, not what is measured"
     rest = ", ".join(map(str, processors[:-1]))
     return (
-        f"    the {apart} {has} processor {processors[-1]}, as if it were another machine. All others\n"
-        f"    share {rest}: worse for the nodes than a machine each."
+        f"    {apart} has processor {processors[-1]}, as if it were another machine. All others share {rest}:\n"
+        "    worse for the nodes among them than a machine each."
     )
 
 
@@ -400,19 +419,19 @@ def _wait_ready(joining: Node) -> None:
     assert fractions == sorted(fractions), "progress goes back"
 
 
-def _move_threads(processors: Sequence[int]) -> None:
-    """Let the threads that this process has by now, the proxies', go on there."""
-    for thread in Path("/proc/self/task").iterdir():
+def _move_threads(pid: int, processors: Sequence[int]) -> None:
+    """Let the threads that a process has by now, and those that they will start, go on there."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
         os.sched_setaffinity(int(thread.name), processors)
 
 
 @contextlib.contextmanager
-def _on_processors(processors: Sequence[int]) -> Iterator[None]:
+def _on_processors(processors: Sequence[int]) -> Iterator[Sequence[int]]:
     """Keep this process, and those that it starts meanwhile, to these."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, processors)
     try:
-        yield
+        yield processors
     finally:
         os.sched_setaffinity(0, before)
 

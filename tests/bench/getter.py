@@ -29,6 +29,11 @@ class Getter:
         theirs.close()
         self.take()  # it is up
 
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
     def take(self) -> Histogram:
         """Return what was measured since the last time."""
         self._pipe.send(True)

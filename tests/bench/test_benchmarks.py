@@ -70,8 +70,12 @@ def test_trouble_with_a_peer_is_measured(tmp_path: Path, capsys: pytest.CaptureF
         assert report[part]["p99_ratio"] > 0
         assert report[part]["resident_during_bytes"] > 10 << 20
     assert report["slow"]["queue_bytes"] > 0
-    assert report["catchup"]["node 1"]["p99_ratio"] > 0
-    assert report["catchup"]["core_percent"]["who was away"] > 0
+    caught_up = report["catchup"]
+    assert caught_up.keys() == {"who was away", "node 0", "node 1"}
+    assert caught_up["who was away"]["node 0"]["p99_ratio"] > 0
+    assert caught_up["who was away"]["core_percent"]["who was away"] > 0
+    assert caught_up["node 1"]["node 1"]["p99_ratio"] > 0
+    assert "node 0" not in caught_up["node 1"]
     shown = capsys.readouterr().err
     assert "stopped: a stopped peer (SIGSTOP) for 2 s; ten minutes are asked for: --only stopped" in shown
 
