@@ -1,0 +1,90 @@
+"""What must not come back, or be undone, when nodes return from the past."""
+
+from __future__ import annotations
+
+from replication import messages as m
+from replication.rejoin import Standing
+from storage.changes import INLINE_BYTES_MAX, Kind
+from tests.replication.lab import Lab, Node, Wire, place, ready
+from tests.replication.test_breaks import end, standing
+
+LARGE = b"v" * (INLINE_BYTES_MAX * 3 + 1)
+
+
+def purge(lab: Lab, key: str) -> None:
+    """Let "a" delete a key and forget that, as if all others had told that they have the deletion."""
+    a = lab["a"]
+    a.delete(key)
+    lab.run(0.2)
+    floor, _ = a.replica.cells.pop((place(key), int(Kind.FLOOR), b""))
+    a.replica.cover({}, {floor.origin: floor.seq}, floor.hlc)
+
+
+def kept_back(wire: Wire, name: str, *kinds: type) -> list[m.Message]:
+    """Keep back what a node sends of some kinds; return where it is collected."""
+    late: list[m.Message] = []
+
+    def holds(sender: Node, message: m.Message) -> bool:
+        is_late = sender.name == name and isinstance(message, kinds)
+        if is_late:
+            late.append(message)
+        return is_late
+
+    wire.drops = holds
+    return late
+
+
+def deliver(lab: Lab, wire: Wire, node: Node, late: list[m.Message]) -> None:
+    """Hand a node what was kept back."""
+    wire.drops = lambda sender, message: False
+    node.replicator.on_messages(end(wire, node), late, lab.now)
+    node.replicator.after_commit()
+
+
+def comes_back(lab: Lab, from_c: Wire, late: list[m.Message]) -> None:
+    """Let "b" find out from "a" that it is from the past, and what "c" has sent come when the walk is past its place."""
+    b = lab["b"]
+    lab["c"].replicator.syncs.may_serve = False  # it is busy: the walk is "a"'s
+    from_a = lab.link("a", "b")
+    ends = kept_back(from_a, "a", m.SyncEnd)
+    lab.run(0.5)
+    assert standing(b) == Standing.REJOINING
+    assert ends
+    deliver(lab, from_c, b, late)
+    deliver(lab, from_a, b, ends)
+    lab.link("a", "c")
+    lab.run(10.0)
+    assert {standing(node) for node in lab.nodes.values()} == {Standing.READY}
+
+
+def test_what_was_purged_does_not_come_back_by_a_sync_from_before() -> None:
+    lab = ready(Lab("a", "b", "c"))
+    for other in "ac":
+        lab.cut(lab.wire("b", other))
+    lab["a"].put("key", "1")
+    lab.run(1.0)
+    assert lab["c"].get("key") == b"1"
+    lab.cut(lab.wire("a", "c"))
+    purge(lab, "key")
+    from_c = lab.link("b", "c")
+    late = kept_back(from_c, "c", m.SyncBatch, m.SyncEnd)
+    lab.run(0.2)
+    assert late
+    comes_back(lab, from_c, late)
+    assert [node.get("key") for node in lab.nodes.values()] == [None] * 3
+
+
+def test_what_was_purged_does_not_come_back_by_a_push_from_before() -> None:
+    lab = ready(Lab("a", "b", "c"))
+    lab.cut(lab.wire("a", "b"))
+    from_c = lab.wire("b", "c")
+    late = kept_back(from_c, "c", m.BodyData)
+    lab["c"].put("key", LARGE)
+    lab.run(1.0)
+    assert lab["a"].get("key") == LARGE
+    assert lab["b"].get("key") is None
+    assert late
+    lab.cut(lab.wire("a", "c"))
+    purge(lab, "key")
+    comes_back(lab, from_c, late)
+    assert [node.get("key") for node in lab.nodes.values()] == [None] * 3
