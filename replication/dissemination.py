@@ -287,6 +287,8 @@ class Dissemination:
 
     def offer(self, run: Run, flow: Flow) -> None:
         """Apply, park or drop a run. Inside a tick."""
+        if not flow.ready:
+            return  # it has waited for a body, and what its peer may push is not known any more; a sync follows
         replica = self._core.replica
         covered = replica.covered(run.origin)
         flow.have[run.origin] = max(flow.have.get(run.origin, 0), run.upto)

@@ -120,8 +120,13 @@ class Syncs:
         self._wanted[link.number] = link
 
     def want_full(self) -> None:
-        """Start a full sync, or go on with the one that broke, at whichever peer is usable."""
+        """Start a full sync, or go on with the one that broke, at whichever peer is usable.
+
+        What was asked for before is given up: behind the walk it could bring in what that has shown to be dead.
+        """
         if self.walk is None:
+            for session in list(self.asking.values()):
+                self._ask_anew(session)
             self.walk = Walk(started_at=self._core.now)
             self._core.log.info("full sync wanted")
 
