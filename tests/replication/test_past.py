@@ -23,12 +23,13 @@ def purge(lab: Lab, key: str) -> None:
 def kept_back(wire: Wire, name: str, *kinds: type) -> list[m.Message]:
     """Keep back what a node sends of some kinds; return where it is collected."""
     late: list[m.Message] = []
+    before = wire.drops
 
     def holds(sender: Node, message: m.Message) -> bool:
         is_late = sender.name == name and isinstance(message, kinds)
         if is_late:
             late.append(message)
-        return is_late
+        return is_late or before(sender, message)
 
     wire.drops = holds
     return late
@@ -88,3 +89,35 @@ def test_what_was_purged_does_not_come_back_by_a_push_from_before() -> None:
     purge(lab, "key")
     comes_back(lab, from_c, late)
     assert [node.get("key") for node in lab.nodes.values()] == [None] * 3
+
+
+def test_an_own_write_that_the_server_covers_is_not_stale_though_it_has_not_told_so_yet() -> None:
+    lab = ready(Lab("a", "b", "c"))
+    a, b, c = (lab[name] for name in "abc")
+    a.put("key", "1")
+    lab.run(0.5)
+    lab.cut(lab.wire("a", "b"))
+    from_c = lab.wire("b", "c")
+    kept_back(from_c, "c", m.Push, m.Vector, m.SyncStart, m.SyncBatch, m.SyncEnd)
+    purge(lab, "key")
+    b.put("own", "1")
+    lab.run(0.05)
+    assert c.get("own") == b"1"
+    lab.cut(from_c)
+    from_a = lab.link("a", "b")
+    asked = kept_back(from_a, "b", m.SyncRequest)
+    lab.run(0.05)
+    told = kept_back(from_a, "a", m.Vector)
+    a.replicator.syncs.want(end(lab.wire("a", "c"), a))
+    lab.run(0.2)
+    assert a.get("own") == b"1"
+    assert standing(b) == Standing.REJOINING
+    assert told
+    a.replicator.on_messages(end(from_a, a), asked, lab.now)
+    a.replicator.after_commit()
+    lab.run(0.1)
+    assert standing(b) == Standing.READY
+    deliver(lab, from_a, b, told)
+    lab.run(2.0)
+    assert not b.dead_letters
+    assert [node.get("own") for node in lab.nodes.values()] == [b"1"] * 3
