@@ -159,7 +159,7 @@ class Rejoin:
     def on_covered(self, walk: Walk, settled: Settled) -> None:
         """A full sync has ended well and granted a vector. Inside its tick."""
         if self.standing == Standing.REJOINING:
-            stale = dict(self._stale(None)) if settled is Settled.ALL else {}
+            stale = dict(self._stale(None, walk.seen)) if settled is Settled.ALL else {}
             strange = {} if settled is Settled.NOTHING else dict(self._strange(walk))
             self._settle(list({**stale, **strange}.items()))
         if self.standing.is_catching_up:
@@ -169,7 +169,7 @@ class Rejoin:
         """Settle own unsent writes that are beneath a horizon just learned, before anything is pushed (9.4 c)."""
         is_news = known.horizon > self._core.replica.horizon()
         if is_news and self.standing == Standing.READY and self._has_heard_all():
-            self._settle(self._stale(known.horizon))
+            self._settle(self._stale(known.horizon, VersionVector()))
 
     def _has_heard_all(self) -> bool:
         own = self._core.identity.node
@@ -246,10 +246,9 @@ class Rejoin:
         for stamp, change in stale:
             replica.void(change.place, stamp)
 
-    def _stale(self, horizon: int | None) -> list[tuple[Stamp, Change]]:
-        """Return own writes that no member covers, up to `horizon` or all."""
+    def _stale(self, horizon: int | None, seen: VersionVector) -> list[tuple[Stamp, Change]]:
+        """Return own writes that no member covers, up to `horizon` or all. `seen`: what a server did, which tells that later."""
         replica = self._core.replica
-        seen = VersionVector()
         for known in self._vectors.known.values():
             seen = seen.merged(known.vector)
         own = {
