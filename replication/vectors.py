@@ -158,7 +158,11 @@ class Vectors:
             del self._sent[link.node]
 
     def claim_less(self) -> None:
-        """Take note that this node covers less than it has claimed. Its links are to begin again."""
+        """Take note that this node covers less than it has claimed. Its links are to begin again.
+
+        What waits for a vector of before would do so for ever.
+        """
+        self._purge_ahead = self._settled_ahead = None
         self._number = ((self._number >> _ERA_BITS) + 1) << _ERA_BITS
 
     def _claimed_sealed(self) -> dict[bytes, int]:

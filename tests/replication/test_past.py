@@ -5,7 +5,7 @@ from __future__ import annotations
 from replication import messages as m
 from replication.rejoin import Standing
 from storage.changes import INLINE_BYTES_MAX, Kind
-from tests.replication.lab import Lab, Node, Wire, place, ready
+from tests.replication.lab import FAST, Lab, Node, Wire, place, ready
 from tests.replication.test_breaks import end, standing
 
 LARGE = b"v" * (INLINE_BYTES_MAX * 3 + 1)
@@ -121,3 +121,23 @@ def test_an_own_write_that_the_server_covers_is_not_stale_though_it_has_not_told
     lab.run(2.0)
     assert not b.dead_letters
     assert [node.get("own") for node in lab.nodes.values()] == [b"1"] * 3
+
+
+def test_what_waits_for_a_vector_that_was_voided_meanwhile_waits_no_more() -> None:
+    """It would be for ever: this node would settle nothing any more, nor tell what it has purged."""
+    lab = ready(Lab("a", "b"))
+    b = lab["b"]
+    vectors = b.replicator.vectors
+    lab.run(FAST.settle_interval)
+    before = vectors.settled_hlc
+    b.replica.power = False
+    b.replica.cover({b"x" * 16: 1, b"y" * 16: 1}, {b"y" * 16: 1}, 1)
+    vectors.tell_all()
+    vectors.settling(vectors.settle())
+    b.replica.power = True
+    del b.replica._vector[b"x" * 16]  # as `Replica.cut` does
+    b.put("later", "1")
+    vectors.claim_less()
+    lab.run(3 * FAST.settle_interval)
+    assert vectors.settled_hlc > before
+    assert lab["a"].replicator.vectors.known[b.id].floors[b"y" * 16] == 1
