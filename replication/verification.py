@@ -65,7 +65,7 @@ class _Check:
     theirs: dict[int, int] | None = None
     parts: dict[int, int] = attrs.field(factory=dict)
     ours: Mapping[int, int] | None = None
-    numbers: tuple[int, ...] = ()
+    numbers: tuple[int, ...] = ()  # of the buckets that were asked for, until all are there
     runs: list[Run] = attrs.field(factory=list)
     differences: int = 0  # places, whether they can be mended from here or not
 
@@ -148,7 +148,7 @@ class Verification:
 
     def on_digest(self, link: Link, digest: Digest) -> None:
         check = self._checking(link, digest.number)
-        if check is None:
+        if check is None or check.theirs is not None:
             return
         if not digest.is_comparable:
             self._end(None)
@@ -171,11 +171,12 @@ class Verification:
 
     def on_bucket(self, link: Link, bucket: Bucket) -> None:
         check = self._checking(link, bucket.number)
-        if check is None:
+        if check is None or not check.numbers:
             return
         check.runs.extend(bucket.runs)
         if not bucket.more:
-            slices = self._core.replica.bucket(check.feed, check.numbers)
+            numbers, check.numbers = check.numbers, ()
+            slices = self._core.replica.bucket(check.feed, numbers)
             self._walk(link, slices, partial(self._compare_buckets, check))
 
     def _compare_buckets(self, check: _Check, runs: list[Run]) -> None:

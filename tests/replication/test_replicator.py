@@ -730,6 +730,24 @@ def test_an_answer_that_comes_twice_does_no_harm(three: Lab) -> None:
     assert len(outcomes) == 1
 
 
+def test_answers_that_nobody_has_asked_for_do_not_make_this_node_read_on_and_on(three: Lab) -> None:
+    wire = three.wire("a", "b")
+    b = three["b"].replicator
+    b.verification.verify(three["a"].id, lambda outcome: None)
+    wire.drops = lambda sender, message: isinstance(message, m.Digest)
+    while not three.messages("b", "a", m.DigestRequest):
+        three.run(0.01)
+    (request,) = three.messages("b", "a", m.DigestRequest)
+    three.run(0.1)
+    link = next(link for node, link in wire.ends if node is three["b"])
+    empty = m.Bucket(request.number, ())
+    b.on_messages(link, [empty] * 3, three.now)
+    assert not b.verification._walks
+    for _ in range(2):
+        b.on_messages(link, [m.Digest(request.number, True, bytes(18)), empty, empty], three.now)
+    assert len(b.verification._walks) == 1
+
+
 def test_a_value_that_was_dropped_is_no_difference_and_any_other_is() -> None:
     have, dropped, other = (b"o", 1, 5, b"hash"), (b"o", 1, 5, None), (b"o", 1, 5, b"other")
     assert [
