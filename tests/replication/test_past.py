@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import attrs
+
 from replication import messages as m
 from replication.rejoin import Standing
 from storage.changes import INLINE_BYTES_MAX, Kind
@@ -88,6 +90,43 @@ def test_what_was_purged_does_not_come_back_by_a_push_from_before() -> None:
     lab.cut(lab.wire("a", "c"))
     purge(lab, "key")
     comes_back(lab, from_c, late)
+    assert [node.get("key") for node in lab.nodes.values()] == [None] * 3
+
+
+def test_what_was_purged_does_not_stay_because_a_second_server_has_never_heard_of_it() -> None:
+    options = attrs.evolve(FAST, sync_credit_bytes=2000, sync_batch_bytes=2000)
+    lab = ready(Lab("a", "b", "c", options=options))
+    a, b, c = (lab[name] for name in "abc")
+    for number in range(20):
+        a.put(f"more{number:02}", "x" * 1000)
+    lab.run(1.0)
+    for other in "ab":
+        lab.cut(lab.wire(other, "c"))
+    b.put("key", "1")
+    lab.run(0.3)
+    assert a.get("key") == b"1"
+    lab.cut(lab.wire("a", "b"))
+    to_c = lab.link("a", "c")
+    kept_back(to_c, "a", m.SyncStart, m.SyncBatch, m.SyncEnd)
+    kept_back(to_c, "c", m.Pull)
+    lab.run(0.1)
+    purge(lab, "key")  # "c" has got the deletion, and nothing that "b" wrote
+    lab.cut(to_c)
+    b.replica.rotate()
+    from_a = lab.link("a", "b")
+    from_a.drops = lambda sender, message: isinstance(message, m.Credit)
+    lab.run(0.5)
+    assert standing(b) == Standing.REJOINING
+    walk = b.replicator.syncs.walk
+    assert walk is not None
+    assert walk.cursor > place("key")
+    lab.cut(from_a)
+    lab.link("b", "c")
+    lab.run(1.0)
+    lab.link("a", "b")
+    lab.link("a", "c")
+    lab.run(10.0)
+    assert {standing(node) for node in lab.nodes.values()} == {Standing.READY}
     assert [node.get("key") for node in lab.nodes.values()] == [None] * 3
 
 
