@@ -378,13 +378,14 @@ class Syncs:
             if walk is None or walk.vector is None or walk.cursor < END_OF_PLACES:
                 self._fail(session, SyncFailure.CANCEL)
                 return
-            if is_below(walk.vector, walk.floors):
+            if is_below(walk.vector, walk.floors) or _is_undecided(walk):
                 # One server had purged what another, itself from the past, had never heard of: the part that
-                # the first has sent lacks what the vector of the second claims.
+                # the first has sent lacks what the vector of the second claims. Or the second has never heard of what
+                # the first has seen die: that can neither be dropped, for nobody would bring it again, nor stay.
                 self.walk = Walk(started_at=self._core.now)
                 self._fail(session, SyncFailure.CANCEL)
                 return
-            self._drop_unlisted(walk)
+            self._core.replica.drop(walk.unlisted)
             ended: Walk | None = walk
             raised = self._cover(walk.vector, walk.floors, walk.horizon)
             self.walk = None
@@ -426,14 +427,6 @@ class Syncs:
         raised = [origin for origin, seq in vector.items() if seq > replica.covered(origin)]
         replica.cover(vector, floors, horizon)
         return raised
-
-    def _drop_unlisted(self, walk: Walk) -> None:
-        """Remove what the walk has shown to be superseded, of what the granted vector covers."""
-        assert walk.vector is not None
-        for run in walk.unlisted:
-            known = [change for change in run.changes if change.seq <= walk.vector[run.origin]]
-            if known:
-                self._core.replica.drop([run._replace(changes=known)])
 
     def on_fail(self, link: Link, failure: SyncFail) -> None:
         """Take note that a session is over, at either end, or that a PULL could not be answered. Inside a tick."""
@@ -645,6 +638,12 @@ class Syncs:
 def is_below(vector: Mapping[bytes, int], floors: Mapping[bytes, int]) -> bool:
     """Tell whether whoever has `vector` lacks something that was purged under `floors`."""
     return any(vector.get(origin, 0) < seq for origin, seq in floors.items())
+
+
+def _is_undecided(walk: Walk) -> bool:
+    """Tell whether a walk has noted as superseded what the vector that it would grant does not cover."""
+    assert walk.vector is not None
+    return any(change.seq > walk.vector[run.origin] for run in walk.unlisted for change in run.changes)
 
 
 def _incremental_batches(feed: ChangeFeed, request: SyncRequest, bytes_max: int) -> Iterator[SyncBatch]:

@@ -96,7 +96,7 @@ def test_what_was_purged_does_not_come_back_by_a_push_from_before() -> None:
 def test_what_was_purged_does_not_stay_because_a_second_server_has_never_heard_of_it() -> None:
     options = attrs.evolve(FAST, sync_credit_bytes=2000, sync_batch_bytes=2000)
     lab = ready(Lab("a", "b", "c", options=options))
-    a, b, c = (lab[name] for name in "abc")
+    a, b = lab["a"], lab["b"]
     for number in range(20):
         a.put(f"more{number:02}", "x" * 1000)
     lab.run(1.0)
