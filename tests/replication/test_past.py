@@ -13,13 +13,17 @@ from tests.replication.test_breaks import end, standing
 LARGE = b"v" * (INLINE_BYTES_MAX * 3 + 1)
 
 
+def forget(node: Node, key: str) -> None:
+    """Let a node forget a deletion, as if all others had told that they have it."""
+    floor, _ = node.replica.cells.pop((place(key), int(Kind.FLOOR), b""))
+    node.replica.cover({}, {floor.origin: floor.seq}, floor.hlc)
+
+
 def purge(lab: Lab, key: str) -> None:
-    """Let "a" delete a key and forget that, as if all others had told that they have the deletion."""
-    a = lab["a"]
-    a.delete(key)
+    """Let "a" delete a key and forget that."""
+    lab["a"].delete(key)
     lab.run(0.2)
-    floor, _ = a.replica.cells.pop((place(key), int(Kind.FLOOR), b""))
-    a.replica.cover({}, {floor.origin: floor.seq}, floor.hlc)
+    forget(lab["a"], key)
 
 
 def kept_back(wire: Wire, name: str, *kinds: type) -> list[m.Message]:
@@ -128,6 +132,46 @@ def test_what_was_purged_does_not_stay_because_a_second_server_has_never_heard_o
     lab.run(10.0)
     assert {standing(node) for node in lab.nodes.values()} == {Standing.READY}
     assert [node.get("key") for node in lab.nodes.values()] == [None] * 3
+
+
+def test_what_a_server_has_never_seen_does_not_stay_because_another_one_knows_of_it() -> None:
+    options = attrs.evolve(FAST, sync_credit_bytes=2000, sync_batch_bytes=2000)
+    lab = ready(Lab("a", "b", "c", "w", options=options))
+    a, b, c, w = (lab[name] for name in "abcw")
+    a.put("key", "1")
+    for number in range(20):
+        a.put(f"more{number:02}", "x" * 1000)
+    lab.run(1.0)
+    for pair in ("ab", "bc", "aw", "cw"):
+        lab.cut(lab.wire(*pair))
+    w.put("key", "of the past")  # for "b" and "w" are backups
+    lab.run(0.3)
+    assert b.get("key") == b"of the past"
+    lab.cut(lab.wire("b", "w"))
+    a.delete("key")
+    lab.run(0.3)
+    forget(c, "key")
+    lab.cut(lab.wire("a", "c"))
+    lab.link("a", "w")
+    lab.run(2.0)
+    assert w.get("key") is None
+    lab.cut(lab.wire("a", "w"))
+    forget(a, "key")
+    b.replica.rotate()
+    from_c = lab.link("b", "c")
+    from_c.drops = lambda sender, message: isinstance(message, m.Credit)
+    lab.run(0.5)
+    walk = b.replicator.syncs.walk
+    assert walk is not None
+    assert walk.cursor > place("key")
+    lab.cut(from_c)
+    lab.link("a", "b")
+    lab.run(3.0)
+    for pair in ("ac", "bc", "aw"):
+        lab.link(*pair)
+    lab.run(5.0)
+    assert {standing(node) for node in lab.nodes.values()} == {Standing.READY}
+    assert [node.get("key") for node in lab.nodes.values()] == [None] * 4
 
 
 def test_an_own_write_that_the_server_covers_is_not_stale_though_it_has_not_told_so_yet() -> None:
