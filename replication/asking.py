@@ -16,7 +16,7 @@ import attrs
 
 from replication.core import Link
 from replication.messages import SyncEnd, SyncStart
-from storage.changes import END_OF_PLACES, Run, VersionVector
+from storage.changes import END_OF_PLACES, Change, Run, Stamp, VersionVector
 
 # How much faster than the one that leads a rival has to be to go on. Paces differ from batch to batch, and each change
 # sends some twice.
@@ -28,6 +28,17 @@ _SILENT_SECONDS: Final = 5.0
 # How many times what it has offered a rival may send until nobody waits for it any more. What it has merged itself
 # without covering it comes on top of what it offers; whoever sends on and on is broken, or worse.
 _OFFERS_MAX: Final = 3
+# Servers, one after the other, that a walk tells apart: a vector is kept for each. Those beyond count as one.
+_STRETCHES_MAX: Final = 64
+
+
+@attrs.frozen
+class _Stretch:
+    """The part of a walk that one server has sent: where it begins, and what that server covered and had purged up to."""
+
+    start: bytes
+    vector: VersionVector
+    horizon: int
 
 
 @attrs.define
@@ -40,6 +51,7 @@ class Walk:
     )
     vector: VersionVector | None = None  # the least of the starts
     seen: VersionVector = attrs.field(factory=VersionVector)  # the greatest: what any of the servers covered
+    stretches: list[_Stretch] = attrs.field(factory=list)  # in the order of places
     floors: VersionVector = attrs.field(factory=VersionVector)
     horizon: int = 0
     unlisted: list[Run] = attrs.field(factory=list)
@@ -48,6 +60,28 @@ class Walk:
     bytes: int = 0
     total: int = 0
     started_at: float = 0.0
+
+    def go_on(self, start: SyncStart) -> None:
+        """Take note of a server that sends what comes next."""
+        vector, horizon = VersionVector(start.vector), start.horizon
+        self.vector = vector if self.vector is None else self.vector.common(vector)
+        self.seen = self.seen.merged(vector)
+        self.floors = self.floors.merged(start.floors)
+        self.horizon = max(self.horizon, horizon)
+        self.total = max(self.total, start.total)
+        stretch = _Stretch(self.cursor, vector, horizon)
+        last = self.stretches[-1] if self.stretches else None
+        if last is not None and last.start == stretch.start:
+            self.stretches.pop()  # that server has sent nothing
+        elif last is not None and len(self.stretches) == _STRETCHES_MAX:
+            self.stretches.pop()
+            stretch = _Stretch(last.start, last.vector.merged(vector), max(last.horizon, horizon))
+        self.stretches.append(stretch)
+
+    def is_strange(self, stamp: Stamp, change: Change) -> bool:
+        """Tell whether the server of a place did not cover a change of it, though it had purged up to a greater clock value."""
+        server = next(one for one in reversed(self.stretches) if one.start <= change.place)
+        return stamp.seq > server.vector[stamp.origin] and stamp.hlc <= server.horizon
 
     @property
     def fraction(self) -> float:

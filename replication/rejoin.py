@@ -265,13 +265,15 @@ class Rejoin:
         ]
 
     def _strange(self, walk: Walk) -> list[tuple[Stamp, Change]]:
-        """Return what no server has covered though it lies beneath their purge horizon, whoever wrote it.
+        """Return what the server has not covered though it lies beneath its purge horizon, whoever wrote it.
 
         Another node that came back from the past has written it, and has met this one before either met the others.
-        Theirs alone counts: who has purged up to a clock value covers what all wrote before that. This node may have learned a
-        greater one from a member that covers more than they do.
+        Of each place its own server alone counts: who has purged up to a clock value covers what all wrote before that. This
+        node may have learned a greater one from a member that covers more, and another server may have heard of the
+        write since, and seen it die.
         """
-        return self._written_after(walk.seen, walk.horizon)
+        assert walk.vector is not None
+        return [found for found in self._written_after(walk.vector, walk.horizon) if walk.is_strange(*found)]
 
     def _written_after(self, vector: Mapping[bytes, int], horizon: int | None) -> list[tuple[Stamp, Change]]:
         """Return the values beyond `vector`, up to `horizon` or all."""

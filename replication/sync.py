@@ -41,7 +41,7 @@ from replication.messages import (
     SyncRequest,
     SyncStart,
 )
-from storage.changes import END_OF_PLACES, Change, ChangeFeed, Run, VersionVector, has_numbers
+from storage.changes import END_OF_PLACES, Change, ChangeFeed, Run, has_numbers
 
 if TYPE_CHECKING:
     from replication.bodies import Bodies
@@ -227,12 +227,7 @@ class Syncs:
                 session.meet(other, covered)
         walk = self.walk
         if session.full and walk is not None:
-            vector = VersionVector(start.vector)
-            walk.vector = vector if walk.vector is None else walk.vector.common(vector)
-            walk.seen = walk.seen.merged(vector)
-            walk.floors = walk.floors.merged(start.floors)
-            walk.horizon = max(walk.horizon, start.horizon)
-            walk.total = max(walk.total, start.total)
+            walk.go_on(start)
 
     def on_batch(self, link: Link, batch: SyncBatch) -> None:
         """Merge a batch. Inside a tick."""

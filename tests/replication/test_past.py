@@ -5,8 +5,9 @@ from __future__ import annotations
 import attrs
 
 from replication import messages as m
+from replication.asking import Walk
 from replication.rejoin import Standing
-from storage.changes import INLINE_BYTES_MAX, Kind
+from storage.changes import INLINE_BYTES_MAX, Change, Kind, Stamp
 from tests.replication.lab import FAST, Lab, Node, Wire, place, ready
 from tests.replication.test_breaks import end, standing
 
@@ -224,3 +225,16 @@ def test_what_waits_for_a_vector_that_was_voided_meanwhile_waits_no_more() -> No
     lab.run(3 * FAST.settle_interval)
     assert vectors.settled_hlc > before
     assert lab["a"].replicator.vectors.known[b.id].floors[b"y" * 16] == 1
+
+
+def test_of_each_place_its_own_server_judges_and_many_servers_count_as_one_in_the_end() -> None:
+    walk, origin, hlc = Walk(), b"o" * 16, 100
+    for number in range(200):
+        walk.go_on(m.SyncStart(1, {origin: 1}, {}, hlc + 1))  # it breaks at once
+        walk.go_on(m.SyncStart(1, {origin: number % 2}, {}, hlc * (1 - number % 2)))
+        walk.cursor = number.to_bytes(2, "big")
+    found = [
+        walk.is_strange(Stamp(hlc, origin, 1), Change(1, hlc, Kind.VALUE, number.to_bytes(2, "big"), b""))
+        for number in range(200)
+    ]
+    assert found == [number % 2 == 1 for number in range(63)] + [False] * 137
