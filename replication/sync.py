@@ -380,7 +380,7 @@ class Syncs:
                 self.walk = Walk(started_at=self._core.now)
                 self._fail(session, SyncFailure.CANCEL)
                 return
-            self._core.replica.drop(walk.unlisted)
+            self._drop_unlisted(walk)
             ended: Walk | None = walk
             raised = self._cover(walk.vector, walk.floors, walk.horizon)
             self.walk = None
@@ -422,6 +422,10 @@ class Syncs:
         raised = [origin for origin, seq in vector.items() if seq > replica.covered(origin)]
         replica.cover(vector, floors, horizon)
         return raised
+
+    def _drop_unlisted(self, walk: Walk) -> None:
+        """Remove what the walk has shown to be superseded."""
+        self._core.replica.drop(walk.unlisted)
 
     def on_fail(self, link: Link, failure: SyncFail) -> None:
         """Take note that a session is over, at either end, or that a PULL could not be answered. Inside a tick."""
