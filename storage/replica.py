@@ -8,7 +8,8 @@ still found.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from heapq import merge
+from itertools import groupby, islice
 from typing import Final
 
 from storage.cells import Numbered, changes_of, member_change, runs_of
@@ -543,9 +544,9 @@ class StoreReplica:
 
     def _changes_within(self, start: bytes, end: bytes) -> Iterator[Numbered]:
         stop = None if end >= END_OF_PLACES else end
-        stored = dict(self._state.engine.iterate(Family.RECORDS, start, stop))
-        pending = [key for key in self._txn.rows if start <= key < end]
-        for place in sorted({**stored, **dict.fromkeys(pending)}):
+        stored = self._state.engine.keys(Family.RECORDS, start, stop)  # there may be millions
+        pending = sorted(key for key in self._txn.rows if start <= key < end)
+        for place, _ in groupby(merge(stored, pending)):
             yield from self._changes_of(place, self._read(place))
         members_stop = None if stop is None else members_start(stop)
         for row_key, member in self._state.members.rows(members_start(start), members_stop):
