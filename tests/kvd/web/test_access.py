@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import attrs
 import pytest
@@ -12,7 +13,11 @@ import pytest
 from kvd.commands import walks
 from kvd.settings import Settings
 from kvd.web import api_tokens
-from kvd.web.tokens import ADMIN, READ, TOKENS_MAX, WRITE, decode
+from kvd.web.tokens import ADMIN, READ, TOKENS_MAX, WRITE, Token, decode
+from storage.errors import NoSpace
+from storage.layout import CLUSTER
+from storage.replica import StoreReplica
+from storage.store import Keyspace
 from tests.kvd.harness import Client, InProcessServer
 from tests.kvd.web.web_harness import BASE, Answer, Web, encode, parse
 
@@ -405,6 +410,67 @@ def test_tokens_are_gone_through_with_turns_for_others(web: Web, monkeypatch: py
         (answer,) = parse(web.raw(b"", session))
         result = answer.result
         assert (result["right"] if body else [one["right"] for one in result]) == rights_made
+
+
+def scans_of(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return the list in which each look through some rows leaves its prefix from now on."""
+    scans: list[bytes] = []
+    scan = Keyspace.scan
+
+    def counting(self: Keyspace, prefix: bytes, after: bytes | None, limit: int) -> Any:
+        scans.append(prefix)
+        return scan(self, prefix, after, limit)
+
+    monkeypatch.setattr(Keyspace, "scan", counting)
+    return scans
+
+
+def test_what_is_left_of_revoked_tokens_is_not_gone_through_again(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide(web, 1000)
+    assert web.get("/k?urlencoded=true").status == 404
+    scans = scans_of(monkeypatch)
+    for _ in range(3):
+        web.server.clock.advance(60_000)
+        assert web.put("/k?urlencoded=true", "v").status == 200
+    assert not scans
+    tokens = web.front.gatekeeper.tokens
+    token = make(web, ADMIN)
+    assert web.get("/k?urlencoded=true").status == 401
+    assert len(scans) > 5  # behind all the others
+    scans.clear()
+    make(web, READ)
+    for _ in range(3):
+        web.server.clock.advance(60_000)
+        assert web.get("/k?urlencoded=true", **bearer(token)).status == 200
+    assert not scans
+    for one in tokens.list():
+        assert web.get("/k?urlencoded=true").status == 401
+        tokens.revoke(one.id)
+    assert web.get("/k?urlencoded=true").status == 200
+
+
+def test_tokens_of_other_nodes_count_once_they_have_come(web: Web) -> None:
+    replica = StoreReplica(web.server.store)
+    assert web.get("/k?urlencoded=true").status == 404
+    token = Token("0" * 12, "theirs", "0" * 64, READ, None, 0, None)
+    replica.put_system(b"token:" + token.id.encode(), token.encode())
+    web.server.store.commit()
+    assert web.get("/k?urlencoded=true").status == 401
+    web.server.store.keyspaces.obtain(CLUSTER).delete(b"token:" + token.id.encode())
+    web.server.store.commit()
+    assert web.get("/k?urlencoded=true").status == 404
+
+
+def test_a_token_that_did_not_get_to_disk_locks_nobody_out(web: Web) -> None:
+    tokens = web.front.gatekeeper.tokens
+    tokens.create("test", ADMIN)
+    assert tokens.exist
+    web.server.engine.fail_next(NoSpace("memory"))
+    with pytest.raises(NoSpace):
+        web.server.store.commit()
+    assert not tokens.exist
 
 
 def test_there_are_not_more_tokens_than_may_be(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
