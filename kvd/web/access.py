@@ -174,6 +174,11 @@ class Gatekeeper:
         known = exchange.session.credential
         return known is not None and known.access is access and known.holds(self._server)
 
+    def check_again(self, exchange: Exchange) -> None:
+        """Refuse who would not be admitted any more, in the middle of a request."""
+        if not (exchange.is_public or self.still_admits(exchange)):
+            raise Refused(401, "Authentication error", AUTHENTICATION, _CHALLENGE)
+
     def _find(self, session: HttpSession, credential: bytes) -> Credential | None:
         scheme, _, rest = credential.partition(b" ")
         if scheme.lower() == b"basic" and rest:

@@ -300,7 +300,7 @@ class HttpSession:
             self._wait_for_pause()
             return
         try:
-            self.front.check_state(exchange)
+            self.front.check_again(exchange)
             data = next(job.steps)
         except StopIteration as end:
             self._finish(job, exchange, end.value)
