@@ -323,6 +323,35 @@ def test_a_user_of_the_acl_is_shown_the_keys_that_it_may_read(web: Web) -> None:
     assert b'"w"' not in heard
 
 
+def test_a_user_of_the_acl_writes_many_of_the_keys_that_it_may_write(web: Web) -> None:
+    namespace = web.create("one")
+    make(web, ADMIN)
+    redis = Client(web.server)
+    redis.send("ACL", "SETUSER", "alice", "on", ">pw", "~a*", "%R~r*", "+@read", "+kv.put")
+    redis.send("KV.NS", "USE", "one")
+    redis.send("MSET", "a1", "", "a2", "", "b", "", "r1", "")
+    alice = {"authorization": "Basic " + base64.b64encode(b"alice:pw").decode()}
+    bulk = f"{BASE}/{namespace}/bulk"
+    assert web.put(bulk, '[{"key":"a3","value":""}]', **alice).status == 200
+    for refused in ("b2", "r2"):
+        assert (
+            web.put(
+                bulk, json.dumps([{"key": "a4", "value": ""}, {"key": refused, "value": ""}]), **alice
+            ).status
+            == 403
+        )
+    assert web.delete(bulk, ["a3"], **alice).status == 200
+    assert redis.send("KEYS", "*") == [b"a1", b"a2", b"b", b"r1"]
+    own = "/kvd/v1/namespaces/one/keys?"
+    assert web.send("DELETE", own + "prefix=r", headers={**alice}).result == {"deleted": 0}
+    assert web.send("DELETE", own + "prefix=a", headers={**alice}).result == {"deleted": 2}
+    assert web.send("DELETE", own + "all=true", headers={**alice}).status == 403
+    redis.send("ACL", "SETUSER", "alice", "-kv.put")
+    assert web.send("DELETE", own + "prefix=a", headers={**alice}).status == 403
+    assert web.put(bulk, '[{"key":"a3","value":""}]', **alice).status == 403
+    assert redis.send("KEYS", "*") == [b"b", b"r1"]
+
+
 # ---------------------------------------------------------------- records
 
 

@@ -115,6 +115,32 @@ def test_writes_end(web: Web, begin: Begin, change: Change, request_of: Callable
     assert web.keyspace("one").count == done
 
 
+@pytest.mark.parametrize("rules", [["-kv.put"], ["resetkeys", "~x*"]], ids=str)
+def test_a_deletion_goes_no_further_than_the_rules_of_its_user(web: Web, rules: list[str]) -> None:
+    session = web.connect()
+    web._tick(session, deletion(web, with_password(web)))
+    while web.keyspace("one").count == COUNT:
+        web._tick(session, None)
+    done = COUNT - web.keyspace("one").count
+    Client(web.server).send("ACL", "SETUSER", "alice", *rules)
+    (answer,) = parse(web.raw(b"", session))
+    assert web.keyspace("one").count == COUNT - done
+    if rules == ["-kv.put"]:
+        assert answer.status == 403
+    else:
+        assert answer.result == {"deleted": done}
+
+
+def test_an_export_ends_when_its_user_may_not_list_any_more(web: Web) -> None:
+    session = web.connect()
+    target = "/kvd/v1/namespaces/one/export"
+    web._tick(session, encode("GET", target, headers={"Authorization": with_password(web)}))
+    web._tick(session, None)
+    Client(web.server).send("ACL", "SETUSER", "alice", "-kv.list")
+    web.raw(b"", session)
+    assert session.close_reason == "failed in the middle of an answer"
+
+
 @whoever
 def test_what_is_received_meanwhile_is_not_written(web: Web, begin: Begin, change: Change) -> None:
     session = web.connect()
