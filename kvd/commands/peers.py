@@ -392,7 +392,8 @@ def cluster_remove(session: Session, request: Request) -> Reply:
     group=_GROUP,
     since=_SINCE,
     complexity="O(N) where N is the number of held origins.",
-    summary="Void what waits at most members because its stamps are far ahead; its node writes the values anew.",
+    summary="Void what waits here and at most members because its stamps are far ahead; its node writes the values "
+    "anew. KV.CLUSTER STATUS tells how many origins wait here: of others nothing is void, and the answer empty.",
 )
 def cluster_cut(session: Session, request: Request) -> Reply:
     peers = _peers(session)
