@@ -383,6 +383,7 @@ class Hub:
             if connection.closed or not connection.may_go_on:
                 continue  # it comes back when its client has taken what it is owed
             connection.mark()
+            connection.session.active_at_ms = self.server.store.now_ms  # who is being answered is not idle
             self._guard(connection, connection.session.run_backlog)
             if time.perf_counter_ns() > deadline:
                 return

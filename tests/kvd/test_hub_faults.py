@@ -152,6 +152,57 @@ async def test_idle_and_stalled_streams_are_closed_as_sockets_are() -> None:
         await until(lambda: not live.server.sessions, "the session ends")
 
 
+class _SlowStream(_LateStream):
+    """Sends one request, and takes each piece of the answer when it is let."""
+
+    def __init__(self, request: bytes) -> None:
+        super().__init__()
+        self._requests = [request]
+
+    async def send_all(self, data: object) -> None:
+        await super().send_all(data)
+        self.let = trio.Event()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return self._requests.pop() if self._requests else await super().receive_some(max_bytes)
+
+
+async def test_who_takes_a_long_answer_is_not_idle() -> None:
+    async with running() as live:
+        live.hub.exclusively(lambda: live.server.store.keyspace(0).put(b"big", b"x" * 1_000_000))
+        stream = _SlowStream(encode("GET", "big"))
+        session = serve_stream(live, stream)
+        for _ in range(3):
+            await stream.sending.wait()
+            session.active_at_ms -= 60_000
+            stream.let.set()
+            await settled()
+            live.hub.close_idle(50)
+            assert session.id in live.server.sessions
+        session.active_at_ms -= 60_000
+        live.hub.close_idle(50)
+        assert session.id not in live.server.sessions, "it has taken nothing since"
+
+
+async def test_whose_requests_are_still_run_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    receive = Session.receive
+
+    def receive_long_ago(self: Session, data: bytes) -> None:
+        receive(self, data)
+        self.active_at_ms -= 60_000
+
+    monkeypatch.setattr(Session, "receive", receive_long_ago)
+    monkeypatch.setattr(session_module, "TICK_OUTPUT_BYTES_MAX", 0)  # a request a tick
+    async with running() as live, await live.connect() as stream:
+        await stream.send_all(encode("ECHO", "x") * 2)
+        assert await receive_exactly(stream, 14) == b"$1\r\nx\r\n" * 2
+        live.hub.close_idle(50)
+        assert live.server.sessions
+        await ask(stream, "ECHO", "y", expect=b"$1\r\ny\r\n")
+        live.hub.close_idle(50)
+        assert not live.server.sessions
+
+
 # --- suspended sessions
 
 
