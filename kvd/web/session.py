@@ -368,6 +368,7 @@ class HttpSession:
             if job.wrote_head:
                 self.abort("a commit failed in the middle of an answer")
                 return
+            self._charge_input()
             self._push(response)
             self.front.count(exchange, 503)
         for position in self._standing:
