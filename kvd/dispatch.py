@@ -331,6 +331,13 @@ def _must_wait(session: Session, spec: CommandSpec) -> bool:
         return False
     if not pause.writes_only:
         return not (spec.name.startswith("CLIENT|") or Flag.NO_AUTH in spec.flags)
+    if spec.name == "EXEC":
+        transaction = session.transaction
+        return transaction is not None and any(_may_write(queued) for queued, _ in transaction.queued)
+    return _may_write(spec)
+
+
+def _may_write(spec: CommandSpec) -> bool:
     return spec.is_write or bool(spec.flags & (Flag.MAY_WRITE | Flag.MAY_REPLICATE))
 
 
