@@ -339,9 +339,15 @@ class Peers:
         self._waiters.append(_Waiter(is_over, try_to_answer))
 
     def _look_at_waiters(self) -> None:
-        self._waiters = [
-            waiter for waiter in self._waiters if not (waiter.is_over() or waiter.try_to_answer())
-        ]
+        self._waiters = [waiter for waiter in self._waiters if not _is_answered(waiter)]
+
+
+def _is_answered(waiter: _Waiter) -> bool:
+    """Tell whether a waiter has nothing left to do, which it may have just done."""
+    try:
+        return waiter.is_over() or waiter.try_to_answer()
+    except StorageError:
+        return False  # the store cannot be read at this moment: it is looked at again
 
 
 def _written_in(replica: StoreReplica) -> dict[bytes, int]:

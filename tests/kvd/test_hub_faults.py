@@ -22,10 +22,12 @@ from kvd.commands import walks
 from kvd.hub import Hub
 from kvd.listeners import new_session
 from kvd.pause import begin_pause, end_pause
+from kvd.peering.peers import Peers
 from kvd.poller import SelectorPoller, open_poller
 from kvd.session import Endpoint, Session
 from kvd.settings import Settings
-from protocol.replies import Push
+from kvd.waiting import Waiting
+from protocol.replies import Push, Reply
 from storage.errors import NoSpace, Unavailable
 from tests.kvd.harness import Client, InProcessServer, encode, error
 from tests.kvd.live import Running, ask, plain_socket, receive_exactly, receive_to_end, running, until
@@ -224,6 +226,40 @@ async def test_a_protocol_error_behind_a_suspended_command_is_told() -> None:
         await stream.send_all(encode("WAIT", 1, 1) + b"*1\r\n:5\r\n")
         with trio.fail_after(10):
             assert await receive_to_end(stream) == b":0\r\n-ERR Protocol error: expected '$', got ':'\r\n"
+
+
+def unreadable() -> Reply:
+    raise Unavailable("memory", "the disk is ill")
+
+
+async def test_who_leaves_while_the_disk_is_ill_harms_nobody() -> None:
+    async with running() as live, await live.connect() as other:
+        async with await live.connect() as stream:
+            await ask(stream, "PING", expect=PONG)
+            _, session = live.server.sessions.values()
+            Waiting(session, unreadable)
+        await until(lambda: session.id not in live.server.sessions, "the session ends")
+        await ask(other, "PING", expect=PONG)
+
+
+async def test_who_has_waited_long_enough_is_told_that_the_disk_is_ill() -> None:
+    async with running() as live, await live.connect() as stream:
+        await ask(stream, "PING", expect=PONG)
+        (session,) = live.server.sessions.values()
+        Waiting(session, unreadable).limit(1)
+        with trio.fail_after(10):
+            assert await receive_exactly(stream, 9) == b"-MISCONF "
+
+
+def test_what_many_wait_for_is_looked_at_although_one_cannot_be_told() -> None:
+    peers = Peers.__new__(Peers)  # nothing else of it is looked at
+    peers._waiters = []
+    answered = iter([False, True])
+    peers.wait_for(lambda: False, unreadable)
+    peers.wait_for(lambda: False, lambda: next(answered))
+    for waiting in (2, 1):
+        peers._look_at_waiters()
+        assert len(peers._waiters) == waiting
 
 
 async def test_the_portable_selector_bears_clients_that_wait_for_nothing(
