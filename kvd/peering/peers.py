@@ -228,10 +228,18 @@ class Peers:
         if self.server.store.applied:
             self.applied.tell(self.server.store.applied)
         if self._system_version != self._replica.system_version:
-            self._system_version = self._replica.system_version
-            self.users.load()
+            self._load_users()
         if self._replica.has_fresh or (self._carries_more and any(one.has_fresh for one in self.replicas())):
             self.node.committed()
+
+    def _load_users(self) -> None:
+        version = self._replica.system_version
+        try:
+            self.users.load()
+        except StorageError as error:
+            log.error("shared users cannot be read, the next commit tries again", error=str(error))
+        else:
+            self._system_version = version
 
     def spread(self, channel: bytes, payload: bytes, *, sharded: bool) -> None:
         """Let a published message reach the subscribers of the other nodes, unless it is to stay here."""

@@ -7,7 +7,9 @@ import errno
 import selectors
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -260,6 +262,22 @@ def test_what_many_wait_for_is_looked_at_although_one_cannot_be_told() -> None:
     for waiting in (2, 1):
         peers._look_at_waiters()
         assert len(peers._waiters) == waiting
+
+
+def test_a_commit_is_not_undone_by_shared_users_that_cannot_be_read() -> None:
+    outcomes: Iterator[Callable[[], object]] = iter([unreadable, unreadable, lambda: None])
+
+    def load() -> None:
+        next(outcomes)()
+
+    peers = Peers.__new__(Peers)
+    peers.server = InProcessServer()
+    peers.users = cast(Any, SimpleNamespace(load=load))
+    peers._replica = cast(Any, SimpleNamespace(system_version=1, has_fresh=False))
+    peers._system_version, peers._carries_more = 0, False
+    for version in (0, 0, 1, 1):
+        peers.committed()
+        assert peers._system_version == version
 
 
 async def test_the_portable_selector_bears_clients_that_wait_for_nothing(
