@@ -22,6 +22,7 @@ from kvd.web.jobs import Job
 from protocol.http_errors import HttpError
 from protocol.http_requests import HttpReader, HttpRequest
 from protocol.http_responses import CONTINUE, Response
+from storage.errors import StorageError
 
 if TYPE_CHECKING:
     from kvd.acl import User
@@ -115,7 +116,10 @@ class HttpSession:
     def _known_answer(self, data: bytes) -> bytes | None:
         if not self._may_know:
             return None
-        encoded = self.front.hot.answer(self, data)
+        try:
+            encoded = self.front.hot.answer(self, data)
+        except StorageError:
+            return None  # the usual way tells the client why
         if encoded is not None:
             self.front.traffic.known += 1
         return encoded

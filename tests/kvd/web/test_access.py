@@ -14,7 +14,7 @@ from kvd.commands import walks
 from kvd.settings import Settings
 from kvd.web import api_tokens
 from kvd.web.tokens import ADMIN, READ, TOKENS_MAX, WRITE, Token, decode
-from storage.errors import NoSpace
+from storage.errors import NoSpace, Unavailable
 from storage.layout import CLUSTER
 from storage.replica import StoreReplica
 from storage.store import Keyspace
@@ -274,6 +274,26 @@ def test_readers_change_nothing(web: Web) -> None:
             answer.status,
         )
     assert web.server.store.commits == commits
+
+
+@pytest.mark.parametrize("unreadable", ["record", "token"])
+def test_a_kept_answer_is_not_given_when_what_it_stands_on_cannot_be_read(
+    web: Web, monkeypatch: pytest.MonkeyPatch, unreadable: str
+) -> None:
+    token = make(web, WRITE)
+    web.put("/k?urlencoded=true", "v", **bearer(token))
+    for _ in range(3):
+        assert web.get("/k?urlencoded=true", **bearer(token)).body == b"v"
+    assert web.front.traffic.known
+
+    def fail(*_: object) -> None:
+        raise Unavailable("/nowhere", "the disk is ill")
+
+    if unreadable == "record":
+        monkeypatch.setattr(Keyspace, "get", fail)
+    else:
+        monkeypatch.setattr(web.front.gatekeeper.tokens, "record_of", fail)
+    assert web.get("/k?urlencoded=true", **bearer(token)).status == 503
 
 
 # ---------------------------------------------------------------- users of the ACL
