@@ -209,7 +209,8 @@ def stands_on_commit(session: Session, request: Request, encoded: bytes) -> bool
         spec = session.server.table.find(request)
     except ErrorReply:
         return False
-    return spec.data_handler is not None or bool(spec.flags & _TOUCHES_DATA)
+    is_shared = Flag.SHARED in spec.flags and session.server.peers is not None
+    return is_shared or spec.data_handler is not None or bool(spec.flags & _TOUCHES_DATA)
 
 
 # --- the ordered checks

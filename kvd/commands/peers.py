@@ -368,7 +368,7 @@ async def _leave(server: Server, peers: Peers, waiting: Waiting) -> None:
 @session_command(
     "KV.CLUSTER|REMOVE",
     arity=3,
-    flags=_ADMIN,
+    flags=_ADMIN | Flag.SHARED,
     group=_GROUP,
     since=_SINCE,
     complexity="O(N) where N is the number of members.",
@@ -388,7 +388,7 @@ def cluster_remove(session: Session, request: Request) -> Reply:
 @session_command(
     "KV.CLUSTER|CUT",
     arity=2,
-    flags=_ADMIN,
+    flags=_ADMIN | Flag.SHARED,
     group=_GROUP,
     since=_SINCE,
     complexity="O(N) where N is the number of held origins.",
