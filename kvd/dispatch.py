@@ -156,13 +156,18 @@ def failure(session: Session, spec: CommandSpec, error: Exception) -> ErrorReply
     elif isinstance(error, StorageError):
         reply = storage_refusal(error)
     else:
-        log.error("command failed unexpectedly", command=spec.name, session_id=session.id, exc_info=error)
-        server.stats.unexpected_errors += 1
         server.store.poison(f"{spec.name} failed unexpectedly")
-        reply = ErrorReply("ERR internal error; the server's log has the details")
+        reply = unexpected(session, spec.name, error)
     server.stats.count_error(reply.text)
     reply.__traceback__ = reply.__context__ = reply.__cause__ = None
     return reply
+
+
+def unexpected(session: Session, command: str, error: Exception) -> ErrorReply:
+    """Write down what only a bug of ours can raise, and return what the client is told."""
+    log.error("command failed unexpectedly", command=command, session_id=session.id, exc_info=error)
+    session.server.stats.unexpected_errors += 1
+    return ErrorReply("ERR internal error; the server's log has the details")
 
 
 def storage_refusal(error: StorageError) -> ErrorReply:

@@ -223,6 +223,24 @@ async def test_what_stands_behind_a_long_walk_is_run(
             assert await receive_exactly(stream, len(expected)) == expected
 
 
+async def test_a_bug_in_a_long_walk_ends_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(deadline: int) -> bool:
+        if deadline:
+            raise RuntimeError("a bug")
+        return True
+
+    monkeypatch.setattr(walks, "slice_end", iter([0, 1]).__next__)  # the second slice fails
+    monkeypatch.setattr(walks, "is_past", broken)
+    monkeypatch.setattr(walks, "ROWS", 1)
+    async with running() as live, await live.connect() as stream:
+        await ask(stream, "MSET", "a", 1, "b", 2, "c", 3, expect=OK)
+        await stream.send_all(encode("KEYS", "*") + encode("PING"))
+        with trio.fail_after(10):
+            told = b"-ERR internal error; the server's log has the details\r\n" + PONG
+            assert await receive_exactly(stream, len(told)) == told
+        assert live.server.stats.unexpected_errors == 1
+
+
 async def test_a_protocol_error_behind_a_suspended_command_is_told() -> None:
     async with running() as live, await live.connect() as stream:
         await stream.send_all(encode("WAIT", 1, 1) + b"*1\r\n:5\r\n")
