@@ -6,6 +6,7 @@ import contextlib
 import errno
 import selectors
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -613,6 +614,30 @@ async def test_a_suspended_client_that_leaves_is_noticed(kind: str) -> None:
         await until(lambda: [one for one in live.server.sessions.values() if one.suspended], "it waits")
         await client.aclose()
         await until(lambda: not live.server.sessions, "the session ends")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing tells of it elsewhere")
+async def test_a_suspended_client_that_leaves_when_it_is_not_read_any_more_is_noticed() -> None:
+    async with running() as live, await live.connect() as staying, trio.open_nursery() as nursery:
+        nursery.start_soon(housekeeping.watch, live.server, live.hub)
+        much = encode("WAIT", 1, 0) + encode("ECHO", b"x" * 200_000)
+        leaving = await live.connect()
+        for stream in (staying, leaving):
+            await stream.send_all(much)
+        await until(lambda: len(live.server.sessions) == 2, "both are let in")
+        sessions = list(live.server.sessions.values())
+        await until(lambda: all(one.held_bytes > 65_536 for one in sessions), "neither is read any more")
+        await leaving.aclose()
+        await settled()
+        live.hub.close_departed()
+        assert len(live.server.sessions) == 2, "it may only have nothing more to say"
+        for session in sessions:
+            session.active_at_ms -= 60_001
+        await until(lambda: len(live.server.sessions) == 1, "the session ends")
+        (left,) = live.server.sessions.values()
+        left.resume(0)
+        await receive_exactly(staying, 200_000)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_suspended_client_is_not_read_without_bound() -> None:
