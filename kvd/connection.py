@@ -137,6 +137,7 @@ class Connection:
         self.unsent_bytes -= count
         self.hub.unsent_bytes -= count
         self._progress_at = trio.current_time()
+        self.session.active_at_ms = self.hub.server.store.now_ms
         while count:
             first = self.unsent[0]
             if len(first) > count:

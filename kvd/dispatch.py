@@ -156,13 +156,18 @@ def failure(session: Session, spec: CommandSpec, error: Exception) -> ErrorReply
     elif isinstance(error, StorageError):
         reply = storage_refusal(error)
     else:
-        log.error("command failed unexpectedly", command=spec.name, session_id=session.id, exc_info=error)
-        server.stats.unexpected_errors += 1
         server.store.poison(f"{spec.name} failed unexpectedly")
-        reply = ErrorReply("ERR internal error; the server's log has the details")
+        reply = unexpected(session, spec.name, error)
     server.stats.count_error(reply.text)
     reply.__traceback__ = reply.__context__ = reply.__cause__ = None
     return reply
+
+
+def unexpected(session: Session, command: str, error: Exception) -> ErrorReply:
+    """Write down what only a bug of ours can raise, and return what the client is told."""
+    log.error("command failed unexpectedly", command=command, session_id=session.id, exc_info=error)
+    session.server.stats.unexpected_errors += 1
+    return ErrorReply("ERR internal error; the server's log has the details")
 
 
 def storage_refusal(error: StorageError) -> ErrorReply:
@@ -209,7 +214,8 @@ def stands_on_commit(session: Session, request: Request, encoded: bytes) -> bool
         spec = session.server.table.find(request)
     except ErrorReply:
         return False
-    return spec.data_handler is not None or bool(spec.flags & _TOUCHES_DATA)
+    is_shared = Flag.SHARED in spec.flags and session.server.peers is not None
+    return is_shared or spec.data_handler is not None or bool(spec.flags & _TOUCHES_DATA)
 
 
 # --- the ordered checks
@@ -331,6 +337,13 @@ def _must_wait(session: Session, spec: CommandSpec) -> bool:
         return False
     if not pause.writes_only:
         return not (spec.name.startswith("CLIENT|") or Flag.NO_AUTH in spec.flags)
+    if spec.name == "EXEC":
+        transaction = session.transaction
+        return transaction is not None and any(_may_write(queued) for queued, _ in transaction.queued)
+    return _may_write(spec)
+
+
+def _may_write(spec: CommandSpec) -> bool:
     return spec.is_write or bool(spec.flags & (Flag.MAY_WRITE | Flag.MAY_REPLICATE))
 
 

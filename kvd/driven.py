@@ -20,7 +20,7 @@ class Driven(Protocol):
     """One client, as its connection sees it."""
 
     id: int
-    active_at_ms: int  # when it sent something last
+    active_at_ms: int  # when it last sent something, took output that had waited, or had a backlog worked off
     endpoint: Endpoint
     out: list[bytes]  # what `take_output` will return, in pieces
     suspended: bool

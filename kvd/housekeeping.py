@@ -107,6 +107,7 @@ async def watch(server: Server, hub: Hub) -> None:
         if idle_seconds:
             hub.close_idle(idle_seconds)
         hub.close_stalled()
+        hub.close_departed()
         if server.store.writable is not None:
             await _try_to_recover(server)
 

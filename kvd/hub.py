@@ -28,10 +28,16 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import structlog
 import trio
 
-from kvd.connection import SMALL_RECEIVE_BYTES, Connection, SocketConnection, StreamConnection
+from kvd.connection import (
+    SMALL_RECEIVE_BYTES,
+    STALLED_SECONDS,
+    Connection,
+    SocketConnection,
+    StreamConnection,
+)
 from kvd.dispatch import storage_refusal
 from kvd.lingering import Lingering
-from kvd.poller import ONCE, READ, WRITE, Poller
+from kvd.poller import ONCE, READ, WRITE, Poller, departed
 from storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -383,6 +389,7 @@ class Hub:
             if connection.closed or not connection.may_go_on:
                 continue  # it comes back when its client has taken what it is owed
             connection.mark()
+            connection.session.active_at_ms = self.server.store.now_ms  # who is being answered is not idle
             self._guard(connection, connection.session.run_backlog)
             if time.perf_counter_ns() > deadline:
                 return
@@ -596,6 +603,22 @@ class Hub:
         for connection in self.connections():
             if connection.unsent_bytes:
                 self._close_if_over_limit(connection, now)
+
+    def close_departed(self) -> None:
+        """Close the clients that have left while a command of theirs waits, and what they sent behind it is not read.
+
+        Others are read up to their end. Not at once: who only sends no more may still want the answer.
+        """
+        oldest = time.time() * 1000 - STALLED_SECONDS * 1000
+        unread = [
+            fd
+            for fd, connection in self.sockets.items()
+            if connection.session.suspended
+            and not connection.is_read
+            and connection.session.active_at_ms < oldest
+        ]
+        for fd in departed(unread) if unread else ():
+            self.sockets[fd].close("client closed")
 
     async def drain(self) -> None:
         """Let nobody in, run no more requests; return when every client has got its replies and is closed."""

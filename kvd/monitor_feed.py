@@ -41,8 +41,7 @@ def feed_monitors(session: Session, spec: CommandSpec, request: Request) -> None
         if monitor is session:
             monitor.push_after_reply(line)
         else:
-            monitor.push_encoded(line)
-            monitor.on_output(monitor)
+            monitor.hear(line)
 
 
 def _line(session: Session, request: Request) -> bytes:

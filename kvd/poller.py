@@ -10,6 +10,7 @@ from __future__ import annotations
 import select
 import selectors
 import sys
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 import trio
@@ -51,6 +52,20 @@ def open_poller() -> Poller:
         return EpollPoller()
     else:  # noqa: RET505 -- so that the type checker leaves out what is not for its platform
         return SelectorPoller()
+
+
+def departed(fds: Iterable[int]) -> list[int]:
+    """Return those of some sockets whose other side sends no more, whatever is still to be read from them.
+
+    None where the platform cannot tell.
+    """
+    if sys.platform == "linux":
+        poll = select.poll()
+        for fd in fds:
+            poll.register(fd, select.POLLRDHUP)
+        return [fd for fd, _ in poll.poll(0)]
+    else:  # noqa: RET505 -- as above
+        return []
 
 
 class EpollPoller:

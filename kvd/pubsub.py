@@ -173,6 +173,5 @@ def _send(subscribers: Subscribers, push: Push, sender: Session | None) -> int:
         if session is sender:
             session.push_after_reply(data)
         else:
-            session.push_encoded(data)
-            session.on_output(session)
+            session.hear(data)
     return len(subscribers)

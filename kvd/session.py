@@ -494,6 +494,28 @@ class Session:
         self.push_encoded(self.encode(message))
         self.on_output(self)
 
+    def hear(self, encoded: bytes) -> None:
+        """Queue what another client has caused: a message, or a line for a monitor.
+
+        Whom it brings above the limit of subscribers hears nothing more and is closed. Not only when the tick is over,
+        as others are: one script may publish without end.
+        """
+        # Hot: once for each receiver of a message.
+        if self.closing:
+            return
+        self.push_positions.append(len(self.out))
+        self.out.append(encoded)
+        self._out_bytes += len(encoded)
+        if self._out_bytes > TICK_OUTPUT_BYTES_MAX:
+            self._limit_heard()
+        self.on_output(self)
+
+    def _limit_heard(self) -> None:
+        limit = self.server.settings.clients.output_pubsub_hard_bytes
+        unsent = 0 if self.transport is None else self.transport.unsent_bytes
+        if limit and unsent + self._out_bytes > limit:
+            self.close_after_reply("output limit")
+
     def charge(self, output_bytes: int) -> None:
         """Count output that the running command made for others as this session's own."""
         self._out_bytes += output_bytes

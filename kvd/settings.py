@@ -147,8 +147,8 @@ class ServerSettings:
     )
     idle_timeout_seconds: int = setting(
         0,
-        """Close a connection that has sent nothing for so long; 0 never does. Subscribers are
-        exempt.""",
+        """Close a connection that has sent nothing, and taken nothing of a long answer, for so long; 0
+        never does. Subscribers are exempt.""",
         low=0,
         high=2**31 - 1,
         parameters=("timeout",),

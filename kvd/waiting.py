@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from kvd.dispatch import storage_refusal
 from protocol.replies import ErrorReply, Reply
+from storage.errors import StorageError
 
 if TYPE_CHECKING:
     from kvd.session import Session
@@ -48,8 +50,17 @@ class Waiting:
             self._session.server.spawn(self._expire, timeout_ms / 1000)
 
     def _unblock(self, error: bool) -> None:
+        if self.is_over:
+            self._over.set()  # the client is gone: nobody asks what the reply would be
+        else:
+            self.answer(ErrorReply(UNBLOCKED) if error else self._reply_at_timeout())
+
+    def _reply_at_timeout(self) -> Reply:
         assert self._at_timeout is not None
-        self.answer(ErrorReply(UNBLOCKED) if error else self._at_timeout())
+        try:
+            return self._at_timeout()
+        except StorageError as error:
+            return storage_refusal(error)
 
     async def _expire(self, timeout_seconds: float) -> None:
         with trio.move_on_after(timeout_seconds):

@@ -228,7 +228,7 @@ def remove(url: str, node: str, as_json: bool) -> None:
 def cut(url: str, as_json: bool) -> None:
     """Void what a node wrote while its clock was far ahead, and what most members hold back.
 
-    Ask a node that holds it. The node that wrote it keeps the values as dead letters, catches up with the others, and
+    Ask a node that holds it (`kvd cluster status` tells). The node that wrote it keeps the values as dead letters, catches up with the others, and
     writes the values anew with its clock as it is then.
     """
     rows = _ask(url, "KV.CLUSTER", "CUT")
@@ -238,8 +238,20 @@ def cut(url: str, as_json: bool) -> None:
     for row in rows:
         click.echo(f"origin {row['origin'][:_ID_DIGITS]} counts up to its write {row['upto']}")
     if not rows:
-        click.echo("nothing is held by a majority of the members", err=True)
+        click.echo(_why_nothing_is_cut(_ask(url, "KV.CLUSTER", "STATUS")), err=True)
         sys.exit(EXIT_FAILED)
+
+
+def _why_nothing_is_cut(status: dict[str, Any]) -> str:
+    if status["held_origins"]:
+        return (
+            "nothing is void: what this node holds back is not held by a majority of the members, as far as it knows. "
+            "Try again when more of them are linked"
+        )
+    return (
+        "nothing is void: this node holds nothing back. Ask one that does: "
+        "`kvd cluster status --url URL` has a line `held` there"
+    )
 
 
 @click.command()

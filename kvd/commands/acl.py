@@ -82,7 +82,7 @@ def _check_shareable(session: Session) -> None:
 @session_command(
     "ACL|SETUSER",
     arity=-3,
-    flags=_ADMIN,
+    flags=_ADMIN | Flag.SHARED,
     group="server",
     since="6.0.0",
     complexity="O(N). Where N is the number of rules provided.",
@@ -113,7 +113,7 @@ def acl_setuser(session: Session, request: Request) -> Reply:
 @session_command(
     "ACL|DELUSER",
     arity=-3,
-    flags=_ADMIN,
+    flags=_ADMIN | Flag.SHARED,
     group="server",
     since="6.0.0",
     complexity="O(1) amortized time considering the typical user.",

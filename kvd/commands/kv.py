@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from kvd import json_text, notify
 from kvd.commands import walks
 from kvd.commands.arguments import LIFETIME_OPTIONS, SYNTAX_ERROR, Lifetime, parse_integer
-from kvd.commands.lookup import announce, find, string_of
+from kvd.commands.lookup import announce, check_total, find, string_of
 from kvd.commands.spec import Arg, Flag, KeyRange, Request, data_command, session_command
 from kvd.commands.strings import write_for
 from protocol.encode import array_head, encode_bulk
@@ -201,7 +201,9 @@ def history(session: Session, request: Request) -> Reply:
     keyspace, key = session.keyspace, request[1]
     count = _parse_count(request[2:])
     _check_history(keyspace)
-    return [_describe_past(session, keyspace, past) for past in keyspace.versions(key, count)]
+    found = keyspace.versions(key, count)
+    check_total((past.record[VALUE] for past in found), "give a smaller COUNT")
+    return [_describe_past(session, keyspace, past) for past in found]
 
 
 def _parse_count(words: Request) -> int:

@@ -90,9 +90,7 @@ def check_length(keyspace: Keyspace, length: int) -> None:
         raise ValueTooLong(length, limit)
 
 
-def check_total(values: Iterable[bytes | None]) -> None:
-    """Refuse to work on more than `TOTAL_BYTES_MAX` at once, however often one key is named."""
+def check_total(values: Iterable[bytes | None], instead: str = "name fewer keys") -> None:
+    """Refuse to work on more than `TOTAL_BYTES_MAX` at once, however often one key is named; say what to do instead."""
     if sum(len(value) for value in values if value is not None) > TOTAL_BYTES_MAX:
-        raise ErrorReply(
-            f"ERR the values are larger than {TOTAL_BYTES_MAX >> 20} MiB together; name fewer keys"
-        )
+        raise ErrorReply(f"ERR the values are larger than {TOTAL_BYTES_MAX >> 20} MiB together; {instead}")

@@ -368,7 +368,7 @@ async def _leave(server: Server, peers: Peers, waiting: Waiting) -> None:
 @session_command(
     "KV.CLUSTER|REMOVE",
     arity=3,
-    flags=_ADMIN,
+    flags=_ADMIN | Flag.SHARED,
     group=_GROUP,
     since=_SINCE,
     complexity="O(N) where N is the number of members.",
@@ -388,11 +388,12 @@ def cluster_remove(session: Session, request: Request) -> Reply:
 @session_command(
     "KV.CLUSTER|CUT",
     arity=2,
-    flags=_ADMIN,
+    flags=_ADMIN | Flag.SHARED,
     group=_GROUP,
     since=_SINCE,
     complexity="O(N) where N is the number of held origins.",
-    summary="Void what waits at most members because its stamps are far ahead; its node writes the values anew.",
+    summary="Void what waits here and at most members because its stamps are far ahead; its node writes the values "
+    "anew. KV.CLUSTER STATUS tells how many origins wait here: of others nothing is void, and the answer empty.",
 )
 def cluster_cut(session: Session, request: Request) -> Reply:
     peers = _peers(session)

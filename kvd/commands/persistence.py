@@ -15,11 +15,11 @@ from kvd.commands.client import parse_timeout_ms
 from kvd.commands.spec import Arg, Flag, Request, session_command
 from kvd.waiting import Waiting
 from protocol.replies import NO_REPLY, OK, ErrorReply, Reply, Simple
+from storage.errors import StorageError
 
 if TYPE_CHECKING:
     from kvd.peering.peers import Peers
     from kvd.session import Session
-    from storage.errors import StorageError
 
 _SAVE: Final = Flag.ADMIN | Flag.NOSCRIPT | Flag.NO_ASYNC_LOADING
 _IN_PROGRESS: Final = "ERR Background save already in progress"
@@ -135,11 +135,13 @@ def waitaof(session: Session, request: Request) -> Reply:
         return waiting.is_over
 
     def synced(error: StorageError | None) -> None:
-        if error is not None:
-            waiting.answer(ErrorReply(f"ERR {error}"))
-            return
-        state.local = 1
-        answer_if_met()
+        try:
+            if error is not None:
+                raise error
+            state.local = 1
+            answer_if_met()
+        except StorageError as failure:
+            waiting.answer(ErrorReply(f"ERR {failure}"))
 
     session.server.sync_queue.wait(synced)
     if state.peers is not None and wanted_replicas:

@@ -66,6 +66,8 @@ class Flag(EnumFlag):
     PLAIN = auto()
     # Ours: a session command that may write records (EXEC, EVAL), so its reply stands on the commit.
     MAY_WRITE = auto()
+    # Ours: it writes records of the cluster, if there is one, so its reply stands on the commit as well.
+    SHARED = auto()
 
 
 # In the order in which COMMAND INFO and ACL CAT list them.

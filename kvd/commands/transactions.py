@@ -12,15 +12,18 @@ from __future__ import annotations
 from typing import Final
 
 from kvd import dispatch
+from kvd.commands import lookup
 from kvd.commands.spec import Arg, CommandSpec, Flag, KeyRange, Request, session_command
 from kvd.session import Session, Transaction
-from protocol.replies import NULL_ARRAY, OK, ErrorReply, Reply
+from protocol.replies import NULL_ARRAY, OK, Encoded, ErrorReply, Reply
 from storage.errors import KeyTooLong
 
 _FLAGS: Final = Flag.NOSCRIPT | Flag.LOADING | Flag.STALE | Flag.FAST | Flag.ALLOW_BUSY
 
 # Keys that one session may watch at the same time; so many are a mistake of the client. Redis has no bound.
 WATCHED_KEYS_MAX: Final = 100_000
+# Replies up to this size are not bounded together: the queue is.
+_SHORT_BYTES: Final = 1024
 
 
 @session_command(
@@ -60,11 +63,37 @@ def exec_(session: Session, request: Request) -> Reply:
             return NULL_ARRAY
         transaction.executing = True
         with session.server.store.atomic():
-            return [_run_queued(session, spec, queued) for spec, queued in transaction.queued]
+            return _run_all(session, transaction.queued)
     finally:
         session.transaction = None
         session.watched.clear()
         session.refresh()
+
+
+def _run_all(session: Session, queued: list[tuple[CommandSpec, Request]]) -> list[Reply]:
+    """Run the requests in order, and return the replies, encoded.
+
+    What would make all of them together larger than the values of one request may be becomes an error: nothing else bounds
+    what a thousand reads of one large value are answered with.
+    """
+    replies: list[Reply] = []
+    size = 0
+    for spec, request in queued:
+        reply = _run_queued(session, spec, request)
+        encoded = session.encode(reply)  # as it is spoken by now: HELLO may have changed it
+        if len(encoded) > _SHORT_BYTES and size + len(encoded) > lookup.TOTAL_BYTES_MAX:
+            encoded = session.encode(_too_large(session))
+        size += len(encoded)
+        replies.append(Encoded(encoded))
+    return replies
+
+
+def _too_large(session: Session) -> ErrorReply:
+    error = ErrorReply(
+        f"ERR done, but the replies of the transaction are larger than {lookup.TOTAL_BYTES_MAX >> 20} MiB together"
+    )
+    session.server.stats.count_error(error.text)
+    return error
 
 
 def _run_queued(session: Session, spec: CommandSpec, request: Request) -> Reply:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
-from kvd.dispatch import storage_refusal
+from kvd.dispatch import storage_refusal, unexpected
 from protocol.encode import array_head
 from protocol.replies import NO_REPLY, Reply
 from storage.errors import StorageError
@@ -123,8 +123,11 @@ async def _finish(session: Session, walk: Walk, found: list[Reply]) -> None:
         while session.suspended and not walk.finished:
             hub.transact(answer.grow)
             await trio.lowlevel.checkpoint()
-    except StorageError as error:
-        refusal = storage_refusal(error)
+    except Exception as error:  # noqa: BLE001 -- a bug ends the request
+        if isinstance(error, StorageError):
+            refusal = storage_refusal(error)
+        else:
+            refusal = unexpected(session, session.last_command, error)
         session.server.stats.count_error(refusal.text)
         hub.exclusively(lambda: session.resume(refusal))
     else:

@@ -228,10 +228,18 @@ class Peers:
         if self.server.store.applied:
             self.applied.tell(self.server.store.applied)
         if self._system_version != self._replica.system_version:
-            self._system_version = self._replica.system_version
-            self.users.load()
+            self._load_users()
         if self._replica.has_fresh or (self._carries_more and any(one.has_fresh for one in self.replicas())):
             self.node.committed()
+
+    def _load_users(self) -> None:
+        version = self._replica.system_version
+        try:
+            self.users.load()
+        except StorageError as error:
+            log.error("shared users cannot be read, the next commit tries again", error=str(error))
+        else:
+            self._system_version = version
 
     def spread(self, channel: bytes, payload: bytes, *, sharded: bool) -> None:
         """Let a published message reach the subscribers of the other nodes, unless it is to stay here."""
@@ -339,9 +347,15 @@ class Peers:
         self._waiters.append(_Waiter(is_over, try_to_answer))
 
     def _look_at_waiters(self) -> None:
-        self._waiters = [
-            waiter for waiter in self._waiters if not (waiter.is_over() or waiter.try_to_answer())
-        ]
+        self._waiters = [waiter for waiter in self._waiters if not _is_answered(waiter)]
+
+
+def _is_answered(waiter: _Waiter) -> bool:
+    """Tell whether a waiter has nothing left to do, which it may have just done."""
+    try:
+        return waiter.is_over() or waiter.try_to_answer()
+    except StorageError:
+        return False  # the store cannot be read at this moment: it is looked at again
 
 
 def _written_in(replica: StoreReplica) -> dict[bytes, int]:

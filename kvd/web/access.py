@@ -54,7 +54,10 @@ class Access(Protocol):
     name: str
 
     def permits(self, right: int, keyspace: Keyspace | None, key: bytes | None = None) -> bool:
-        """Tell about READ, WRITE or ADMIN of a namespace (None: of all that there are), or of one key in it."""
+        """Tell about READ, WRITE or ADMIN of a namespace (None: of all that there are), or of one key in it.
+
+        Of a namespace: whether anything in it may be read, or written; each key is to be asked about then.
+        """
 
     def key_filter(self) -> Callable[[bytes], bool] | None:
         """Return the test for the keys that a list may show to who may list; None if it is all of them."""
@@ -125,7 +128,8 @@ class UserAccess:
             request = [b"KV.PUT", b"" if key is None else key, b""]
         else:
             request = [b"KV.LIST"] if key is None else [b"KV.GET", key]
-        return user.deny(self._table.find(request), request) is None
+        denial = user.deny(self._table.find(request), request)
+        return denial is None or (key is None and denial.reason == "key")
 
     def key_filter(self) -> Callable[[bytes], bool] | None:
         request = [b"KV.LIST"]
@@ -173,6 +177,11 @@ class Gatekeeper:
             return self.is_open
         known = exchange.session.credential
         return known is not None and known.access is access and known.holds(self._server)
+
+    def check_again(self, exchange: Exchange) -> None:
+        """Refuse who would not be admitted any more, in the middle of a request."""
+        if not (exchange.is_public or self.still_admits(exchange)):
+            raise Refused(401, "Authentication error", AUTHENTICATION, _CHALLENGE)
 
     def _find(self, session: HttpSession, credential: bytes) -> Credential | None:
         scheme, _, rest = credential.partition(b" ")

@@ -1,8 +1,9 @@
 """Many writes in one request.
 
 All entries are checked before the first is written, so one bad entry refuses the request. A small request is
-one atomic commit. A large one is written in slices, a commit each, with the other clients' turns between;
-only a disk that fails in its middle can then leave it half done, and doing it again is harmless.
+one atomic commit. A large one is written in slices, a commit each, with the other clients' turns between. What
+comes between, such as a disk that fails or a token that is revoked, can then leave it half done; doing it again is
+harmless.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     GET    /kvd/v1/namespaces/{ns}/changes[?prefix=P]          what changes, as server-sent events
     GET    /kvd/v1/namespaces/{ns}/export[?prefix=P]           every key with its value, as JSON lines
                                                                (of both: what who asks may read)
-    DELETE /kvd/v1/namespaces/{ns}/keys?prefix=P               all keys under a prefix
+    DELETE /kvd/v1/namespaces/{ns}/keys?prefix=P               all keys under a prefix that who asks may write
     DELETE /kvd/v1/namespaces/{ns}/keys?all=true               all keys
 
 A line of an export is an entry of a bulk put: ``{"key","value"[,"base64":true][,"expiration"][,"metadata"]}``.
@@ -26,6 +26,7 @@ from kvd.web.feeds import Feed
 from kvd.web.front import Route
 from kvd.web.jobs import Job, Slice, Steps, streamed
 from kvd.web.listing import Row
+from kvd.web.rest_namespaces import require
 from storage.record import METADATA, VALUE, Record
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def _readable_rows(exchange: Exchange, keyspace: Keyspace) -> Iterator[Row | Non
     after: bytes | None = None
     while True:
         keyspace.check_open()  # it may have closed since the last slice: what is still here is not all
+        require(exchange, READ, keyspace)
         # Few rows at a time: each may hold a value of any size.
         found, after = keyspace.scan(prefix, after, _ROWS)
         for key, record in found:
@@ -135,8 +137,7 @@ def _delete_keys(exchange: Exchange) -> Job | Response:
         return Job("delete by prefix", _delete_steps(exchange, keyspace, prefix))
     if exchange.parameter("all") != "true":
         raise Refused(400, "name a prefix, or say all=true to delete every key")
-    if not exchange.access.permits(WRITE, keyspace, b""):
-        raise Refused(403, "Authentication error", 10000)
+    require(exchange, WRITE, keyspace, b"")
     return envelope.result({"deleted": keyspace.flush()})
 
 
@@ -144,12 +145,11 @@ def _delete_steps(exchange: Exchange, keyspace: Keyspace, prefix: bytes) -> Step
     after: bytes | None = None
     deleted = 0
     part = Slice(exchange.front.pace)
+    permits = exchange.access.permits
     while True:
+        require(exchange, WRITE, keyspace)  # rules may have changed since the last slice
         found, after = keyspace.scan(prefix, after, _ROWS)
-        for key, _ in found:
-            if not exchange.access.permits(WRITE, keyspace, key):
-                raise Refused(403, "Authentication error", 10000)
-            deleted += records.delete(keyspace, key)
+        deleted += sum(records.delete(keyspace, key) for key, _ in found if permits(WRITE, keyspace, key))
         if after is None:
             break
         if part.is_full(len(found) * _DELETION_BYTES):

@@ -131,7 +131,7 @@ class Front:
                 return HELD
             try:
                 if exchange.body is not None:  # it took its time: much may have changed
-                    self.check_state(exchange)
+                    self.check_again(exchange)
                 answer: Answer = exchange.handler(exchange)
                 return answer  # noqa: TRY300 -- hot: no else
             except Exception as error:  # noqa: BLE001 -- `translate` tells refusals from bugs
@@ -155,6 +155,11 @@ class Front:
         if refusal is not None:
             raise errors.from_reply(refusal)
 
+    def check_again(self, exchange: Exchange) -> None:
+        """Refuse what would be refused by now, for the daemon's state or because who asks is not admitted any more."""
+        self.check_state(exchange)
+        self.gatekeeper.check_again(exchange)
+
     def must_wait(self, exchange: Exchange) -> bool:
         """Tell whether CLIENT PAUSE holds this request. Health and the pages themselves are not held."""
         pause = self.server.pause
@@ -163,9 +168,9 @@ class Front:
     def run_held(self, exchange: Exchange) -> Answer | Late | Held:
         """Return the answer to a request that was held; what may have changed meanwhile is looked at again."""
         try:
-            self.check_state(exchange)
-        except Refused as refused:
-            exchange.refusal = refused
+            self.check_again(exchange)
+        except (Refused, StorageError) as error:
+            exchange.refusal = self._translate(exchange, error)
         return self.run(exchange)
 
     def failure(self, exchange: Exchange, error: Exception) -> Response:

@@ -3,7 +3,7 @@
 A handler returns a `Job` instead of a `Response`. Each `yield` gives bytes to be sent (or none) and ends the
 slice; what it wrote is committed before anything is sent. What the generator returns is the answer; None if
 it has sent the whole answer itself. A job whose client does not read what was sent is not continued until
-it does; one whose client has gone is closed.
+it does; one whose client has gone is closed; one whose client would not be admitted any more ends with that refusal.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from kvd.web.jobs import Job
 from protocol.http_errors import HttpError
 from protocol.http_requests import HttpReader, HttpRequest
 from protocol.http_responses import CONTINUE, Response
+from storage.errors import StorageError
 
 if TYPE_CHECKING:
     from kvd.acl import User
@@ -115,7 +116,10 @@ class HttpSession:
     def _known_answer(self, data: bytes) -> bytes | None:
         if not self._may_know:
             return None
-        encoded = self.front.hot.answer(self, data)
+        try:
+            encoded = self.front.hot.answer(self, data)
+        except StorageError:
+            return None  # the usual way tells the client why
         if encoded is not None:
             self.front.traffic.known += 1
         return encoded
@@ -300,7 +304,7 @@ class HttpSession:
             self._wait_for_pause()
             return
         try:
-            self.front.check_state(exchange)
+            self.front.check_again(exchange)
             data = next(job.steps)
         except StopIteration as end:
             self._finish(job, exchange, end.value)
@@ -368,6 +372,7 @@ class HttpSession:
             if job.wrote_head:
                 self.abort("a commit failed in the middle of an answer")
                 return
+            self._charge_input()
             self._push(response)
             self.front.count(exchange, 503)
         for position in self._standing:

@@ -32,7 +32,6 @@ TOKENS_MAX: Final = 10_000
 NAME_CHARACTERS_MAX: Final = 128
 
 _match_token: Final = re.compile(rb"kvd_([0-9a-f]{12})_([A-Za-z0-9_-]{20,100})").fullmatch
-_LOOK_MS: Final = 1000
 _ROWS: Final = 100
 # Compared with where there is no token of that id, so that it takes as long.
 _NOBODY: Final = "0" * 64
@@ -92,8 +91,8 @@ class Tokens:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._looked_at_ms = -_LOOK_MS
-        self._exist = False
+        self._looked_at: int | None = None  # the version of the records at the last look; None: look again
+        self._found: bytes | None = None  # the name of a record that there was then
 
     @property
     def _records(self) -> Keyspace:
@@ -101,12 +100,17 @@ class Tokens:
 
     @property
     def exist(self) -> bool:
-        """Whether there is any token, expired ones too. What other nodes have made is seen within a second."""
-        now_ms = self._store.now_ms
-        if not 0 <= now_ms - self._looked_at_ms < _LOOK_MS:
-            self._looked_at_ms = now_ms
-            self._exist = any(self._rows())
-        return self._exist
+        """Whether there is any token, expired ones too.
+
+        Every request asks, so it is looked up only after some token has changed, here or on another node. That costs
+        O(revoked tokens) if the one that was found before is gone.
+        """
+        version = self._store.keyspaces.cluster_version_of(PREFIX)
+        if version != self._looked_at:
+            if self._found is None or self._records.get(self._found) is None:
+                self._found = next((rows[0][0] for rows in self._rows() if rows), None)
+            self._looked_at = version
+        return self._found is not None
 
     def _rows(self) -> Iterator[list[tuple[bytes, Record]]]:
         """Yield the records of tokens, some at a time; none where all of some were revoked."""
@@ -129,12 +133,12 @@ class Tokens:
         digest = hashlib.sha256(secret.encode()).hexdigest()
         token = Token(token_id, name, digest, right, namespaces, self._store.now_ms, expires_ms)
         self._records.put(PREFIX + token_id.encode(), token.encode())
-        self._looked_at_ms = -_LOOK_MS
+        self._looked_at = None
         return token, f"kvd_{token_id}_{secret}"
 
     def revoke(self, token_id: str) -> bool:
         """End a token; False if there is none."""
-        self._looked_at_ms = -_LOOK_MS
+        self._looked_at = None
         return self._records.delete(PREFIX + token_id.encode("ascii", "replace"))
 
     def pages(self) -> Iterator[list[Token]]:

@@ -7,13 +7,18 @@ test_sessions_against_redis.
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import attrs
 import pytest
 
 from kvd.config import ConfigError
+from kvd.peering.users import SharedUsers
 from kvd.setting_spec import Secret
 from kvd.settings import SecuritySettings, Settings
+from storage.errors import NoSpace
+from storage.replica import StoreReplica
 from tests.kvd.harness import Client, InProcessServer, encode, error
 
 
@@ -312,3 +317,21 @@ def test_dryrun_asks_and_does_not_run(server: InProcessServer) -> None:
         b"User bob has no permissions to access the 'b\xff' key"
     )
     assert client.send("ACL", "LOG") == []
+
+
+# ---------------------------------------------------------------- users that nodes share
+
+
+@pytest.mark.parametrize("request_", [("ACL", "SETUSER", "bob", "on"), ("ACL", "DELUSER", "bob")], ids=str)
+def test_a_shared_change_that_does_not_get_to_disk_is_not_acknowledged(
+    server: InProcessServer, request_: tuple[str, ...]
+) -> None:
+    shared = attrs.evolve(server.settings.peers, replicate_acl_users=True)
+    server.settings = attrs.evolve(server.settings, peers=shared)
+    admin = Client(server)
+    admin.send("ACL", "SETUSER", "bob")
+    users = SharedUsers(server, StoreReplica(server.store))
+    server.peers = cast(Any, SimpleNamespace(users=users))
+    server.engine.fail_next(NoSpace("memory"))
+    assert error(admin.send(*request_)).startswith("MISCONF")
+    assert server.store.keyspaces.cluster.get(b"acl:bob") is None

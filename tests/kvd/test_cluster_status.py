@@ -1,4 +1,4 @@
-"""What `kvd cluster status` shows of syncs that are under way."""
+"""What `kvd cluster status` shows of syncs that are under way, and what `kvd cluster cut` says where nothing is cut."""
 
 from __future__ import annotations
 
@@ -44,3 +44,21 @@ def test_status_shows_what_is_caught_up_with(monkeypatch: pytest.MonkeyPatch) ->
     progress = "% of what was missed (40 MB, 4 MB/s, about 10 s to go)"
     assert f"catches up from 01010101, 50.0 {progress}\n" in shown.output
     assert f"catches up from 02020202, group 7, 25.0 {progress}\n" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [
+        (0, "this node holds nothing back. Ask one that does: `kvd cluster status --url URL`"),
+        (
+            2,
+            "not held by a majority of the members, as far as it knows. Try again when more of them are linked",
+        ),
+    ],
+)
+def test_who_cuts_nothing_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch, held: int, told: str) -> None:
+    answers = {"CUT": [], "STATUS": {**ANSWER, "held_origins": held}}
+    monkeypatch.setattr("kvd.cli.cluster_online._ask", lambda _url, _command, verb: answers[verb])
+    shown = CliRunner().invoke(main, ["cluster", "cut", "--yes"])
+    assert shown.exit_code == 1
+    assert told in shown.output

@@ -6,8 +6,11 @@ import contextlib
 import errno
 import selectors
 import socket
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -22,10 +25,12 @@ from kvd.commands import walks
 from kvd.hub import Hub
 from kvd.listeners import new_session
 from kvd.pause import begin_pause, end_pause
+from kvd.peering.peers import Peers
 from kvd.poller import SelectorPoller, open_poller
 from kvd.session import Endpoint, Session
 from kvd.settings import Settings
-from protocol.replies import Push
+from kvd.waiting import Waiting
+from protocol.replies import Push, Reply
 from storage.errors import NoSpace, Unavailable
 from tests.kvd.harness import Client, InProcessServer, encode, error
 from tests.kvd.live import Running, ask, plain_socket, receive_exactly, receive_to_end, running, until
@@ -152,6 +157,57 @@ async def test_idle_and_stalled_streams_are_closed_as_sockets_are() -> None:
         await until(lambda: not live.server.sessions, "the session ends")
 
 
+class _SlowStream(_LateStream):
+    """Sends one request, and takes each piece of the answer when it is let."""
+
+    def __init__(self, request: bytes) -> None:
+        super().__init__()
+        self._requests = [request]
+
+    async def send_all(self, data: object) -> None:
+        await super().send_all(data)
+        self.let = trio.Event()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return self._requests.pop() if self._requests else await super().receive_some(max_bytes)
+
+
+async def test_who_takes_a_long_answer_is_not_idle() -> None:
+    async with running() as live:
+        live.hub.exclusively(lambda: live.server.store.keyspace(0).put(b"big", b"x" * 1_000_000))
+        stream = _SlowStream(encode("GET", "big"))
+        session = serve_stream(live, stream)
+        for _ in range(3):
+            await stream.sending.wait()
+            session.active_at_ms -= 60_000
+            stream.let.set()
+            await settled()
+            live.hub.close_idle(50)
+            assert session.id in live.server.sessions
+        session.active_at_ms -= 60_000
+        live.hub.close_idle(50)
+        assert session.id not in live.server.sessions, "it has taken nothing since"
+
+
+async def test_whose_requests_are_still_run_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    receive = Session.receive
+
+    def receive_long_ago(self: Session, data: bytes) -> None:
+        receive(self, data)
+        self.active_at_ms -= 60_000
+
+    monkeypatch.setattr(Session, "receive", receive_long_ago)
+    monkeypatch.setattr(session_module, "TICK_OUTPUT_BYTES_MAX", 0)  # a request a tick
+    async with running() as live, await live.connect() as stream:
+        await stream.send_all(encode("ECHO", "x") * 2)
+        assert await receive_exactly(stream, 14) == b"$1\r\nx\r\n" * 2
+        live.hub.close_idle(50)
+        assert live.server.sessions
+        await ask(stream, "ECHO", "y", expect=b"$1\r\ny\r\n")
+        live.hub.close_idle(50)
+        assert not live.server.sessions
+
+
 # --- suspended sessions
 
 
@@ -168,11 +224,79 @@ async def test_what_stands_behind_a_long_walk_is_run(
             assert await receive_exactly(stream, len(expected)) == expected
 
 
+async def test_a_bug_in_a_long_walk_ends_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(deadline: int) -> bool:
+        if deadline:
+            raise RuntimeError("a bug")
+        return True
+
+    monkeypatch.setattr(walks, "slice_end", iter([0, 1]).__next__)  # the second slice fails
+    monkeypatch.setattr(walks, "is_past", broken)
+    monkeypatch.setattr(walks, "ROWS", 1)
+    async with running() as live, await live.connect() as stream:
+        await ask(stream, "MSET", "a", 1, "b", 2, "c", 3, expect=OK)
+        await stream.send_all(encode("KEYS", "*") + encode("PING"))
+        with trio.fail_after(10):
+            told = b"-ERR internal error; the server's log has the details\r\n" + PONG
+            assert await receive_exactly(stream, len(told)) == told
+        assert live.server.stats.unexpected_errors == 1
+
+
 async def test_a_protocol_error_behind_a_suspended_command_is_told() -> None:
     async with running() as live, await live.connect() as stream:
         await stream.send_all(encode("WAIT", 1, 1) + b"*1\r\n:5\r\n")
         with trio.fail_after(10):
             assert await receive_to_end(stream) == b":0\r\n-ERR Protocol error: expected '$', got ':'\r\n"
+
+
+def unreadable() -> Reply:
+    raise Unavailable("memory", "the disk is ill")
+
+
+async def test_who_leaves_while_the_disk_is_ill_harms_nobody() -> None:
+    async with running() as live, await live.connect() as other:
+        async with await live.connect() as stream:
+            await ask(stream, "PING", expect=PONG)
+            _, session = live.server.sessions.values()
+            Waiting(session, unreadable)
+        await until(lambda: session.id not in live.server.sessions, "the session ends")
+        await ask(other, "PING", expect=PONG)
+
+
+async def test_who_has_waited_long_enough_is_told_that_the_disk_is_ill() -> None:
+    async with running() as live, await live.connect() as stream:
+        await ask(stream, "PING", expect=PONG)
+        (session,) = live.server.sessions.values()
+        Waiting(session, unreadable).limit(1)
+        with trio.fail_after(10):
+            assert await receive_exactly(stream, 9) == b"-MISCONF "
+
+
+def test_what_many_wait_for_is_looked_at_although_one_cannot_be_told() -> None:
+    peers = Peers.__new__(Peers)  # nothing else of it is looked at
+    peers._waiters = []
+    answered = iter([False, True])
+    peers.wait_for(lambda: False, unreadable)
+    peers.wait_for(lambda: False, lambda: next(answered))
+    for waiting in (2, 1):
+        peers._look_at_waiters()
+        assert len(peers._waiters) == waiting
+
+
+def test_a_commit_is_not_undone_by_shared_users_that_cannot_be_read() -> None:
+    outcomes: Iterator[Callable[[], object]] = iter([unreadable, unreadable, lambda: None])
+
+    def load() -> None:
+        next(outcomes)()
+
+    peers = Peers.__new__(Peers)
+    peers.server = InProcessServer()
+    peers.users = cast(Any, SimpleNamespace(load=load))
+    peers._replica = cast(Any, SimpleNamespace(system_version=1, has_fresh=False))
+    peers._system_version, peers._carries_more = 0, False
+    for version in (0, 0, 1, 1):
+        peers.committed()
+        assert peers._system_version == version
 
 
 async def test_the_portable_selector_bears_clients_that_wait_for_nothing(
@@ -490,6 +614,30 @@ async def test_a_suspended_client_that_leaves_is_noticed(kind: str) -> None:
         await until(lambda: [one for one in live.server.sessions.values() if one.suspended], "it waits")
         await client.aclose()
         await until(lambda: not live.server.sessions, "the session ends")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing tells of it elsewhere")
+async def test_a_suspended_client_that_leaves_when_it_is_not_read_any_more_is_noticed() -> None:
+    async with running() as live, await live.connect() as staying, trio.open_nursery() as nursery:
+        nursery.start_soon(housekeeping.watch, live.server, live.hub)
+        much = encode("WAIT", 1, 0) + encode("ECHO", b"x" * 200_000)
+        leaving = await live.connect()
+        for stream in (staying, leaving):
+            await stream.send_all(much)
+        await until(lambda: len(live.server.sessions) == 2, "both are let in")
+        sessions = list(live.server.sessions.values())
+        await until(lambda: all(one.held_bytes > 65_536 for one in sessions), "neither is read any more")
+        await leaving.aclose()
+        await settled()
+        live.hub.close_departed()
+        assert len(live.server.sessions) == 2, "it may only have nothing more to say"
+        for session in sessions:
+            session.active_at_ms -= 60_001
+        await until(lambda: len(live.server.sessions) == 1, "the session ends")
+        (left,) = live.server.sessions.values()
+        left.resume(0)
+        await receive_exactly(staying, 200_000)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_suspended_client_is_not_read_without_bound() -> None:

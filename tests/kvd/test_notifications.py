@@ -6,10 +6,13 @@ from typing import Any
 
 import attrs
 import pytest
+import trio
 
+from kvd import housekeeping
 from kvd.settings import Settings
 from storage.errors import NoSpace
 from tests.kvd.harness import Client, InProcessServer, encode, error
+from tests.kvd.live import ask, receive_exactly, running
 
 
 def notifying(letters: str) -> InProcessServer:
@@ -73,6 +76,26 @@ def test_a_key_that_expires_is_told_by_the_sweep() -> None:
     assert server.notifications.pending
     server.notifications.deliver()
     assert heard(ears) == [(b"__keyevent@0__:expired", b"k")]
+
+
+async def test_of_a_sweep_that_does_not_get_to_disk_nothing_is_told() -> None:
+    events = attrs.evolve(Settings().events, notify_keyspace_events="Ex")
+    async with running(attrs.evolve(Settings(), events=events)) as live, await live.connect() as ears:
+        server, hub = live.server, live.hub
+        told = b"*4\r\n$8\r\npmessage\r\n$1\r\n*\r\n$22\r\n__keyevent@0__:expired\r\n$1\r\nk\r\n"
+        await ask(ears, "PSUBSCRIBE", "*", expect=b"*3\r\n$10\r\npsubscribe\r\n$1\r\n*\r\n:1\r\n")
+        hub.exclusively(lambda: server.store.keyspace(0).put(b"k", b"1", server.store.now_ms + 1))
+        await trio.sleep(0.01)
+        live.engine.fail_next(NoSpace("memory"))
+        assert not housekeeping._sweep_slice(server, hub, 100)
+        assert server.stats.expired_keys == 0
+        assert not server.notifications.pending
+        assert server.store.probe()
+        assert not housekeeping._sweep_slice(server, hub, 100)
+        hub.exclusively(lambda: server.pubsub.publish(b"last", b"1"))
+        last = b"*4\r\n$8\r\npmessage\r\n$1\r\n*\r\n$4\r\nlast\r\n$1\r\n1\r\n"
+        assert await receive_exactly(ears, len(told + last)) == told + last
+        assert server.stats.expired_keys == 1
 
 
 def test_a_miss_is_told_although_nothing_is_committed() -> None:

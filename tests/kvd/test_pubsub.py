@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from kvd import pubsub as pubsub_module
 from kvd.commands import pubsub as pubsub_commands
 from kvd.glob import Glob
+from kvd.settings import Settings
 from tests.kvd.harness import Client, InProcessServer, encode, error
 
 
@@ -165,6 +167,33 @@ def test_a_pipeline_of_messages_to_many_takes_several_ticks(server: InProcessSer
         client.session.run_backlog()
         replies += client.session.take_output()
     assert replies == b":2000\r\n" * 10
+
+
+_PUBLISHING = "for i = 1, 40 do redis.call('PUBLISH', 'ch', ARGV[1]) end return 1"
+
+
+@pytest.mark.parametrize("request_of", [("SUBSCRIBE", "ch"), ("PSUBSCRIBE", "c*"), ("MONITOR",)], ids=str)
+def test_one_script_cannot_owe_a_listener_more_than_its_limit(request_of: tuple[str, ...]) -> None:
+    clients = attrs.evolve(Settings().clients, output_pubsub_hard_bytes=4 << 20)
+    server = InProcessServer(attrs.evolve(Settings(), clients=clients))
+    listener = subscriber(server, *request_of)
+    client = Client(server)
+    assert client.send("EVAL", _PUBLISHING, 0, b"x" * (1 << 18)) == 1
+    assert listener.session.close_reason == "output limit"
+    assert 4 << 20 < sum(map(len, listener.session.out)) < 5 << 20
+    heard = len(listener.session.out)
+    quiet = subscriber(server, "SUBSCRIBE", "ch")
+    client.send("PUBLISH", "ch", "y")
+    assert len(quiet.session.out) == 1
+    assert len(listener.session.out) == heard, "nothing after that"
+
+
+def test_who_reads_between_two_scripts_hears_them_all(server: InProcessServer) -> None:
+    listener = subscriber(server, "SUBSCRIBE", "ch")
+    for _ in range(4):
+        Client(server).send("EVAL", _PUBLISHING, 0, b"x" * (1 << 18))
+        assert len(everything(listener)) == 40
+    assert not listener.session.closing
 
 
 _NAMES = st.text("ab.*?[]", max_size=5).map(str.encode)

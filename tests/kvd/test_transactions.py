@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvd.commands import transactions
+from kvd.commands import lookup, transactions
 from storage.errors import NoSpace
 from tests.kvd.harness import Client, InProcessServer, encode, error, tick
 
@@ -122,6 +122,32 @@ def test_watched_keys_are_bounded(server: InProcessServer, monkeypatch: pytest.M
     assert "cannot watch more than 10 keys" in error(client.send("WATCH", *(f"k{n}" for n in range(10))))
     assert len(client.session.watched) == 1
     assert "exceeds the limit" in error(client.send("WATCH", "x" * 5000))
+
+
+def test_the_replies_of_a_transaction_are_bounded(
+    server: InProcessServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookup, "TOTAL_BYTES_MAX", 3 << 20)
+    client = Client(server)
+    value = b"x" * (1 << 20)
+    client.send("MSET", "k", value, "other", value)
+    client.raw(encode("MULTI"), *[encode("GET", "k")] * 4, encode("GETDEL", "other"), encode("INCR", "n"))
+    first, second, *too_large, last = client.send("EXEC")
+    assert first == second == value
+    told = "ERR done, but the replies of the transaction are larger than 3 MiB together"
+    assert [error(one) for one in too_large] == [told] * 3
+    assert last == 1
+    assert client.send("EXISTS", "other") == 0
+
+
+def test_replies_of_a_transaction_are_of_the_protocol_that_is_spoken(server: InProcessServer) -> None:
+    client = Client(server)
+    client.raw(
+        encode("MULTI"), encode("CONFIG", "GET", "port"), encode("GET", "missing"), encode("HELLO", "3")
+    )
+    replies = client.raw(encode("EXEC"))
+    assert replies.startswith(b"*3\r\n*2\r\n$4\r\nport\r\n")
+    assert b"$-1\r\n%" in replies
 
 
 def test_an_error_of_one_request_does_not_stop_the_others(server: InProcessServer) -> None:

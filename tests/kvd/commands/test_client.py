@@ -266,6 +266,31 @@ async def test_a_pause_of_writes_lets_reads_through(
     assert client.next() == b"OK"
 
 
+@pytest.mark.parametrize(
+    ("queued", "waits"),
+    [
+        (("GET", "key"), False),
+        (("SET", "key", 1), True),
+        (("PUBLISH", "ch", "x"), True),
+        (("EVAL", "return 1", 0), True),
+        (("EVAL_RO", "return 1", 0), False),
+    ],
+    ids=str,
+)
+async def test_a_transaction_waits_for_a_pause_of_writes_if_one_of_its_commands_would(
+    server: InProcessServer, client: Client, nursery: trio.Nursery, queued: tuple[object, ...], waits: bool
+) -> None:
+    server.spawn = nursery.start_soon
+    client.send("CLIENT", "PAUSE", 100_000, "WRITE")
+    assert "EXEC without MULTI" in error(client.send("EXEC"))
+    client.raw(encode("MULTI"), encode("GET", "key"), encode(*queued))
+    replies = client.send("EXEC")
+    assert is_waiting(client) is waits
+    Client(server).send("CLIENT", "UNPAUSE")
+    client.session.run_backlog()
+    assert len(client.next() if waits else replies) == 2
+
+
 async def test_a_reply_that_is_to_be_skipped_is_skipped_after_the_pause(
     server: InProcessServer, client: Client, nursery: trio.Nursery
 ) -> None:

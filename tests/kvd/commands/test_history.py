@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kvd.commands import lookup
 from storage.policy import HISTORY_MAX
 from tests.kvd.harness import START_MS, Client, InProcessServer, error
 from tests.servers import kvd_server, wait_until
@@ -134,6 +135,16 @@ def test_who_has_no_history_is_told_how_to_get_one(client: Client) -> None:
 )
 def test_wrong_options_are_refused(client: Client, options: tuple[object, ...]) -> None:
     error(client.send("KV.HISTORY", "key", *options))
+
+
+def test_a_reply_is_bounded_as_that_of_mget(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup, "TOTAL_BYTES_MAX", 2 << 20)
+    for value in ("a", "b", "c"):
+        client.send("SET", "key", value * (1 << 20))
+    client.send("DEL", "key")
+    told = "ERR the values are larger than 2 MiB together; give a smaller COUNT"
+    assert error(client.send("KV.HISTORY", "key")) == told
+    assert len(values(client, "key", "COUNT", "2")) == 2
 
 
 def test_a_key_that_is_too_long_has_no_past(client: Client) -> None:

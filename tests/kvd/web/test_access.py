@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import attrs
 import pytest
@@ -12,7 +13,11 @@ import pytest
 from kvd.commands import walks
 from kvd.settings import Settings
 from kvd.web import api_tokens
-from kvd.web.tokens import ADMIN, READ, TOKENS_MAX, WRITE, decode
+from kvd.web.tokens import ADMIN, READ, TOKENS_MAX, WRITE, Token, decode
+from storage.errors import NoSpace, Unavailable
+from storage.layout import CLUSTER
+from storage.replica import StoreReplica
+from storage.store import Keyspace
 from tests.kvd.harness import Client, InProcessServer
 from tests.kvd.web.web_harness import BASE, Answer, Web, encode, parse
 
@@ -271,6 +276,26 @@ def test_readers_change_nothing(web: Web) -> None:
     assert web.server.store.commits == commits
 
 
+@pytest.mark.parametrize("unreadable", ["record", "token"])
+def test_a_kept_answer_is_not_given_when_what_it_stands_on_cannot_be_read(
+    web: Web, monkeypatch: pytest.MonkeyPatch, unreadable: str
+) -> None:
+    token = make(web, WRITE)
+    web.put("/k?urlencoded=true", "v", **bearer(token))
+    for _ in range(3):
+        assert web.get("/k?urlencoded=true", **bearer(token)).body == b"v"
+    assert web.front.traffic.known
+
+    def fail(*_: object) -> None:
+        raise Unavailable("/nowhere", "the disk is ill")
+
+    if unreadable == "record":
+        monkeypatch.setattr(Keyspace, "get", fail)
+    else:
+        monkeypatch.setattr(web.front.gatekeeper.tokens, "record_of", fail)
+    assert web.get("/k?urlencoded=true", **bearer(token)).status == 503
+
+
 # ---------------------------------------------------------------- users of the ACL
 
 
@@ -316,6 +341,35 @@ def test_a_user_of_the_acl_is_shown_the_keys_that_it_may_read(web: Web) -> None:
     heard = stream.take_output()
     assert b'"a3"' in heard
     assert b'"w"' not in heard
+
+
+def test_a_user_of_the_acl_writes_many_of_the_keys_that_it_may_write(web: Web) -> None:
+    namespace = web.create("one")
+    make(web, ADMIN)
+    redis = Client(web.server)
+    redis.send("ACL", "SETUSER", "alice", "on", ">pw", "~a*", "%R~r*", "+@read", "+kv.put")
+    redis.send("KV.NS", "USE", "one")
+    redis.send("MSET", "a1", "", "a2", "", "b", "", "r1", "")
+    alice = {"authorization": "Basic " + base64.b64encode(b"alice:pw").decode()}
+    bulk = f"{BASE}/{namespace}/bulk"
+    assert web.put(bulk, '[{"key":"a3","value":""}]', **alice).status == 200
+    for refused in ("b2", "r2"):
+        assert (
+            web.put(
+                bulk, json.dumps([{"key": "a4", "value": ""}, {"key": refused, "value": ""}]), **alice
+            ).status
+            == 403
+        )
+    assert web.delete(bulk, ["a3"], **alice).status == 200
+    assert redis.send("KEYS", "*") == [b"a1", b"a2", b"b", b"r1"]
+    own = "/kvd/v1/namespaces/one/keys?"
+    assert web.send("DELETE", own + "prefix=r", headers={**alice}).result == {"deleted": 0}
+    assert web.send("DELETE", own + "prefix=a", headers={**alice}).result == {"deleted": 2}
+    assert web.send("DELETE", own + "all=true", headers={**alice}).status == 403
+    redis.send("ACL", "SETUSER", "alice", "-kv.put")
+    assert web.send("DELETE", own + "prefix=a", headers={**alice}).status == 403
+    assert web.put(bulk, '[{"key":"a3","value":""}]', **alice).status == 403
+    assert redis.send("KEYS", "*") == [b"b", b"r1"]
 
 
 # ---------------------------------------------------------------- records
@@ -405,6 +459,67 @@ def test_tokens_are_gone_through_with_turns_for_others(web: Web, monkeypatch: py
         (answer,) = parse(web.raw(b"", session))
         result = answer.result
         assert (result["right"] if body else [one["right"] for one in result]) == rights_made
+
+
+def scans_of(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return the list in which each look through some rows leaves its prefix from now on."""
+    scans: list[bytes] = []
+    scan = Keyspace.scan
+
+    def counting(self: Keyspace, prefix: bytes, after: bytes | None, limit: int) -> Any:
+        scans.append(prefix)
+        return scan(self, prefix, after, limit)
+
+    monkeypatch.setattr(Keyspace, "scan", counting)
+    return scans
+
+
+def test_what_is_left_of_revoked_tokens_is_not_gone_through_again(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide(web, 1000)
+    assert web.get("/k?urlencoded=true").status == 404
+    scans = scans_of(monkeypatch)
+    for _ in range(3):
+        web.server.clock.advance(60_000)
+        assert web.put("/k?urlencoded=true", "v").status == 200
+    assert not scans
+    tokens = web.front.gatekeeper.tokens
+    token = make(web, ADMIN)
+    assert web.get("/k?urlencoded=true").status == 401
+    assert len(scans) > 5  # behind all the others
+    scans.clear()
+    make(web, READ)
+    for _ in range(3):
+        web.server.clock.advance(60_000)
+        assert web.get("/k?urlencoded=true", **bearer(token)).status == 200
+    assert not scans
+    for one in tokens.list():
+        assert web.get("/k?urlencoded=true").status == 401
+        tokens.revoke(one.id)
+    assert web.get("/k?urlencoded=true").status == 200
+
+
+def test_tokens_of_other_nodes_count_once_they_have_come(web: Web) -> None:
+    replica = StoreReplica(web.server.store)
+    assert web.get("/k?urlencoded=true").status == 404
+    token = Token("0" * 12, "theirs", "0" * 64, READ, None, 0, None)
+    replica.put_system(b"token:" + token.id.encode(), token.encode())
+    web.server.store.commit()
+    assert web.get("/k?urlencoded=true").status == 401
+    web.server.store.keyspaces.obtain(CLUSTER).delete(b"token:" + token.id.encode())
+    web.server.store.commit()
+    assert web.get("/k?urlencoded=true").status == 404
+
+
+def test_a_token_that_did_not_get_to_disk_locks_nobody_out(web: Web) -> None:
+    tokens = web.front.gatekeeper.tokens
+    tokens.create("test", ADMIN)
+    assert tokens.exist
+    web.server.engine.fail_next(NoSpace("memory"))
+    with pytest.raises(NoSpace):
+        web.server.store.commit()
+    assert not tokens.exist
 
 
 def test_there_are_not_more_tokens_than_may_be(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:

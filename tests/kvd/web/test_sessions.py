@@ -123,11 +123,15 @@ def test_failed_commit_takes_the_answers_with_it(web: Web) -> None:
 def test_failed_commit_ends_a_job(web: Web) -> None:
     namespace = web.create()
     entries = [{"key": f"k{n}", "value": "v"} for n in range(2000)]
-    web._tick(web.session, encode("PUT", f"{BASE}/{namespace}/bulk", json.dumps(entries).encode()))
-    assert web.session.in_request
+    data = encode("PUT", f"{BASE}/{namespace}/bulk", json.dumps(entries).encode())
+    web.raw(data[:-100])
+    web._tick(web.session, data[-100:])
+    assert web.session.job is not None
+    assert web.server.input_bytes > 0
     web.session.refuse_uncommitted(storage_refusal(NoSpace("here")))
     (answer,) = parse(web.session.take_output())
     assert answer.status == 503
+    assert web.server.input_bytes == 0
     assert web.get("/livez").status == 200, "the job is over"
 
 
