@@ -75,7 +75,7 @@ def execute(session: Session, request: Request) -> Reply:
             return error
     if session.transaction is not None and spec.name not in _UNQUEUED:
         return _queue(session, spec, request)
-    if _must_wait(session, spec):
+    if _must_wait(session, spec, request):
         return _wait_for_pause(session, request)
     return call(session, spec, request)
 
@@ -325,13 +325,22 @@ def _refuse_transaction(session: Session, spec: CommandSpec, error: ErrorReply) 
     return ErrorReply(f"EXECABORT Transaction discarded because of: {error.text.removeprefix('ERR ')}")
 
 
-def _must_wait(session: Session, spec: CommandSpec) -> bool:
+def _must_wait(session: Session, spec: CommandSpec, request: Request) -> bool:
     pause = session.server.pause
     if pause is None or session.is_script:
         return False
     if not pause.writes_only:
         return not (spec.name.startswith("CLIENT|") or Flag.NO_AUTH in spec.flags)
-    return spec.is_write or bool(spec.flags & (Flag.MAY_WRITE | Flag.MAY_REPLICATE))
+    if spec.name == "EXEC":
+        transaction = session.transaction
+        return transaction is not None and any(_may_write(session, *queued) for queued in transaction.queued)
+    return _may_write(session, spec, request)
+
+
+def _may_write(session: Session, spec: CommandSpec, request: Request) -> bool:
+    if Flag.MAY_WRITE in spec.flags:
+        return not session.server.scripts.promises_no_writes(request)
+    return spec.is_write or Flag.MAY_REPLICATE in spec.flags
 
 
 def _wait_for_pause(session: Session, request: Request) -> Reply:
