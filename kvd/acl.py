@@ -154,13 +154,13 @@ class Acl:
         known = user if user is not None else User(name, self.table)
         return user if known.accepts(password) else None
 
-    def authenticate(self, session: Session, name: bytes, password: bytes) -> User | None:
-        """Return the user of that name if the password is right; otherwise enter it into the log."""
+    def authenticate(self, session: Session, command: bytes, name: bytes, password: bytes) -> User | None:
+        """Return the user of that name if the password is right; otherwise enter it into the log, with the command."""
         user = self.check_password(name, password)
         if user is not None:
             return user
         session.server.stats.acl_denied_auth += 1
-        self._enter(session, Refusal("auth", _context(session), b"AUTH", name))
+        self._enter(session, Refusal("auth", _context(session), command, name))
         return None
 
     # --- requests
