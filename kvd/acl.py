@@ -129,11 +129,13 @@ class Acl:
 
     def apply_to_sessions(self, server: Server, caller: Session | None = None) -> None:
         """Let changes of users take effect on the sessions that there are; `caller` is told before it is closed."""
+        default = self.user_without_password()
         for session in list(server.sessions.values()):
             user = session.user
             if user is None:
-                continue
-            if self.users.get(user.name) is not user:
+                if default is not None:
+                    session.become(default)
+            elif self.users.get(user.name) is not user:
                 _throw_out(session, caller, "user deleted")
             elif not _may_hear_all(session, user):
                 _throw_out(session, caller, "channel permissions revoked")
