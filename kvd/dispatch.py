@@ -60,6 +60,8 @@ def execute(session: Session, request: Request) -> Reply:
             return _end_web_request(session)
         if session.transaction is not None:
             session.transaction.refused = True
+        if session.tracking is not None:
+            session.tracking.command_ended(session, "")
         server.stats.count_error(unknown.text)
         session.spend(_REFUSAL_NANOSECONDS)
         unknown.__traceback__ = None  # see `failure`
@@ -70,6 +72,8 @@ def execute(session: Session, request: Request) -> Reply:
         if error is not None:
             spec.stats.rejected += 1
             error = _refuse_transaction(session, spec, error)
+            if session.tracking is not None:
+                session.tracking.command_ended(session, spec.name)
             server.stats.count_error(error.text)
             session.spend(_REFUSAL_NANOSECONDS)
             return error
