@@ -106,6 +106,8 @@ def call(session: Session, spec: CommandSpec, request: Request) -> Reply:
             reply = spec.data_handler(session.keyspace, request)
         elif spec.session_handler is not None:
             reply = spec.session_handler(session, request)
+            if isinstance(reply, ErrorReply):  # of a script, whose command's error is counted already
+                spec.stats.failed += 1
         else:
             reply = ErrorReply(wrong_arity(spec))
     except Exception as error:  # noqa: BLE001 -- `failure` tells refusals from bugs

@@ -287,6 +287,7 @@ def test_a_commands_error_is_counted_once(server: InProcessServer, client: Scrip
     assert server.stats.errors == before + 2
     client.fails("return redis.pcall('INCR', 'a')")
     assert server.stats.errors == before + 3
+    assert [server.table.specs[name].stats.failed for name in (b"INCR", b"EVAL")] == [2, 3]
 
 
 @pytest.mark.parametrize("script", ["return {err = 'MY own'}", "return redis.error_reply('MY own')"])
