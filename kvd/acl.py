@@ -129,11 +129,13 @@ class Acl:
 
     def apply_to_sessions(self, server: Server, caller: Session | None = None) -> None:
         """Let changes of users take effect on the sessions that there are; `caller` is told before it is closed."""
+        default = self.user_without_password()
         for session in list(server.sessions.values()):
             user = session.user
             if user is None:
-                continue
-            if self.users.get(user.name) is not user:
+                if default is not None:
+                    session.become(default)
+            elif self.users.get(user.name) is not user:
                 _throw_out(session, caller, "user deleted")
             elif not _may_hear_all(session, user):
                 _throw_out(session, caller, "channel permissions revoked")
@@ -154,13 +156,13 @@ class Acl:
         known = user if user is not None else User(name, self.table)
         return user if known.accepts(password) else None
 
-    def authenticate(self, session: Session, name: bytes, password: bytes) -> User | None:
-        """Return the user of that name if the password is right; otherwise enter it into the log."""
+    def authenticate(self, session: Session, command: bytes, name: bytes, password: bytes) -> User | None:
+        """Return the user of that name if the password is right; otherwise enter it into the log, with the command."""
         user = self.check_password(name, password)
         if user is not None:
             return user
         session.server.stats.acl_denied_auth += 1
-        self._enter(session, Refusal("auth", _context(session), b"AUTH", name))
+        self._enter(session, Refusal("auth", _context(session), command, name))
         return None
 
     # --- requests

@@ -162,8 +162,11 @@ def _ports(listeners: list[PlainListener], tls: list[TlsListener], peers: Peers 
 
 def _write_ports(path: Path, ports: dict[str, int]) -> None:
     new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps(ports))
-    new.replace(path)
+    try:
+        new.write_text(json.dumps(ports))
+        new.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write the ports file {path}: {error.strerror}") from error
 
 
 def _announce(server: Server, ports: dict[str, int]) -> None:

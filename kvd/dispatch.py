@@ -60,6 +60,8 @@ def execute(session: Session, request: Request) -> Reply:
             return _end_web_request(session)
         if session.transaction is not None:
             session.transaction.refused = True
+        if session.tracking is not None:
+            session.tracking.command_ended(session, "")
         server.stats.count_error(unknown.text)
         session.spend(_REFUSAL_NANOSECONDS)
         unknown.__traceback__ = None  # see `failure`
@@ -70,12 +72,14 @@ def execute(session: Session, request: Request) -> Reply:
         if error is not None:
             spec.stats.rejected += 1
             error = _refuse_transaction(session, spec, error)
+            if session.tracking is not None:
+                session.tracking.command_ended(session, spec.name)
             server.stats.count_error(error.text)
             session.spend(_REFUSAL_NANOSECONDS)
             return error
     if session.transaction is not None and spec.name not in _UNQUEUED:
         return _queue(session, spec, request)
-    if _must_wait(session, spec):
+    if _must_wait(session, spec, request):
         return _wait_for_pause(session, request)
     return call(session, spec, request)
 
@@ -102,6 +106,8 @@ def call(session: Session, spec: CommandSpec, request: Request) -> Reply:
             reply = spec.data_handler(session.keyspace, request)
         elif spec.session_handler is not None:
             reply = spec.session_handler(session, request)
+            if isinstance(reply, ErrorReply):  # of a script, whose command's error is counted already
+                spec.stats.failed += 1
         else:
             reply = ErrorReply(wrong_arity(spec))
     except Exception as error:  # noqa: BLE001 -- `failure` tells refusals from bugs
@@ -331,7 +337,7 @@ def _refuse_transaction(session: Session, spec: CommandSpec, error: ErrorReply) 
     return ErrorReply(f"EXECABORT Transaction discarded because of: {error.text.removeprefix('ERR ')}")
 
 
-def _must_wait(session: Session, spec: CommandSpec) -> bool:
+def _must_wait(session: Session, spec: CommandSpec, request: Request) -> bool:
     pause = session.server.pause
     if pause is None or session.is_script:
         return False
@@ -339,12 +345,14 @@ def _must_wait(session: Session, spec: CommandSpec) -> bool:
         return not (spec.name.startswith("CLIENT|") or Flag.NO_AUTH in spec.flags)
     if spec.name == "EXEC":
         transaction = session.transaction
-        return transaction is not None and any(_may_write(queued) for queued, _ in transaction.queued)
-    return _may_write(spec)
+        return transaction is not None and any(_may_write(session, *queued) for queued in transaction.queued)
+    return _may_write(session, spec, request)
 
 
-def _may_write(spec: CommandSpec) -> bool:
-    return spec.is_write or bool(spec.flags & (Flag.MAY_WRITE | Flag.MAY_REPLICATE))
+def _may_write(session: Session, spec: CommandSpec, request: Request) -> bool:
+    if Flag.MAY_WRITE in spec.flags:
+        return not session.server.scripts.promises_no_writes(request)
+    return spec.is_write or Flag.MAY_REPLICATE in spec.flags
 
 
 def _wait_for_pause(session: Session, request: Request) -> Reply:

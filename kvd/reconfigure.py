@@ -52,6 +52,7 @@ def _events(server: Server, settings: Settings) -> None:
 
 def _password(server: Server, settings: Settings) -> None:
     server.acl.set_default_password(settings.security.requirepass.reveal())
+    server.acl.apply_to_sessions(server)
 
 
 def _store(server: Server, settings: Settings) -> None:

@@ -63,6 +63,11 @@ class TrackingState:
             return self.caching
         return not (self.opt_out and self.caching)
 
+    def command_ended(self, session: Session, name: str) -> None:
+        """End what CLIENT CACHING said: it is about one command or transaction of the client itself, run or refused."""
+        if session is self.session and session.transaction is None and not name.startswith("CLIENT|"):
+            self.caching = False
+
 
 class Tracking:
     """The table of keys read, the prefixes of broadcast mode, and the messages to both."""
@@ -158,9 +163,7 @@ class Tracking:
         if state.no_loop:
             for position in range(changes_before, self._server.store.change_count):
                 self._writers[position] = state
-        whole = session is state.session and session.transaction is None
-        if whole and not spec.name.startswith("CLIENT|"):
-            state.caching = False
+        state.command_ended(session, spec.name)
 
     def _remember(self, keys: Iterable[bytes], session_id: int) -> None:
         readers = self._readers

@@ -29,6 +29,7 @@ _MENDS: Final = {
     errno.EADDRNOTAVAIL: "this machine does not have the address; see server.bind",
     errno.EACCES: "give the daemon's user the right to it, or choose another place",
     errno.EPERM: "give the daemon's user the right to it, or choose another place",
+    errno.ENOENT: "check the path, and that its directory is there",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENOSPC: "free space on that disk",
     errno.EROFS: "that file system is mounted read-only; choose another place",

@@ -44,8 +44,8 @@ def check_client_name(name: bytes) -> None:
         raise ErrorReply(_BAD_CLIENT_NAME)
 
 
-def _log_in(session: Session, name: bytes, password: bytes) -> None:
-    user = session.server.acl.authenticate(session, name, password)
+def _log_in(session: Session, command: bytes, name: bytes, password: bytes) -> None:
+    user = session.server.acl.authenticate(session, command, name, password)
     if user is None:
         raise ErrorReply(_WRONG_PASSWORD)
     session.become(user)
@@ -66,11 +66,11 @@ def auth(session: Session, request: Request) -> Reply:
     if len(request) > 3:
         raise ErrorReply("ERR syntax error")
     if len(request) == 3:
-        _log_in(session, request[1], request[2])
+        _log_in(session, request[0], request[1], request[2])
     elif session.server.acl.default.no_password:
         raise ErrorReply(_NOTHING_TO_CHECK)
     else:
-        _log_in(session, b"default", request[1])
+        _log_in(session, request[0], b"default", request[1])
     return OK
 
 
@@ -120,7 +120,7 @@ class _HelloOptions:
 def hello(session: Session, request: Request) -> Reply:
     options = _parse_hello(request)
     if options.credentials is not None:
-        _log_in(session, *options.credentials)
+        _log_in(session, request[0], *options.credentials)
     if session.user is None:
         raise ErrorReply(_HELLO_NEEDS_AUTH)
     if options.client_name is not None:

@@ -174,9 +174,11 @@ cluster = container(
 _PER_NODE: Final = "O(N) where N is the total number of Cluster nodes"
 
 _CLUSTER_QUERIES: Final = (
+    _cluster_query("HELP", since="5.0.0", tips=()),
     _cluster_query("INFO"),
     _cluster_query("LINKS", since="7.0.0", complexity=_PER_NODE),
     _cluster_query("MYID", tips=()),
+    _cluster_query("MYSHARDID", since="7.2.0"),
     _cluster_query("NODES", complexity=_PER_NODE),
     _cluster_query("SHARDS", since="7.0.0", complexity="O(N) where N is the total number of cluster nodes"),
     _cluster_query("SLOTS", complexity=_PER_NODE, deprecated_since="7.0.0", replaced_by="`CLUSTER SHARDS`"),

@@ -125,6 +125,16 @@ class ScriptEngine:
     def is_cached(self, digest: bytes) -> bool:
         return digest.lower() in self._cache
 
+    def promises_no_writes(self, request: Request) -> bool:
+        """Tell whether an EVAL or EVALSHA means a script whose shebang line says that it writes nothing."""
+        if request[0].upper() == b"EVALSHA":
+            entry = self._cache.get(request[1].lower())
+            return entry is not None and entry.script.is_readonly
+        try:
+            return parse(request[1]).is_readonly
+        except ErrorReply:
+            return False
+
     def flush(self) -> None:
         """Forget all scripts and the Lua state."""
         self._cache.clear()

@@ -92,7 +92,7 @@ class OutOfMemory(Exception):
 
 @attrs.frozen
 class ScriptFailure:
-    """An error that ended a script: its text with code word, and the place if there is one.
+    """An error that ended a script, or that it returns: its text with code word, and the place if there is one.
 
     `counted` tells that it is the error of a command, which statistics have counted already.
     """
@@ -250,7 +250,7 @@ class LuaState:
         if result[0] == b"sent":
             pieces, self._pieces = self._pieces, []
             return conversion.from_pieces(pieces, self.proto)
-        if result[1] == b"ERR not enough memory":  # as Lua's allocator says it
+        if result[0] == b"failed" and result[1] == b"ERR not enough memory":  # as Lua's allocator says it
             raise OutOfMemory
         return ScriptFailure(*result[1:])
 

@@ -133,6 +133,19 @@ def test_plain_commands_are_checked_in_the_middle_of_a_pipeline(server: InProces
 # ---------------------------------------------------------------- the log
 
 
+def test_a_wrong_password_is_entered_with_the_command_that_brought_it(server: InProcessServer) -> None:
+    admin = Client(server)
+    admin.send("HELLO", 3)
+    for request in (("AUTH", "eve", "x"), ("auth", "eve", "x"), ("HELLO", 2, "AUTH", "eve", "x")):
+        Client(server).send(*request)
+    entries = admin.send("ACL", "LOG")
+    assert [(entry[b"object"], entry[b"count"]) for entry in entries] == [
+        (b"HELLO", 1),
+        (b"auth", 1),
+        (b"AUTH", 1),
+    ]
+
+
 def test_refusals_are_entered_with_what_why_and_who(server: InProcessServer) -> None:
     admin = Client(server)
     admin.send("HELLO", 3)

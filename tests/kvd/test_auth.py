@@ -105,6 +105,21 @@ def test_the_password_can_be_changed_while_clients_are_there() -> None:
     assert Client(server).send("GET", "k") is None
 
 
+@pytest.mark.parametrize(
+    "request_", [("CONFIG", "SET", "requirepass", ""), ("ACL", "SETUSER", "default", "nopass")]
+)
+def test_who_waits_for_a_password_that_is_taken_away_needs_none(request_: tuple[str, ...]) -> None:
+    server = with_password("secret")
+    admin, waiting = Client(server), Client(server)
+    admin.send("AUTH", "secret")
+    assert error(waiting.send("GET", "k")).startswith("NOAUTH")
+    assert admin.send("CONFIG", "SET", "requirepass", "other") == b"OK"
+    assert error(waiting.send("GET", "k")).startswith("NOAUTH")
+    assert admin.send(*request_) == b"OK"
+    assert waiting.send("GET", "k") is None
+    assert waiting.send("ACL", "WHOAMI") == b"default"
+
+
 def test_auth_with_one_argument_needs_a_password_to_compare_with(server: InProcessServer) -> None:
     client = Client(server)
     assert error(client.send("AUTH", "x")).startswith("ERR AUTH <password> called without any password")

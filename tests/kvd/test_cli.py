@@ -125,6 +125,16 @@ def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     assert str(tmp_path / "file") in line
 
 
+def test_a_ports_file_that_cannot_be_written_is_one_line_that_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "nowhere" / "ports.json"
+    with launch_kvd(tmp_path, "--ports-file", str(file)) as process:
+        assert process.wait(60) == 1
+    assert (tmp_path / "kvd.log").read_text().splitlines()[-1] == (
+        f"kvd: cannot write the ports file {file}: No such file or directory; "
+        "check the path, and that its directory is there"
+    )
+
+
 def test_a_data_directory_in_use_is_one_line(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()

@@ -235,3 +235,23 @@ def test_what_caching_said_covers_a_whole_script(server: InProcessServer) -> Non
     client.raw(encode("GET", "m"))
     Client(server).send("MSET", "k", "1", "l", "1", "m", "1")
     assert heard(client) == [[b"invalidate", [b"k"]], [b"invalidate", [b"l"]]]
+
+
+@pytest.mark.parametrize("refused", [("NOSUCH",), ("GET",), ("EXEC", "x"), ("SET", "k", "1", "NX", "XX")])
+def test_what_caching_said_is_over_with_a_refused_command(
+    server: InProcessServer, refused: tuple[str, ...]
+) -> None:
+    """Otherwise a client that has cached the next key would never hear of it."""
+    client = tracked(server, "OPTOUT")
+    client.raw(encode("CLIENT", "CACHING", "NO"), encode(*refused), encode("GET", "k"))
+    Client(server).send("SET", "k", "1")
+    assert heard(client) == [[b"invalidate", [b"k"]]]
+
+
+def test_what_caching_said_covers_a_transaction(server: InProcessServer) -> None:
+    client = tracked(server, "OPTOUT")
+    client.raw(encode("CLIENT", "CACHING", "NO"), encode("MULTI"), encode("GET", "k"), encode("EXEC"))
+    client.raw(encode("CLIENT", "CACHING", "NO"), encode("MULTI"), encode("NOSUCH"), encode("EXEC"))
+    client.send("GET", "l")
+    Client(server).send("MSET", "k", "1", "l", "1")
+    assert heard(client) == [[b"invalidate", [b"l"]]]

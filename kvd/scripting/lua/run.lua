@@ -208,6 +208,10 @@ local function finish(ok, value)
         end
         return value
     end
+    local refusal = rawget(value, "err")
+    if type(refusal) == "string" then
+        return "refused", refusal, rawget(value, "ignore_error_stats_update") and true or false
+    end
     piece, piece_length, reply_bytes = {}, 0, 0
     send(value, 0)
     flush()

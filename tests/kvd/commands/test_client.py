@@ -291,6 +291,48 @@ async def test_a_transaction_waits_for_a_pause_of_writes_if_one_of_its_commands_
     assert len(client.next() if waits else replies) == 2
 
 
+_WRITES_NOTHING = "#!lua flags=no-writes\nreturn redis.call('GET', 'key')"
+
+
+async def test_a_pause_of_writes_lets_transactions_and_scripts_through_that_only_read(
+    server: InProcessServer, client: Client, nursery: trio.Nursery
+) -> None:
+    server.spawn = nursery.start_soon
+    digest = client.send("SCRIPT", "LOAD", _WRITES_NOTHING)
+    client.send("CLIENT", "PAUSE", 100_000, "WRITE")
+    assert client.send("EVAL", _WRITES_NOTHING, 0) is None
+    assert client.send("EVALSHA", digest, 0) is None
+    for request in (["MULTI"], ["GET", "key"], ["EVALSHA", digest, 0]):
+        client.send(*request)
+    assert client.send("EXEC") == [None, None]
+    assert error(client.send("EXEC")) == "ERR EXEC without MULTI"
+    client.send("CLIENT", "UNPAUSE")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        ("EVAL", "return 1", 0),
+        ("EVAL", "#!lua\nreturn 1", 0),
+        ("EVAL", "#!lua flags=nonsense\nreturn 1", 0),
+        ("EVALSHA", "0" * 40, 0),
+    ],
+)
+async def test_a_pause_of_writes_holds_scripts_and_transactions_that_may_write(
+    server: InProcessServer, client: Client, nursery: trio.Nursery, request_: tuple[str | int, ...]
+) -> None:
+    server.spawn = nursery.start_soon
+    client.send("CLIENT", "PAUSE", 100_000, "WRITE")
+    assert client.send(*request_) is False
+    assert is_waiting(client)
+    other = Client(server)
+    other.send("MULTI")
+    assert other.send(*request_) == b"QUEUED"
+    assert other.send("EXEC") is False
+    assert is_waiting(other)
+    Client(server).send("CLIENT", "UNPAUSE")
+
+
 async def test_a_reply_that_is_to_be_skipped_is_skipped_after_the_pause(
     server: InProcessServer, client: Client, nursery: trio.Nursery
 ) -> None:

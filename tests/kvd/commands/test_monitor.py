@@ -72,7 +72,34 @@ def test_passwords_are_not_shown(server: InProcessServer, monitor: Client) -> No
     client = Client(server)
     client.send("AUTH", "hunter2")
     client.send("HELLO", 3, "AUTH", "default", "hunter2")
-    assert commands(monitor) == ['"AUTH" "(redacted)"', '"HELLO" "3" "AUTH" "(redacted)" "(redacted)"']
+    client.send("HELLO", "AUTH", "default", "hunter2")
+    assert commands(monitor) == [
+        '"AUTH" "(redacted)"',
+        '"HELLO" "3" "AUTH" "(redacted)" "(redacted)"',
+        '"HELLO" "AUTH" "(redacted)" "(redacted)"',
+    ]
+
+
+def test_a_client_that_is_named_as_an_option_does_not_give_its_password_away(
+    server: InProcessServer, monitor: Client
+) -> None:
+    Client(server).send("HELLO", 3, "SETNAME", "auth", "AUTH", "default", "hunter2")
+    assert commands(monitor) == ['"HELLO" "3" "SETNAME" "auth" "AUTH" "(redacted)" "(redacted)"']
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (("AUTH", "hunter2", "KEYS", "a"), '"AUTH" "(redacted)" "KEYS" "a"'),
+        (("COPY", "auth2", "me", "hunter2"), '"COPY" "auth2" "(redacted)" "(redacted)"'),
+        (("AUTH",), '"AUTH"'),
+    ],
+)
+def test_passwords_for_other_servers_are_not_shown(
+    server: InProcessServer, monitor: Client, said: tuple[str, ...], shown: str
+) -> None:
+    Client(server).send("MIGRATE", "host", 6379, "", 0, 1000, *said)
+    assert commands(monitor) == [f'"MIGRATE" "host" "6379" "" "0" "1000" {shown}']
 
 
 def test_bytes_are_escaped_so_that_a_line_stays_a_line() -> None:

@@ -88,7 +88,16 @@ def test_what_masters_and_replicas_do_is_refused_with_what_there_is_instead(
 
 
 @pytest.mark.parametrize(
-    "request_", [["CLUSTER", "INFO"], ["CLUSTER", "SHARDS"], ["READONLY"], ["READWRITE"], ["ASKING"]]
+    "request_",
+    [
+        ["CLUSTER", "INFO"],
+        ["CLUSTER", "SHARDS"],
+        ["CLUSTER", "MYSHARDID"],
+        ["CLUSTER", "HELP"],  # to which the refusal of an unknown subcommand points
+        ["READONLY"],
+        ["READWRITE"],
+        ["ASKING"],
+    ],
 )
 def test_there_is_no_cluster(client: Client, request_: list[str]) -> None:
     assert error(client.send(*request_)) == "ERR This instance has cluster support disabled"

@@ -285,6 +285,19 @@ def test_a_commands_error_is_counted_once(server: InProcessServer, client: Scrip
     assert server.stats.errors == before + 1
     client.fails("error('own')")
     assert server.stats.errors == before + 2
+    client.fails("return redis.pcall('INCR', 'a')")
+    assert server.stats.errors == before + 3
+    assert [server.table.specs[name].stats.failed for name in (b"INCR", b"EVAL")] == [2, 3]
+
+
+@pytest.mark.parametrize("script", ["return {err = 'MY own'}", "return redis.error_reply('MY own')"])
+def test_an_error_that_a_script_returns_is_counted_by_its_word(
+    server: InProcessServer, client: ScriptClient, script: str
+) -> None:
+    assert client.fails(script) == "MY own"
+    info = client.send("INFO", "errorstats", "commandstats")
+    assert b"errorstat_MY:count=1" in info
+    assert server.table.specs[b"EVAL"].stats.failed == 1
 
 
 def test_long_argument_lists_go_over_whole(client: ScriptClient) -> None:
