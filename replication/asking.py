@@ -10,7 +10,7 @@ has come furthest is never given up.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeAlias
 
 import attrs
 
@@ -31,12 +31,15 @@ _OFFERS_MAX: Final = 3
 # Servers, one after the other, that a walk tells apart: a vector is kept for each. Those beyond count as one.
 _STRETCHES_MAX: Final = 64
 
+NodeId: TypeAlias = bytes
+
 
 @attrs.frozen
-class _Stretch:
+class Stretch:
     """The part of a walk that one server has sent: where it begins, and what that server covered and had purged up to."""
 
     start: bytes
+    node: bytes
     vector: VersionVector
     horizon: int
 
@@ -51,7 +54,7 @@ class Walk:
     )
     vector: VersionVector | None = None  # the least of the starts
     seen: VersionVector = attrs.field(factory=VersionVector)  # the greatest: what any of the servers covered
-    stretches: list[_Stretch] = attrs.field(factory=list)  # in the order of places
+    stretches: list[Stretch] = attrs.field(factory=list)  # in the order of places
     floors: VersionVector = attrs.field(factory=VersionVector)
     horizon: int = 0
     unlisted: list[Run] = attrs.field(factory=list)
@@ -61,7 +64,7 @@ class Walk:
     total: int = 0
     started_at: float = 0.0
 
-    def go_on(self, start: SyncStart) -> None:
+    def go_on(self, node: NodeId, start: SyncStart) -> None:
         """Take note of a server that sends what comes next."""
         vector, horizon = VersionVector(start.vector), start.horizon
         self.vector = vector if self.vector is None else self.vector.common(vector)
@@ -69,14 +72,20 @@ class Walk:
         self.floors = self.floors.merged(start.floors)
         self.horizon = max(self.horizon, horizon)
         self.total = max(self.total, start.total)
-        stretch = _Stretch(self.cursor, vector, horizon)
+        stretch = Stretch(self.cursor, node, vector, horizon)
         last = self.stretches[-1] if self.stretches else None
         if last is not None and last.start == stretch.start:
             self.stretches.pop()  # that server has sent nothing
         elif last is not None and len(self.stretches) == _STRETCHES_MAX:
             self.stretches.pop()
-            stretch = _Stretch(last.start, last.vector.merged(vector), max(last.horizon, horizon))
+            stretch = Stretch(last.start, node, last.vector.merged(vector), max(last.horizon, horizon))
         self.stretches.append(stretch)
+
+    def ahead(self) -> Stretch | None:
+        """Return the server that had purged furthest, if it covered what others of the walk did not."""
+        assert self.vector is not None
+        furthest = max(self.stretches, key=lambda one: one.horizon)
+        return None if self.vector.covers(furthest.vector) else furthest
 
     def is_strange(self, stamp: Stamp, change: Change) -> bool:
         """Tell whether the server of a place did not cover a change of it, though it had purged up to a greater clock value."""

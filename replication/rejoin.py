@@ -43,7 +43,7 @@ from storage.changes import (
 )
 
 if TYPE_CHECKING:
-    from replication.asking import Walk
+    from replication.asking import Stretch, Walk
     from replication.carriers import Participants
     from replication.sync import Syncs
 
@@ -97,6 +97,8 @@ class Rejoin:
         # Keeps writes that are about to be undone: (stamp, change) each, oldest first.
         self.dead_letter: Callable[[list[tuple[Stamp, Change]]], None] = _no_dead_letters
         self._alone_since: float | None = None
+        self._ahead: Stretch | None = None  # who covers more, at the horizon of this node
+        syncs.may_serve_all = self._bears_horizon
 
     def open(self, *, founds: bool) -> None:
         """Find out what this node is. Inside a tick, before anything else; `founds`: nobody to join."""
@@ -163,7 +165,21 @@ class Rejoin:
             strange = {} if settled is Settled.NOTHING else dict(self._strange(walk))
             self._settle(list({**stale, **strange}.items()))
         if self.standing.is_catching_up:
+            self._ahead = walk.ahead()
             self.enter(Standing.READY)
+
+    def _bears_horizon(self) -> bool:
+        """Tell whether this node covers all that was written up to its purge horizon.
+
+        After a walk over two servers, one far behind, it does so only when it has caught up with the other. Who synced
+        fully from it before would take an older write of a member for one from the past. Known until a restart.
+        """
+        ahead = self._ahead
+        if ahead is not None and (
+            self._core.replica.vector().covers(ahead.vector) or not self._participants.is_member(ahead.node)
+        ):
+            self._ahead = None
+        return self._ahead is None
 
     def on_peer_horizon(self, known: Known) -> None:
         """Settle own unsent writes that are beneath a horizon just learned, before anything is pushed (9.4 c)."""

@@ -105,6 +105,7 @@ class Syncs:
         self.is_void: Callable[[Run], bool] = _is_never  # whether any of its changes has been voided
         self.on_ahead: Callable[[Run], object] = _is_never  # a run of a batch that has to wait
         self.may_serve = True  # False while this node itself is joining or rejoining
+        self.may_serve_all: Callable[[], bool] = _certainly  # to who syncs fully
         self.is_usable: Callable[[Link], bool] = _always  # whether a peer may serve this node
         # A session has ended well, in its tick: with the origins whose entries it has raised, and the walk that a
         # full one has ended.
@@ -227,7 +228,7 @@ class Syncs:
                 session.meet(other, covered)
         walk = self.walk
         if session.full and walk is not None:
-            walk.go_on(start)
+            walk.go_on(link.node, start)
 
     def on_batch(self, link: Link, batch: SyncBatch) -> None:
         """Merge a batch. Inside a tick."""
@@ -485,7 +486,8 @@ class Syncs:
             sum(session.ended_at is None for session in sessions) >= self._core.options.sync_serving_max
             or sum(session.link is link for session in sessions) >= _SESSIONS_A_LINK
         )
-        if not self.may_serve or is_busy or key in self.serving:
+        may_serve = self.may_serve and (not request.full or self.may_serve_all())
+        if not may_serve or is_busy or key in self.serving:
             link.send(SyncFail(request.number, SyncFailure.BUSY, retry_ms=500))
             return
         feed = self._core.replica.feed()
@@ -719,6 +721,10 @@ def _ignore_raised(raised: list[bytes], ended: Walk | None) -> None:
 
 
 def _always(link: Link) -> bool:
+    return True
+
+
+def _certainly() -> bool:
     return True
 
 

@@ -230,11 +230,73 @@ def test_what_waits_for_a_vector_that_was_voided_meanwhile_waits_no_more() -> No
 def test_of_each_place_its_own_server_judges_and_many_servers_count_as_one_in_the_end() -> None:
     walk, origin, hlc = Walk(), b"o" * 16, 100
     for number in range(200):
-        walk.go_on(m.SyncStart(1, {origin: 1}, {}, hlc + 1))  # it breaks at once
-        walk.go_on(m.SyncStart(1, {origin: number % 2}, {}, hlc * (1 - number % 2)))
+        walk.go_on(b"", m.SyncStart(1, {origin: 1}, {}, hlc + 1))  # it breaks at once
+        walk.go_on(b"", m.SyncStart(1, {origin: number % 2}, {}, hlc * (1 - number % 2)))
         walk.cursor = number.to_bytes(2, "big")
     found = [
         walk.is_strange(Stamp(hlc, origin, 1), Change(1, hlc, Kind.VALUE, number.to_bytes(2, "big"), b""))
         for number in range(200)
     ]
     assert found == [number % 2 == 1 for number in range(63)] + [False] * 137
+
+
+def test_what_a_member_wrote_is_not_undone_by_who_catches_up_from_a_node_that_had_two_servers() -> None:
+    options = attrs.evolve(FAST, sync_credit_bytes=2000, sync_batch_bytes=2000)
+    lab = ready(Lab("a", "b", "c", "w", options=options))
+    for number in range(20):
+        lab["a"].put(f"fill{number:02}", "x" * 1000)
+    lab["a"].put("gone", "1")
+    lab.run(1.0)
+    for pair in ("aw", "bc", "ab", "cw"):
+        lab.cut(lab.wire(*pair))
+    lab["w"].put("key", "1")
+    lab.run(0.3)
+    lab.cut(lab.wire("b", "w"))  # what "b" has is a backup from now on
+    lab.cut(lab.wire("a", "c"))
+    lab.link("a", "w")
+    lab.run(1.0)
+    assert lab["a"].get("key") == b"1"
+    lab.cut(lab.wire("a", "w"))
+    to_c = lab.link("a", "c")
+    kept_back(to_c, "a", m.SyncStart, m.SyncBatch, m.SyncEnd)
+    kept_back(to_c, "c", m.Pull)
+    lab.run(0.3)
+    purge(lab, "gone")  # "c" has the deletion; "key", which is older, has not come to it yet
+    assert lab["c"].get("gone") is None
+    assert lab["c"].get("key") is None
+    lab.cut(to_c)
+    new = lab.add("n")
+    from_a = lab.link("a", "n")
+    from_a.drops = lambda sender, message: isinstance(message, m.Credit)
+    lab.run(0.5)
+    lab.cut(from_a)
+    from_c = lab.link("c", "n")
+    lab.run(5.0)
+    assert standing(new) == Standing.READY
+    lab.cut(from_c)
+    lab.link("n", "b")
+    lab.run(5.0)
+    assert (
+        standing(lab["b"]) == Standing.REJOINING
+    )  # "n" does not know all that was written up to where it has purged
+    lab.link("a", "n")
+    lab.run(5.0)
+    assert standing(lab["b"]) == Standing.READY
+    assert [node.get("key") for node in (lab["a"], lab["b"], new)] == [b"1"] * 3
+
+
+def test_who_waits_for_what_a_removed_member_covered_waits_no_more() -> None:
+    lab = ready(Lab("a", "b", "c"))
+    rejoin = lab["c"].replicator.rejoin
+    walk = Walk()
+    walk.go_on(lab["a"].id, m.SyncStart(1, {b"x" * 16: 7}, {}, 5, 0))
+    walk.cursor = b"m"
+    walk.go_on(lab["b"].id, m.SyncStart(2, {}, {}, 4, 0))
+    rejoin._ahead = walk.ahead()
+    new = lab.add("n")
+    lab.link("c", "n")
+    lab.run(3.0)
+    assert standing(new) == Standing.JOINING
+    lab["b"].replicator.roster.remove(lab["a"].id)
+    lab.run(10.0)
+    assert standing(new) == Standing.READY
