@@ -142,6 +142,7 @@ def _cluster_query(
     complexity: str = "O(1)",
     tips: tuple[str, ...] = ("nondeterministic_output",),
     arguments: tuple[Arg, ...] = (),
+    flags: Flag = Flag.STALE,
     deprecated_since: str | None = None,
     replaced_by: str | None = None,
 ) -> CommandSpec:
@@ -149,7 +150,7 @@ def _cluster_query(
     return CommandSpec(
         name=f"CLUSTER|{name}",
         arity=arity,
-        flags=Flag.STALE,
+        flags=flags,
         group="cluster",
         since=since,
         complexity=complexity,
@@ -174,7 +175,7 @@ cluster = container(
 _PER_NODE: Final = "O(N) where N is the total number of Cluster nodes"
 
 _CLUSTER_QUERIES: Final = (
-    _cluster_query("HELP", since="5.0.0", tips=()),
+    _cluster_query("HELP", since="5.0.0", tips=(), flags=Flag.LOADING | Flag.STALE),
     _cluster_query("INFO"),
     _cluster_query("LINKS", since="7.0.0", complexity=_PER_NODE),
     _cluster_query("MYID", tips=()),
