@@ -55,6 +55,9 @@ class Walk:
     vector: VersionVector | None = None  # the least of the starts
     seen: VersionVector = attrs.field(factory=VersionVector)  # the greatest: what any of the servers covered
     stretches: list[Stretch] = attrs.field(factory=list)  # in the order of places
+    furthest: Stretch | None = (
+        None  # of the server that had purged furthest, whether it has sent anything or not
+    )
     floors: VersionVector = attrs.field(factory=VersionVector)
     horizon: int = 0
     unlisted: list[Run] = attrs.field(factory=list)
@@ -73,6 +76,8 @@ class Walk:
         self.horizon = max(self.horizon, horizon)
         self.total = max(self.total, start.total)
         stretch = Stretch(self.cursor, node, vector, horizon)
+        if self.furthest is None or horizon >= self.furthest.horizon:
+            self.furthest = stretch
         last = self.stretches[-1] if self.stretches else None
         if last is not None and last.start == stretch.start:
             self.stretches.pop()  # that server has sent nothing
@@ -84,8 +89,8 @@ class Walk:
     def ahead(self) -> Stretch | None:
         """Return the server that had purged furthest, if it covered what others of the walk did not."""
         assert self.vector is not None
-        furthest = max(self.stretches, key=lambda one: one.horizon)
-        return None if self.vector.covers(furthest.vector) else furthest
+        assert self.furthest is not None
+        return None if self.vector.covers(self.furthest.vector) else self.furthest
 
     def is_strange(self, stamp: Stamp, change: Change) -> bool:
         """Tell whether the server of a place did not cover a change of it, though it had purged up to a greater clock value."""

@@ -65,6 +65,17 @@ def comes_back(lab: Lab, from_c: Wire, late: list[m.Message]) -> None:
     assert {standing(node) for node in lab.nodes.values()} == {Standing.READY}
 
 
+def walking_past(lab: Lab, server: str, node: Node, key: str) -> Wire:
+    """Link a node with a server of which it gets a part of all, to beyond a key, and no more."""
+    wire = lab.link(node.name, server)
+    wire.drops = lambda sender, message: isinstance(message, m.Credit)
+    lab.run(0.5)
+    walk = node.replicator.syncs.walk
+    assert walk is not None
+    assert walk.cursor > place(key)
+    return wire
+
+
 def test_what_was_purged_does_not_come_back_by_a_sync_from_before() -> None:
     lab = ready(Lab("a", "b", "c"))
     for other in "ac":
@@ -118,13 +129,8 @@ def test_what_was_purged_does_not_stay_because_a_second_server_has_never_heard_o
     purge(lab, "key")  # "c" has got the deletion, and nothing that "b" wrote
     lab.cut(to_c)
     b.replica.rotate()
-    from_a = lab.link("a", "b")
-    from_a.drops = lambda sender, message: isinstance(message, m.Credit)
-    lab.run(0.5)
+    from_a = walking_past(lab, "a", b, "key")
     assert standing(b) == Standing.REJOINING
-    walk = b.replicator.syncs.walk
-    assert walk is not None
-    assert walk.cursor > place("key")
     lab.cut(from_a)
     lab.link("b", "c")
     lab.run(1.0)
@@ -159,12 +165,7 @@ def test_what_a_server_has_never_seen_does_not_stay_because_another_one_knows_of
     lab.cut(lab.wire("a", "w"))
     forget(a, "key")
     b.replica.rotate()
-    from_c = lab.link("b", "c")
-    from_c.drops = lambda sender, message: isinstance(message, m.Credit)
-    lab.run(0.5)
-    walk = b.replicator.syncs.walk
-    assert walk is not None
-    assert walk.cursor > place("key")
+    from_c = walking_past(lab, "c", b, "key")
     lab.cut(from_c)
     lab.link("a", "b")
     lab.run(3.0)
@@ -266,9 +267,7 @@ def test_what_a_member_wrote_is_not_undone_by_who_catches_up_from_a_node_that_ha
     assert lab["c"].get("key") is None
     lab.cut(to_c)
     new = lab.add("n")
-    from_a = lab.link("a", "n")
-    from_a.drops = lambda sender, message: isinstance(message, m.Credit)
-    lab.run(0.5)
+    from_a = walking_past(lab, "a", new, "fill00")
     lab.cut(from_a)
     from_c = lab.link("c", "n")
     lab.run(5.0)
@@ -276,9 +275,7 @@ def test_what_a_member_wrote_is_not_undone_by_who_catches_up_from_a_node_that_ha
     lab.cut(from_c)
     lab.link("n", "b")
     lab.run(5.0)
-    assert (
-        standing(lab["b"]) == Standing.REJOINING
-    )  # "n" does not know all that was written up to where it has purged
+    assert standing(lab["b"]) == Standing.REJOINING, '"n" does not cover all up to its horizon'
     lab.link("a", "n")
     lab.run(5.0)
     assert standing(lab["b"]) == Standing.READY
@@ -300,3 +297,14 @@ def test_who_waits_for_what_a_removed_member_covered_waits_no_more() -> None:
     lab["b"].replicator.roster.remove(lab["a"].id)
     lab.run(10.0)
     assert standing(new) == Standing.READY
+
+
+def test_a_server_that_has_sent_nothing_counts_with_what_it_has_purged() -> None:
+    walk, origin = Walk(), b"o" * 16
+    walk.go_on(b"first", m.SyncStart(1, {origin: 7}, {}, 9))
+    walk.go_on(b"second", m.SyncStart(2, {origin: 3}, {}, 5))
+    ahead = walk.ahead()
+    assert ahead is not None
+    assert (ahead.node, ahead.horizon) == (b"first", walk.horizon)
+    walk.go_on(b"first", m.SyncStart(3, {origin: 3}, {}, 9))
+    assert walk.ahead() is None
