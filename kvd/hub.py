@@ -589,7 +589,7 @@ class Hub:
     # --- timers
 
     def close_idle(self, idle_seconds: float) -> None:
-        """Close the clients that have sent nothing for so long; subscribers and monitors may be silent."""
+        """Close the clients that were not active for so long (see `Driven`); subscribers and monitors may be silent."""
         oldest = time.time() * 1000 - idle_seconds * 1000
         for connection in self.connections():
             session = connection.session

@@ -59,13 +59,12 @@ def departed(fds: Iterable[int]) -> list[int]:
 
     None where the platform cannot tell.
     """
-    if sys.platform == "linux":
-        poll = select.poll()
-        for fd in fds:
-            poll.register(fd, select.POLLRDHUP)
-        return [fd for fd, _ in poll.poll(0)]
-    else:  # noqa: RET505 -- as above
+    if sys.platform != "linux":
         return []
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLRDHUP)
+    return [fd for fd, _ in poll.poll(0)]
 
 
 class EpollPoller:

@@ -228,8 +228,8 @@ def remove(url: str, node: str, as_json: bool) -> None:
 def cut(url: str, as_json: bool) -> None:
     """Void what a node wrote while its clock was far ahead, and what most members hold back.
 
-    Ask a node that holds it (`kvd cluster status` tells). The node that wrote it keeps the values as dead letters, catches up with the others, and
-    writes the values anew with its clock as it is then.
+    Ask a node that holds it (`kvd cluster status` tells). The node that wrote it keeps the values as dead letters,
+    catches up with the others, and writes the values anew with its clock as it is then.
     """
     rows = _ask(url, "KV.CLUSTER", "CUT")
     if as_json:
