@@ -59,7 +59,8 @@ class Acl:
         try:
             self._take(self._read_users(security))
         except AclFileError as error:
-            raise ConfigError(Problem("access control", text) for text in error.problems) from error
+            source = "access control" if self.file is None else "security.acl_file"
+            raise ConfigError(Problem(source, text) for text in error.problems) from error
 
     def _read_users(self, security: SecuritySettings) -> dict[bytes, User]:
         if self.file is not None:

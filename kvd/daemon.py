@@ -102,13 +102,13 @@ def open_front(server: Server) -> HttpDoor:
 def _open_plain(
     settings: Settings, server: Server, hub: Hub, http: HttpDoor, resources: contextlib.ExitStack
 ) -> list[PlainListener]:
-    ports: tuple[tuple[ServerSettings | HttpSettings, Door], ...] = (
-        (settings.server, RespDoor(server)),
-        (settings.http, http),
+    ports: tuple[tuple[ServerSettings | HttpSettings, str, Door], ...] = (
+        (settings.server, "server.port", RespDoor(server)),
+        (settings.http, "http.port", http),
     )
     listeners = []
-    for section, door in ports:
-        for sock in _open_sockets(settings, section, resources):
+    for section, name, door in ports:
+        for sock in _open_sockets(settings, section, name, resources):
             listener = PlainListener(sock, server, door)
             hub.add_listener(listener)
             listeners.append(listener)
@@ -116,10 +116,10 @@ def _open_plain(
 
 
 def _open_sockets(
-    settings: Settings, section: ServerSettings | HttpSettings, resources: contextlib.ExitStack
+    settings: Settings, section: ServerSettings | HttpSettings, name: str, resources: contextlib.ExitStack
 ) -> list[socket.socket]:
-    """Open the TCP port and the unix socket of one protocol."""
-    sockets = open_tcp(settings.server, section.port) if section.port >= 0 else []
+    """Open the TCP port, which the setting `name` gives, and the unix socket of one protocol."""
+    sockets = open_tcp(settings.server, section.port, name) if section.port >= 0 else []
     for sock in sockets:
         resources.callback(sock.close)
     path = section.unix_socket
@@ -134,14 +134,14 @@ def _open_sockets(
 def _open_tls(
     settings: Settings, server: Server, hub: Hub, http: HttpDoor, resources: contextlib.ExitStack
 ) -> list[TlsListener]:
-    ports: tuple[tuple[int, Door], ...] = (
-        (settings.server.tls_port, RespDoor(server)),
-        (settings.http.tls_port, http),
+    ports: tuple[tuple[int, str, Door], ...] = (
+        (settings.server.tls_port, "server.tls_port", RespDoor(server)),
+        (settings.http.tls_port, "http.tls_port", http),
     )
     listeners = []
-    for port, door in ports:
+    for port, name, door in ports:
         if port >= 0:
-            sockets = open_tcp(settings.server, port)
+            sockets = open_tcp(settings.server, port, name)
             for sock in sockets:
                 resources.callback(sock.close)
             listeners.append(TlsListener(hub, server, sockets, door))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -24,6 +25,14 @@ def replace_file(path: Path, content: bytes, *, mode: int) -> None:
         new.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def check_directory(path: Path) -> None:
+    """Raise OSError, which names `path`, unless it is a directory that this user may work in."""
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def sync_directory(path: Path) -> None:

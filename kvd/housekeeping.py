@@ -7,6 +7,7 @@ its own between the hub's ticks (`Hub.exclusively`), in slices that clients do n
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -14,6 +15,7 @@ import structlog
 import trio
 
 from kvd import encryption, logs
+from kvd.durable_files import check_directory
 from storage.errors import StorageError
 from storage.store import Limits, Store, StoreOptions
 
@@ -30,8 +32,12 @@ _WATCH_SECONDS: Final = 1.0
 
 
 def open_store(settings: Settings) -> Store:
-    """Open the store in ``storage.data_dir``. Raises StorageError with what the operator can do."""
+    """Open the store in ``storage.data_dir``. Raises StorageError or OSError with what the operator can do."""
     options = attrs.evolve(store_options(settings), keyring=encryption.load_keys(settings))
+    directory = Path(settings.storage.data_dir)
+    if not directory.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+    check_directory(directory)
     return Store.open(settings.storage.data_dir, options)
 
 

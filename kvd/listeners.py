@@ -36,6 +36,11 @@ log = structlog.get_logger()
 _ACCEPTS_A_TICK: Final = 200
 # More than that Linux refuses (MAX_TCP_KEEPIDLE), and with it the client would be refused.
 _KEEPALIVE_SECONDS_MAX: Final = 32767
+# What the address of a unix socket has room for (sun_path), its end not counted.
+_UNIX_PATH_BYTES_MAX: Final = 107 if sys.platform == "linux" else 103
+
+# What OpenSSL calls mistakes that people make.
+_KEY_REASONS: Final = {"KEY_VALUES_MISMATCH": "the key is that of another certificate"}
 
 _FULL: Final = b"-ERR max number of clients reached\r\n"
 _PROTECTED: Final = (
@@ -183,17 +188,21 @@ def _keep_alive(sock: socket.socket | trio.SocketStream, seconds: int) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
 
 
-def open_tcp(settings: ServerSettings, port: int) -> list[socket.socket]:
+def open_tcp(settings: ServerSettings, port: int, name: str = "server.port") -> list[socket.socket]:
     """Listen on `port` at every configured address; 0 takes one free port for all of them.
 
     An address written with a leading ``-`` may be missing on this machine. Any other failure raises
-    OSError whose message names the address, and leaves nothing open.
+    OSError whose message names the address and the setting, and leaves nothing open.
     """
     opened: list[socket.socket] = []
     try:
         for written in settings.bind:
             address = written.removeprefix("-")
-            sock = _listen(address, port, settings.tcp_backlog, optional=written.startswith("-"))
+            try:
+                sock = _listen(address, port, settings.tcp_backlog, optional=written.startswith("-"))
+            except OSError as error:
+                text = f"cannot listen on {address} port {port} ({name}): {error.strerror}"
+                raise OSError(error.errno, text) from error
             if sock is not None:
                 opened.append(sock)
                 port = port or sock.getsockname()[1]
@@ -225,12 +234,13 @@ def _listen(address: str, port: int, backlog: int, *, optional: bool) -> socket.
         sock.close()
         if optional and error.errno in missing:
             return None
-        raise OSError(error.errno, f"cannot listen on {address} port {port}: {error.strerror}") from error
+        raise
     return sock
 
 
 def open_unix(path: str, permissions: int, backlog: int) -> socket.socket:
     """Listen on a unix socket, taking the place of one that a dead process left behind."""
+    _check_length(path)
     _remove_dead_socket(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -246,6 +256,17 @@ def open_unix(path: str, permissions: int, backlog: int) -> socket.socket:
         sock.close()
         raise OSError(error.errno, f"cannot listen on unix socket {path}: {error.strerror}") from error
     return sock
+
+
+def _check_length(path: str) -> None:
+    """Refuse a path that is too long with a sentence: the socket's own error has none."""
+    size = len(os.fsencode(path))
+    if size > _UNIX_PATH_BYTES_MAX:
+        raise OSError(
+            errno.ENAMETOOLONG,
+            f"cannot listen on unix socket {path}: the path has {size} bytes, the system allows "
+            f"{_UNIX_PATH_BYTES_MAX}",
+        )
 
 
 def _remove_dead_socket(path: str) -> None:
@@ -269,11 +290,7 @@ def tls_context(settings: ServerSettings) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     versions = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
     context.minimum_version = versions[settings.tls_min_version]
-    try:
-        context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
-    except OSError as error:
-        files = f"{settings.tls_cert_file} and {settings.tls_key_file}"
-        raise OSError(error.errno, f"cannot use the certificate and key in {files}: {error}") from error
+    _load_certificate(context, settings.tls_cert_file, settings.tls_key_file)
     needed = {"no": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "yes": ssl.CERT_REQUIRED}
     context.verify_mode = needed[settings.tls_auth_clients]
     if settings.tls_ca_file:
@@ -284,6 +301,20 @@ def tls_context(settings: ServerSettings) -> ssl.SSLContext:
                 error.errno, f"cannot use the authorities in {settings.tls_ca_file}: {error}"
             ) from error
     return context
+
+
+def _load_certificate(context: ssl.SSLContext, cert_file: str, key_file: str) -> None:
+    for file in (cert_file, key_file):  # OpenSSL does not say which of them cannot be read
+        try:
+            Path(file).open("rb").close()
+        except OSError as error:
+            raise OSError(error.errno, f"cannot read the TLS file {file}: {error.strerror}") from error
+    try:
+        context.load_cert_chain(cert_file, key_file)
+    except ssl.SSLError as error:
+        reason = _KEY_REASONS.get(error.reason, "they have to be PEM, the key without a password")
+        text = f"cannot use the certificate in {cert_file} with the key in {key_file}: {reason} ({error})"
+        raise OSError(text) from error
 
 
 class TlsListener:

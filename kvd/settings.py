@@ -863,11 +863,22 @@ def contradictions(settings: Settings) -> list[tuple[str, str]]:
         found.append(
             ("server.tls_ca_file", 'is needed to check client certificates, or set tls_auth_clients = "no"')
         )
+    if not _has_way_in(settings):
+        found.append(
+            ("server.port", "leaves no way in; open a port, with an address in server.bind, or a unix socket")
+        )
     if server.port == server.tls_port > 0:
         found.append(("server.tls_port", "is the same as server.port; one port speaks one protocol"))
     if security.acl_file and security.users:
         found.append(("security.users", "cannot stand beside acl_file; move the users into that file"))
     return [*found, *_http_contradictions(settings), *_peer_contradictions(settings)]
+
+
+def _has_way_in(settings: Settings) -> bool:
+    """Tell whether anybody could reach the daemon, be it peers alone."""
+    server, http, peers = settings.server, settings.http, settings.peers
+    has_port = max(server.port, server.tls_port, http.port, http.tls_port) >= 0
+    return bool((has_port and server.bind) or server.unix_socket or http.unix_socket or peers.port >= 0)
 
 
 def _http_contradictions(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ import click
 
 from kvd.cli.errors import EXIT_FAILED, EXIT_USAGE, describe
 from kvd.cli.options import encryption_key_option, load_keys, load_settings
+from kvd.durable_files import check_directory
 from storage.errors import Corrupt, StorageError
 
 _COUNTED: Final = {
@@ -79,6 +80,8 @@ def _verify(data_dir: Path, key_file: Path | None) -> int:
     from storage.verify import open_verifier  # noqa: PLC0415
 
     keyring = load_keys(key_file)
+    if data_dir.exists():
+        check_directory(data_dir)
     with open_verifier(data_dir, now_ms=time.time_ns() // 1_000_000, keyring=keyring) as verifier:
         for finding in verifier.run():
             click.echo(str(finding))

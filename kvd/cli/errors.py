@@ -25,12 +25,14 @@ EXIT_USAGE: Final = 2
 
 # What a user can do about an error of the operating system.
 _MENDS: Final = {
-    errno.EADDRINUSE: "stop the server that listens there, or choose another --port",
+    errno.EADDRINUSE: "stop the server that listens there, or give this one another place",
     errno.EADDRNOTAVAIL: "this machine does not have the address; see server.bind",
     errno.EACCES: "give the daemon's user the right to it, or choose another place",
     errno.EPERM: "give the daemon's user the right to it, or choose another place",
     errno.ENOENT: "check the path, and that its directory is there",
+    errno.ENOTDIR: "name a directory",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENAMETOOLONG: "choose a shorter one",
     errno.ENOSPC: "free space on that disk",
     errno.EROFS: "that file system is mounted read-only; choose another place",
 }

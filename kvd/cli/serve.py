@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import structlog
 import trio
 
 from kvd import logs
-from kvd.cli.errors import fail, fail_config
+from kvd.cli.errors import describe, fail, fail_config
 from kvd.cli.options import Shortcut, load_keys, load_settings, settings_options
 from kvd.config import ConfigError, Problem
 from kvd.peering.errors import CannotJoin
@@ -46,15 +48,30 @@ def serve(
     Settings come from the flags here, then from the environment (KVD_SERVER__PORT=6380), then from
     the file given with --config, then from the defaults.
     """
+    _outlive_hangups()
     settings = load_settings(file, assignments, shortcuts)
+    _open_log(settings)
     try:
-        logs.configure(settings.log)
         _run(settings, ports_file, file)
     except ConfigError as error:  # the users in it, which need the command table
         fail_config(error)
     except (StorageError, OSError, CannotJoin, ExceptionGroup) as error:
         log.debug("the daemon ended", exc_info=True)
         fail(error)
+
+
+def _outlive_hangups() -> None:
+    """Ignore SIGHUP until the daemon takes it: what it would read anew is being read now."""
+    if sys.platform != "win32":
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def _open_log(settings: Settings) -> None:
+    """Let the log begin, or exit: there is no other place yet where more could be told."""
+    try:
+        logs.configure(settings.log)
+    except OSError as error:
+        fail(OSError(error.errno, f"cannot open the log file {settings.log.file}: {error.strerror}"))
 
 
 def _run(settings: Settings, ports_file: Path | None, config_file: Path | None) -> None:
@@ -82,6 +99,7 @@ def check_config(file: Path | None, assignments: tuple[str, ...], **shortcuts: S
     settings = load_settings(file, assignments, shortcuts)
     _check_users(settings)
     _check_keys(settings)
+    _check_tls(settings)
     for section in SECTIONS:
         click.echo(f"[{section}]")
         for setting in SETTINGS.values():
@@ -97,6 +115,19 @@ def _check_keys(settings: Settings) -> None:
         load_keys(Path(settings.value(name)) if settings.value(name) else None)
     except StorageError as error:
         fail_config(ConfigError([Problem(name, str(error))]))
+
+
+def _check_tls(settings: Settings) -> None:
+    """Print what is wrong with the TLS files, if they are in use, and exit if something is."""
+    if max(settings.server.tls_port, settings.http.tls_port) < 0:
+        return
+    # Imported here: only the listeners need the parts of a session.
+    from kvd.listeners import tls_context  # noqa: PLC0415
+
+    try:
+        tls_context(settings.server)
+    except OSError as error:
+        fail_config(ConfigError([Problem("TLS", describe(error))]))
 
 
 def _check_users(settings: Settings) -> None:

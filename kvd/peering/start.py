@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
+import trio
 
 from kvd.peering.errors import CannotJoin
 from kvd.peering.options import peer_options
@@ -18,7 +19,7 @@ from replication.node import StoreFailed
 from replication.rejoin import CLUSTER_SETTING, HasOwnData, WrongCluster
 from replication.security import BundleCredentials, Credentials, SecretCredentials
 from replication.tcp import TcpNetwork
-from replication.transport import format_address
+from replication.transport import Handler, format_address
 from storage.expiry import Apart
 
 if TYPE_CHECKING:
@@ -38,13 +39,26 @@ def open_peers(settings: Settings, server: Server, hub: Hub) -> Peers | None:
     allowed = tuple(ipaddress.ip_network(network) for network in wanted.allow)
     try:
         credentials = _credentials(wanted)
-        network = TcpNetwork(credentials, listen=format_address(wanted.bind, wanted.port), allow=allowed)
+        network = _Network(credentials, listen=format_address(wanted.bind, wanted.port), allow=allowed)
         peers = Peers(server, hub, network, credentials, peer_options(settings, wanted.port), allowed)
         server.peers = peers
         peers.open(founds=not wanted.join)
     except (CredentialError, WrongCluster, HasOwnData, GroupGivenUp, StoreFailed) as error:
         raise CannotJoin(str(error)) from error
     return peers
+
+
+class _Network(TcpNetwork):
+    """The network of a daemon, which says where it cannot listen."""
+
+    async def listen(
+        self, handler: Handler, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        try:
+            await super().listen(handler, task_status=task_status)
+        except OSError as error:
+            text = f"cannot listen for peers at {format_address(self._host, self._port)} (peers.port): {error.strerror}"
+            raise OSError(error.errno, text) from error
 
 
 def _stay_apart(store: Store) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import trustme
 from click.testing import CliRunner, Result
 
 import kvd
@@ -87,6 +90,25 @@ def test_the_configuration_file_can_come_from_the_environment(tmp_path: Path) ->
     assert "port = 1234" in run("check-config", KVD_CONFIG=str(file)).stdout
 
 
+def test_tls_files_are_checked_if_they_are_in_use(tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.pem" for name in ("cert", "key", "other")}
+    issued, other = (trustme.CA().issue_cert("localhost") for _ in range(2))
+    issued.cert_chain_pems[0].write_to_path(files["cert"])
+    issued.private_key_pem.write_to_path(files["key"])
+    other.private_key_pem.write_to_path(files["other"])
+
+    def said(cert: Path, key: Path, port: str = "0") -> str:
+        given = {"tls_port": port, "tls_cert_file": cert, "tls_key_file": key}
+        return run("check-config", *(f"--set=server.{name}={value}" for name, value in given.items())).stderr
+
+    assert said(files["cert"], files["key"]) == ""
+    assert "the key is that of another certificate" in said(files["cert"], files["other"])
+    assert "they have to be PEM" in said(files["key"], files["cert"])
+    missing = tmp_path / "missing.pem"
+    assert f"cannot read the TLS file {missing}: No such file or directory; " in said(files["cert"], missing)
+    assert said(missing, missing, port="-1") == "", "nobody reads them"
+
+
 def test_a_set_without_a_value_is_a_usage_error() -> None:
     result = run("check-config", "--set", "server.port")
     assert result.exit_code == 2
@@ -111,9 +133,28 @@ def test_a_taken_port_is_one_line_with_the_mend(tmp_path: Path) -> None:
             assert process.wait(60) == 1
     (line,) = (tmp_path / "kvd.log").read_text().splitlines()
     assert line == (
-        f"kvd: cannot listen on 127.0.0.1 port {port}: Address already in use; "
-        "stop the server that listens there, or choose another --port"
+        f"kvd: cannot listen on 127.0.0.1 port {port} (server.port): Address already in use; "
+        "stop the server that listens there, or give this one another place"
     )
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--http-port", "cannot listen on 127.0.0.1 port {port} (http.port)"),
+        ("--peer-port", "cannot listen for peers at 127.0.0.1:{port} (peers.port)"),
+    ],
+)
+def test_each_port_that_is_taken_goes_by_its_name(tmp_path: Path, flag: str, said: str) -> None:
+    secret = tmp_path / "secret"
+    assert run("cluster", "init", str(secret)).exit_code == 0
+    options = ("--set", "peers.bind=127.0.0.1", "--cluster-secret-file", str(secret), "--peer-port", "0")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with launch_kvd(tmp_path, *options, flag, port) as process:
+            assert process.wait(60) == 1
+    last = (tmp_path / "kvd.log").read_text().splitlines()[-1]
+    assert last.startswith(f"kvd: {said.format(port=port)}: Address already in use; "), last
 
 
 def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
@@ -123,6 +164,54 @@ def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (line,) = (tmp_path / "kvd.log").read_text().splitlines()
     assert line.startswith("kvd: ")
     assert str(tmp_path / "file") in line
+
+
+@pytest.mark.parametrize("verb", ["serve", "verify"])
+def test_a_data_directory_that_the_user_may_not_use_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.W_OK)  # root may do anything
+    result = run(verb, "--data-dir", str(tmp_path), *(() if verb == "verify" else ("--port", "0")))
+    assert result.stderr == (
+        f"kvd: {tmp_path}: Permission denied; give the daemon's user the right to it, or choose another place\n"
+    )
+
+
+def test_a_data_directory_that_is_a_file_says_so(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    with launch_kvd(tmp_path) as process:
+        assert process.wait(60) == 1
+    assert (tmp_path / "kvd.log").read_text() == (
+        f"kvd: {tmp_path / 'data'}: Not a directory; name a directory\n"
+    )
+
+
+def test_a_log_file_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "nowhere" / "kvd.log"
+    with launch_kvd(tmp_path, "--set", f"log.file={file}", "--set", "log.level=debug") as process:
+        assert process.wait(60) == 1
+    assert (tmp_path / "kvd.log").read_text() == (
+        f"kvd: cannot open the log file {file}: No such file or directory; "
+        "check the path, and that its directory is there\n"
+    )
+
+
+def test_an_acl_file_that_is_missing_goes_by_its_setting(tmp_path: Path) -> None:
+    result = run("check-config", "--set", f"security.acl_file={tmp_path / 'users.acl'}")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[1].startswith("  security.acl_file: ")
+
+
+def test_a_daemon_that_starts_is_not_ended_by_a_hangup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has just changed a certificate or rotated the log sends one, whether or not the daemon is up yet."""
+    found = []
+    monkeypatch.setattr("kvd.cli.serve._run", lambda *_: found.append(signal.getsignal(signal.SIGHUP)))
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        assert run("serve").exit_code == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert found == [signal.SIG_IGN]
 
 
 def test_a_ports_file_that_cannot_be_written_is_one_line_that_says_so(tmp_path: Path) -> None:

@@ -166,6 +166,19 @@ def test_all_errors_of_all_sources_come_at_once(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "way_in", ["server.port=0", "http.port=0", "server.unix_socket=/s", "http.unix_socket=/s"]
+)
+def test_one_way_in_is_enough(way_in: str) -> None:
+    load(None, {}, [parse_flag(text) for text in ("server.port=-1", "http.port=-1", way_in)])
+
+
+@pytest.mark.parametrize("given", [("server.port=-1", "http.port=-1"), ("server.bind=",)])
+def test_a_daemon_that_nobody_could_reach_is_refused(given: tuple[str, ...]) -> None:
+    (problem,) = problems_of(flags=tuple(parse_flag(text) for text in given))
+    assert problem.endswith("leaves no way in; open a port, with an address in server.bind, or a unix socket")
+
+
 def test_a_wrong_value_is_an_error_even_where_a_flag_overrides_it(tmp_path: Path) -> None:
     file = written(tmp_path, "[server]\nport = 70000\n")
     assert problems_of(file, {}, (parse_flag("server.port=1"),)) == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import ssl
@@ -249,6 +250,17 @@ def test_a_unix_socket_does_not_replace_a_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="a file that is no socket"):
         open_unix(str(path), 0o700, 10)
     assert path.read_text() == "data"
+
+
+def test_a_path_that_is_too_long_for_a_unix_socket_says_how_long_it_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    most = 107 if sys.platform == "linux" else 103
+    open_unix("x" * most, 0o700, 10).close()
+    with pytest.raises(OSError, match=f"has {most + 1} bytes, the system allows {most}") as caught:
+        open_unix("x" * (most + 1), 0o700, 10)
+    assert caught.value.errno == errno.ENAMETOOLONG
 
 
 def test_a_taken_port_is_named_in_the_error() -> None:
