@@ -200,6 +200,8 @@ class HttpReader:
         return self._data
 
     def _check_incomplete(self, data: bytes) -> None:
+        if data and not data[:1].isalpha() and data != b"\r":  # a client of TLS or Redis would wait for long
+            raise HttpError(400, "Bad Request: this is no HTTP")
         if len(data) > self._limits.head_bytes_max:
             raise HttpError(431, "Request Header Fields Too Large")
         if _find_bare_lf(data, self._searched) is not None:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Final, cast
 import click
 
 from kvd.cli.client import CommandFailed
-from kvd.cli.entries import BATCH_ENTRIES, Item, Source, Writer, wrong_entry
+from kvd.cli.entries import BATCH_ENTRIES, Item, Source, Writer, goes_alone, numbered, wrong_entry
 from kvd.cli.progress import Progress
 from kvd.cli.rest import Refused, Rest, Space, value_path
 from kvd.cli.rest_options import asks_rest, confirm, in_namespace, print_json
@@ -156,13 +156,21 @@ def _delete_all(rest: Rest, space: Space, source: Source, start: int) -> int:
 
 
 def _delete(rest: Rest, space: Space, batch: list[Item]) -> None:
-    names = [_name_of(item) for item in batch]
-    if not space.is_database:
-        texts = [json.dumps(name, ensure_ascii=False).encode("utf-8", "surrogatepass") for name in names]
-        rest.bulk(space, "POST", "bulk/delete", texts)
+    together: list[tuple[Item, bytes]] = []
+    for item in batch:
+        name = _name_of(item)
+        key = name.encode("utf-8", "replace")
+        if space.is_database or goes_alone(key):
+            rest.ask("DELETE", value_path(space, key))
+        else:
+            text = json.dumps(name, ensure_ascii=False).encode("utf-8", "surrogatepass")
+            together.append((item, text))
+    if not together:
         return
-    for name in names:
-        rest.ask("DELETE", value_path(space, name.encode("utf-8", "replace")))
+    try:
+        rest.bulk(space, "POST", "bulk/delete", [text for _, text in together])
+    except Refused as refused:
+        raise numbered(refused, [item for item, _ in together]) from None
 
 
 def _batches(items: Any, size: int) -> Iterator[list[Item]]:

@@ -13,7 +13,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, Final, NoReturn
 
 import attrs
@@ -130,6 +130,17 @@ def wrong_entry(item: Item, text: str) -> CommandFailed:
     return CommandFailed(f"entry {item.number}{f' ({name!r})' if name is not None else ''}: {text}")
 
 
+def numbered(refused: Refused, items: Sequence[Item]) -> CommandFailed:
+    """Return what the daemon says of one of several entries, under the number and the name that it has in the file."""
+    match = _match_refusal(str(refused))
+    return refused if match is None else wrong_entry(items[int(match[1])], match[2])
+
+
+def goes_alone(key: bytes) -> bool:
+    """Tell whether REST v4 knows no such key, so that it cannot go in a batch."""
+    return len(key) > _KEY_BYTES_MAX or key in _KEYS_REFUSED
+
+
 def name_of(item: Item) -> str | None:
     """Return what an entry calls its key, cut if it is long; None if it has none."""
     content = item.content
@@ -233,7 +244,7 @@ def _single(item: Item, space: Space) -> _Single | None:
         return None if not space.is_database else _refuse(item, "it is no object with a key and a value")
     try:
         key = base64.b64decode(content["key_base64"]) if "key_base64" in content else content["key"].encode()
-        is_strange = "key_base64" in content or len(key) > _KEY_BYTES_MAX or key in _KEYS_REFUSED
+        is_strange = "key_base64" in content or goes_alone(key)
         if not (space.is_database or is_strange):
             return None
         text = content["value"]

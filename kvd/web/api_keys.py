@@ -73,7 +73,9 @@ def _open_create(exchange: Exchange) -> Body:
 
 
 def _create(exchange: Exchange) -> Response:
-    made = exchange.server.store.keyspaces.create(title_of(exchange.body_of(BytesBody).json()))
+    made = exchange.server.store.keyspaces.create(
+        title_of(exchange.body_of(BytesBody).json(), "create namespace")
+    )
     return envelope.result(_describe(exchange, made))
 
 
@@ -95,7 +97,7 @@ def _open_rename(exchange: Exchange) -> Body:
 
 def _rename(exchange: Exchange) -> Response:
     keyspace = _named(exchange)
-    title = title_of(exchange.body_of(BytesBody).json())
+    title = title_of(exchange.body_of(BytesBody).json(), "rename namespace")
     exchange.server.store.keyspaces.rename(keyspace.id, title)
     return envelope.result(_describe(exchange, keyspace))
 

@@ -33,7 +33,7 @@ def _open_put(exchange: Exchange) -> Body:
         try:
             entry = bulk.read_entry(exchange.server, item)
         except Refused as refused:
-            raise Refused(refused.status, f"entry {number}: {refused.text}", refused.code) from None
+            raise _of_entry(number, refused) from None
         require(exchange, WRITE, keyspace, entry.key)
         entries.append(entry)
 
@@ -46,6 +46,11 @@ def _put(exchange: Exchange) -> Response | Job:
     return bulk.put_all(exchange, keyspace, exchange.body_of(ItemsBody), entries, _done)
 
 
+def _of_entry(number: int, refused: Refused) -> Refused:
+    """Return a refusal that says of which entry it is."""
+    return Refused(refused.status, f"entry {number}: {refused.text}", refused.code)
+
+
 def _open_delete(exchange: Exchange) -> Body:
     keyspace = find_open(exchange, "remove key")
     require(exchange, WRITE, keyspace)
@@ -56,7 +61,10 @@ def _open_delete(exchange: Exchange) -> Body:
         name = item.get("name") if isinstance(item, dict) else item  # wrangler's list gives objects
         if not isinstance(name, str):
             raise Refused(400, f"entry {number}: it is not a key", BAD_KEY)
-        key = rules.check_key(name)
+        try:
+            key = rules.check_key(name)
+        except Refused as refused:
+            raise _of_entry(number, refused) from None
         require(exchange, WRITE, keyspace, key)
         keys.append(key)
 

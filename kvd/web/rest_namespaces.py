@@ -110,23 +110,23 @@ def _open_create(exchange: Exchange) -> Body:
 
 
 def _create(exchange: Exchange) -> Response:
-    title = title_of(exchange.body_of(BytesBody).json())
+    title = title_of(exchange.body_of(BytesBody).json(), "create namespace")
     made = exchange.server.store.keyspaces.create(title)
     return envelope.result(describe(made))
 
 
-def title_of(found: Any) -> str:
-    """Return the title that a body asks for. Raise `Refused`."""
+def title_of(found: Any, operation: str) -> str:
+    """Return the title that a body asks for. Raise `Refused`, with the operation's name."""
     title = found.get("title") if isinstance(found, dict) else None
     if not isinstance(title, str) or not title:
-        raise Refused(400, "create namespace: 'title must not be empty'", BAD_TITLE)
+        raise Refused(400, f"{operation}: 'title must not be empty'", BAD_TITLE)
     if len(title) > TITLE_CHARACTERS_MAX:
-        text = f"create namespace: 'title is longer than {TITLE_CHARACTERS_MAX} characters'"
+        text = f"{operation}: 'title is longer than {TITLE_CHARACTERS_MAX} characters'"
         raise Refused(400, text, BAD_TITLE)
     try:
         title.encode()
     except UnicodeEncodeError:
-        raise Refused(400, "create namespace: 'title is not valid text'", BAD_TITLE) from None
+        raise Refused(400, f"{operation}: 'title is not valid text'", BAD_TITLE) from None
     return title
 
 
@@ -146,7 +146,7 @@ def _open_rename(exchange: Exchange) -> Body:
 
 def _rename(exchange: Exchange) -> Response:
     keyspace = find_keyspace(exchange, "rename namespace")
-    title = title_of(exchange.body_of(BytesBody).json())
+    title = title_of(exchange.body_of(BytesBody).json(), "rename namespace")
     exchange.server.store.keyspaces.rename(keyspace.id, title)
     return envelope.result(describe(keyspace))
 

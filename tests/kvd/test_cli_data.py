@@ -121,6 +121,23 @@ def test_keys_are_listed_over_pages_and_deleted_by_prefix(cli: Cli) -> None:
     assert len(rows(cli)) == 1100
 
 
+def test_a_bulk_delete_takes_every_key_that_a_bulk_put_takes(cli: Cli) -> None:
+    names = ["", "..", "k" * 600, "plain"]
+    entries = [{"key": name, "value": "v"} for name in names]
+    for space in ("shop", "db0"):
+        cli.ok("bulk", "put", "-n", space, "-", stdin=json.dumps(entries).encode())
+        assert cli.ok("bulk", "delete", "-n", space, "-", "--yes", stdin=json.dumps(names).encode()) == (
+            "4 keys deleted\n"
+        )
+        assert rows(cli, space) == []
+
+
+def test_a_key_that_cannot_be_deleted_goes_by_its_number_in_the_file(cli: Cli) -> None:
+    names = json.dumps(["first", "..", "half of a pair: \ud800"]).encode()
+    said = cli.fails("bulk", "delete", "-n", "shop", "-", "--yes", stdin=names)
+    assert said.startswith("kvd: entry 3: ")
+
+
 def test_errors_say_what_to_do(cli: Cli, tmp_path: Path) -> None:
     assert "is the daemon running there?" in cli.fails("namespace", "list", "--url", "http://127.0.0.1:1")
     assert "write http://host:port" in cli.fails("namespace", "list", "--url", "redis://x")

@@ -202,6 +202,16 @@ def test_nothing_is_read_after_an_error() -> None:
     assert reader.pending_bytes == 0
 
 
+@pytest.mark.parametrize(
+    "data",
+    [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"*1\r\n$4\r\nPING\r\n", b"\r\n\x16", b"\x00", b" GET"],
+)
+def test_what_cannot_become_a_request_is_refused_at_once(data: bytes) -> None:
+    _, error = read(data)
+    assert error is not None
+    assert (error.status, error.text) == (400, "Bad Request: this is no HTTP")
+
+
 def test_slow_head_costs_linear_time() -> None:
     head = b"GET / HTTP/1.1\r\n" + H + b"A: " + b"x" * 20_000
     started = time.process_time()

@@ -69,6 +69,12 @@ def test_bad_title(web: Web, body: bytes) -> None:
     assert 10001 <= answer.error[0] <= 10018
 
 
+def test_a_bad_title_names_what_was_asked_for(web: Web) -> None:
+    made = web.create("one")
+    assert web.post(BASE, {}).error == (10011, "create namespace: 'title must not be empty'")
+    assert web.put(f"{BASE}/{made}", "{}").error == (10011, "rename namespace: 'title must not be empty'")
+
+
 def test_old_path_of_creation(web: Web) -> None:
     made = web.post("/client/v4/accounts/x/workers/namespaces", {"title": "old"}).result
     assert web.get(f"{BASE}/{made['id']}").result == made
@@ -380,6 +386,15 @@ def test_bulk_delete(web: Web, ns: str, way: str) -> None:
     answer = web.delete(f"{ns}/bulk", names) if way == "delete" else web.post(f"{ns}/bulk/delete", names)
     assert answer.result == {"successful_key_count": 3, "unsuccessful_keys": []}
     assert [key["name"] for key in web.get(f"{ns}/keys").result] == ["c"]
+
+
+@pytest.mark.parametrize("name", ["", "..", "k" * 513, 7])
+def test_a_wrong_key_of_a_bulk_delete_goes_by_its_number(web: Web, ns: str, name: object) -> None:
+    web.put(f"{ns}/values/a", "v")
+    answer = web.post(f"{ns}/bulk/delete", ["a", name])
+    assert answer.error[0] == 10022
+    assert answer.error[1].startswith("entry 1: ")
+    assert web.get(f"{ns}/values/a").body == b"v", "nothing is deleted then"
 
 
 def test_bulk_get(web: Web, ns: str) -> None:
