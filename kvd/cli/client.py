@@ -31,6 +31,7 @@ class Client:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._reader = ReplyReader()
+        self._was_answered = False
 
     def ask(self, *arguments: bytes | str, seconds: float = 30.0) -> Any:
         """Return the reply to one request. Raise `CommandFailed` for an error, or when it takes longer."""
@@ -54,8 +55,11 @@ class Client:
         replies: list[Any] = []
         while len(replies) < count:
             data = self._socket.recv(64 * 1024)
-            if not data:
+            if not data and self._was_answered:
                 raise CommandFailed("the daemon closed the connection")
+            if not data:
+                raise CommandFailed("the connection was closed at once; is that the port for Redis clients?")
+            self._was_answered = True
             try:
                 replies += self._reader.feed(data)
             except ValueError:
@@ -72,9 +76,7 @@ def connect(url: str, *, resp3: bool = True) -> Iterator[Client]:
     except ValueError as error:
         raise CommandFailed(f"{_shown(url)}: {error}; write redis://host:port") from None
     except OSError as error:
-        raise CommandFailed(
-            f"{_shown(url)}: {error.strerror or error}; is the daemon running there?"
-        ) from error
+        raise CommandFailed(f"{_shown(url)}: {why_unreachable(error)}") from error
     with sock:
         client = Client(sock)
         user = (unquote(parts.username),) if parts.username else ()
@@ -86,6 +88,18 @@ def connect(url: str, *, resp3: bool = True) -> Iterator[Client]:
         yield client
 
 
+def why_unreachable(error: Exception) -> str:
+    """Return why a daemon cannot be asked at an address, and what to look at."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not trusted ({error.verify_message}); name your authority in SSL_CERT_FILE"
+        )
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS can be spoken there ({error.reason}); see the scheme and the port of the address"
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return f"{reason}; is the daemon running there?"
+
+
 def _open(scheme: str, host: str | None, port: int | None, path: str) -> socket.socket:
     if scheme == "unix":
         sock = socket.socket(socket.AF_UNIX)
@@ -93,7 +107,7 @@ def _open(scheme: str, host: str | None, port: int | None, path: str) -> socket.
         sock.connect(path)
         return sock
     if scheme not in {"redis", "rediss"}:
-        raise ValueError(f"{scheme or 'nothing'} is no scheme that is known here")
+        raise ValueError(f"{scheme} is no scheme that is known here" if scheme else "it has no scheme")
     plain = socket.create_connection((host or "127.0.0.1", port or _PORT), timeout=_CONNECT_SECONDS)
     if scheme == "redis":
         return plain

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
 
-from kvd.cli.client import CommandFailed
+from kvd.cli.client import CommandFailed, why_unreachable
 
 V4: Final = "/client/v4/accounts/kvd/storage/kv/namespaces"
 _PORTS: Final = {"http": 80, "https": 443}
@@ -102,8 +102,9 @@ class Rest:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: Exception) -> CommandFailed:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return CommandFailed(f"{self._url}: {reason}; is the daemon running there?")
+        if isinstance(error, http.client.BadStatusLine) and not isinstance(error, OSError):
+            return CommandFailed(f"{self._url}: what answers there does not speak HTTP; is that http.port?")
+        return CommandFailed(f"{self._url}: {why_unreachable(error)}")
 
     def _reason(self, response: http.client.HTTPResponse) -> str:
         body = self._read(response)
@@ -163,7 +164,9 @@ class Rest:
             found = self.ask("GET", f"/api/namespaces/{quote(name, safe='')}")["result"]
         except Refused as refused:
             if refused.status == 404:
-                raise CommandFailed(f"there is no namespace {name!r}; see `kvd namespace list`") from None
+                raise CommandFailed(
+                    f"there is no namespace {name!r}; `kvd namespace list` shows them, `create` makes one"
+                ) from None
             raise
         return _space(found)
 

@@ -192,7 +192,8 @@ def import_(
 ) -> None:
     """Read what `kvd export` has written, or any entries of a bulk put; or strings from a Redis.
 
-    Namespaces that are missing are made. Doing it twice does no harm.
+    Namespaces that the file names are made if they are missing; that of --namespace has to be there. Doing it
+    twice does no harm.
     """
     if (file is None) == (source_url is None):
         raise click.UsageError("give either a FILE or --from URL")
@@ -220,7 +221,7 @@ class _Taker:
 
     def __init__(self, rest: Rest, namespace: str | None, min_ttl: int, writer: Writer) -> None:
         self._rest = rest
-        self._min_ttl = min_ttl
+        self.min_ttl = min_ttl
         self._is_fixed = namespace is not None
         self._has_space = False
         self.writer = writer
@@ -249,7 +250,7 @@ class _Taker:
         if not self._has_space:
             raise wrong_entry(item, "no line before it names a namespace; give --namespace")
         expiration = item.content.get("expiration") if isinstance(item.content, dict) else None
-        if isinstance(expiration, int) and expiration < time.time() + self._min_ttl:
+        if isinstance(expiration, int) and expiration < time.time() + self.min_ttl:
             self.expired_count += 1
             return
         self.writer.add(item)
@@ -347,7 +348,9 @@ def _report(
         return
     click.echo(f"{taker.writer.count:,} keys imported")
     if taker.expired_count:
-        click.echo(f"{taker.expired_count:,} left out: they have expired, or expire at once")
+        click.echo(
+            f"{taker.expired_count:,} left out: they live no longer than {taker.min_ttl} s (--min-ttl)"
+        )
     if refusals.count:
         shown = "; ".join(f"{key!r}: {reason}" for key, reason in refusals.first[:_NAMES_SHOWN])
         more = "; …" if refusals.count > _NAMES_SHOWN else ""

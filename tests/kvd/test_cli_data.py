@@ -141,6 +141,12 @@ def test_a_key_that_cannot_be_deleted_goes_by_its_number_in_the_file(cli: Cli) -
 def test_errors_say_what_to_do(cli: Cli, tmp_path: Path) -> None:
     assert "is the daemon running there?" in cli.fails("namespace", "list", "--url", "http://127.0.0.1:1")
     assert "write http://host:port" in cli.fails("namespace", "list", "--url", "redis://x")
+    said = cli.fails("namespace", "list", "--url", cli.server.url.replace("redis", "http"))
+    assert said.endswith("what answers there does not speak HTTP; is that http.port?\n")
+    said = cli.fails("namespace", "list", "--url", cli.url.replace("http", "https"))
+    assert "no TLS can be spoken there (" in said
+    said = cli.fails("import", "-n", "nowhere", "-", stdin=b"")
+    assert "`kvd namespace list` shows them, `create` makes one" in said
     assert "is no JSON" in cli.run("key", "put", "-n", "shop", "a", "b", "--metadata", "{").stderr
     assert "at least 60" in cli.fails("key", "put", "-n", "shop", "a", "b", "--ttl", "5")
     assert "--namespace" in cli.run("key", "list").stderr
@@ -372,7 +378,7 @@ def test_strings_of_a_redis_are_imported(cli: Cli, redis_server: RunningServer) 
         said = cli.ok("import", "-n", "db1", "--from", redis_server.url)
         assert said.splitlines() == [
             "1,001 keys imported",
-            "1 left out: they have expired, or expire at once",
+            "1 left out: they live no longer than 60 s (--min-ttl)",
             "left out, as they are no strings: 1 of type list ('a list')",
         ]
         client.flushall()

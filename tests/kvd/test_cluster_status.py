@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
+import threading
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from kvd.cli.client import why_unreachable
 from kvd.cli.main import main
 from kvd.commands.peers import _catch_up
 from kvd.peering.report import Bootstrap, CatchUp
@@ -62,3 +66,42 @@ def test_who_cuts_nothing_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch, he
     shown = CliRunner().invoke(main, ["cluster", "cut", "--yes"])
     assert shown.exit_code == 1
     assert told in shown.output
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("127.0.0.1:6379", "127.0.0.1:6379: it has no scheme; write redis://host:port"),
+        ("http://x:1", "http://x:1: http is no scheme that is known here; write redis://host:port"),
+    ],
+)
+def test_an_address_of_another_kind_is_told_how_to_be_written(url: str, told: str) -> None:
+    assert CliRunner().invoke(main, ["cluster", "status", "--url", url]).stderr == f"kvd: {told}\n"
+
+
+def test_a_port_that_closes_at_once_is_perhaps_another() -> None:
+    """As the one for peers does."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def turn_away() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1 << 16)
+
+        one = threading.Thread(target=turn_away)
+        one.start()
+        url = f"redis://127.0.0.1:{server.getsockname()[1]}"
+        said = CliRunner().invoke(main, ["cluster", "status", "--url", url]).stderr
+        one.join()
+    assert "is that the port for Redis clients?" in said
+
+
+def test_what_is_wrong_with_tls_is_told_in_words() -> None:
+    untrusted = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    untrusted.verify_message = "self-signed certificate"
+    assert why_unreachable(untrusted) == (
+        "its certificate is not trusted (self-signed certificate); name your authority in SSL_CERT_FILE"
+    )
+    assert why_unreachable(ConnectionRefusedError(111, "Connection refused")) == (
+        "Connection refused; is the daemon running there?"
+    )
