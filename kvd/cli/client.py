@@ -19,6 +19,7 @@ from protocol.replies import ErrorReply
 DEFAULT_URL: Final = "redis://127.0.0.1:6379"
 _PORT: Final = 6379
 _CONNECT_SECONDS: Final = 5.0
+_WITHOUT_LOGIN: Final = "a password is needed; write redis://[user]:password@host:port, best into a variable that others cannot see"
 
 
 class CommandFailed(Exception):
@@ -37,7 +38,8 @@ class Client:
         """Return the reply to one request. Raise `CommandFailed` for an error, or when it takes longer."""
         (reply,) = self.ask_many([arguments], seconds=seconds)
         if isinstance(reply, ErrorReply):
-            raise CommandFailed(reply.text.removeprefix("ERR "))
+            needs_login = reply.text.startswith("NOAUTH ")
+            raise CommandFailed(_WITHOUT_LOGIN if needs_login else reply.text.removeprefix("ERR "))
         return reply
 
     def ask_many(self, requests: Sequence[tuple[bytes | str, ...]], *, seconds: float = 30.0) -> list[Any]:

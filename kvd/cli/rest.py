@@ -7,12 +7,13 @@ them may be made twice without harm.
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlencode, urlsplit
 
 import attrs
 
@@ -22,6 +23,10 @@ V4: Final = "/client/v4/accounts/kvd/storage/kv/namespaces"
 _PORTS: Final = {"http": 80, "https": 443}
 _SECONDS: Final = 300.0
 _STATUS_UNAUTHORIZED: Final = 401
+_NOT_ADMITTED: Final = (
+    "a token is needed, or this one is wrong; see --token-file and KVD_TOKEN, or have a user and a password in "
+    "KVD_HTTP_URL"
+)
 
 
 class Refused(CommandFailed):
@@ -51,11 +56,14 @@ class Space:
 
 
 class Rest:
-    """A daemon at an address. Every method raises `CommandFailed` with a text for people."""
+    """A daemon at an address. Every method raises `CommandFailed` with a text for people.
+
+    Who has no token may be a user of the ACL, whose name and password stand in the address.
+    """
 
     def __init__(self, url: str, token: str) -> None:
-        self._url = url.rstrip("/")
-        parts = urlsplit(self._url)
+        parts = urlsplit(url.rstrip("/"))
+        url = self._url = _without_credentials(parts)
         if parts.scheme not in _PORTS or not parts.hostname:
             raise CommandFailed(f"{url} is no address of a daemon; write http://host:port")
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
@@ -64,7 +72,7 @@ class Rest:
         except ValueError:
             raise CommandFailed(f"{url} is no address of a daemon; write http://host:port") from None
         self._base = parts.path
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._headers = _authorization(parts, token)
 
     def close(self) -> None:
         self._connection.close()
@@ -109,7 +117,7 @@ class Rest:
     def _reason(self, response: http.client.HTTPResponse) -> str:
         body = self._read(response)
         if response.status == _STATUS_UNAUTHORIZED:
-            return f"{self._url}: a token is needed, or this one is wrong; see --token-file and KVD_TOKEN"
+            return f"{self._url}: {_NOT_ADMITTED}"
         try:
             return str(json.loads(body)["errors"][0]["message"])
         except (ValueError, LookupError, TypeError):
@@ -208,6 +216,20 @@ class Rest:
         """Send JSON texts as one array."""
         body = b"[" + b",".join(items) + b"]"
         self.read(method, f"{space.v4}/{path}", body=body, headers={"Content-Type": "application/json"})
+
+
+def _without_credentials(parts: SplitResult) -> str:
+    """Return an address as it may be shown."""
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _authorization(parts: SplitResult, token: str) -> dict[str, str]:
+    if token:
+        return {"Authorization": f"Bearer {token}"}
+    if parts.password is None:
+        return {}
+    pair = f"{unquote(parts.username or 'default')}:{unquote(parts.password)}"
+    return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
 
 
 def value_path(space: Space, key: bytes) -> str:

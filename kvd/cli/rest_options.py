@@ -36,7 +36,7 @@ def client_options(function: FunctionT) -> FunctionT:
         default=_DEFAULT_URL,
         show_default=True,
         metavar="URL",
-        help="HTTP address of the daemon. Also from KVD_HTTP_URL.",
+        help="HTTP address of the daemon: http://[user:password@]host:port. Also from KVD_HTTP_URL.",
     )(function)
 
 

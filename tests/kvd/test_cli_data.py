@@ -138,6 +138,20 @@ def test_a_key_that_cannot_be_deleted_goes_by_its_number_in_the_file(cli: Cli) -
     assert said.startswith("kvd: entry 3: ")
 
 
+def test_a_daemon_with_a_password_is_asked_by_a_user_and_gets_its_first_token_so(tmp_path: Path) -> None:
+    with kvd_server(tmp_path) as server, server.client() as client:
+        client.config_set("requirepass", "ge:h@eim")
+        port = json.loads((tmp_path / "ports.json").read_text())["http"]
+        cli = Cli(server, f"http://127.0.0.1:{port}")
+        assert "have a user and a password in KVD_HTTP_URL" in cli.fails("namespace", "create", "shop")
+        user = f"http://default:ge%3Ah%40eim@127.0.0.1:{port}"
+        cli.ok("namespace", "create", "shop", "--url", user)
+        token = cli.ok("token", "create", "--right", "admin", "--url", user.replace("default", "")).strip()
+        assert cli.run("key", "list", "-n", "shop", KVD_TOKEN=token).exit_code == 0
+        assert "eim" not in cli.fails("namespace", "list", "--url", user.replace("eim", "eimnis"))
+        assert "eim" not in cli.fails("namespace", "list", "--url", user.replace(str(port), "1"))
+
+
 def test_errors_say_what_to_do(cli: Cli, tmp_path: Path) -> None:
     assert "is the daemon running there?" in cli.fails("namespace", "list", "--url", "http://127.0.0.1:1")
     assert "write http://host:port" in cli.fails("namespace", "list", "--url", "redis://x")

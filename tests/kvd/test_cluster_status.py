@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from kvd.cli.client import why_unreachable
 from kvd.cli.main import main
 from kvd.commands.peers import _catch_up
 from kvd.peering.report import Bootstrap, CatchUp
+from tests.servers import kvd_server
 
 ANSWER: dict[str, Any] = {
     "cluster": "c" * 32,
@@ -94,6 +96,15 @@ def test_a_port_that_closes_at_once_is_perhaps_another() -> None:
         said = CliRunner().invoke(main, ["cluster", "status", "--url", url]).stderr
         one.join()
     assert "is that the port for Redis clients?" in said
+
+
+def test_a_daemon_with_a_password_says_where_it_is_to_be_written(tmp_path: Path) -> None:
+    with kvd_server(tmp_path) as server, server.client() as client:
+        client.config_set("requirepass", "geheim")
+        said = CliRunner().invoke(main, ["cluster", "status", "--url", server.url]).stderr
+        assert said.startswith("kvd: a password is needed; write redis://[user]:password@host:port, ")
+        url = server.url.replace("//", "//:geheim@")
+        assert "has no peers" in CliRunner().invoke(main, ["cluster", "status", "--url", url]).stderr
 
 
 def test_what_is_wrong_with_tls_is_told_in_words() -> None:

@@ -390,5 +390,6 @@ def test_a_daemon_that_asks_for_a_token_is_told_in_one_line(tmp_path: Path) -> N
         run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert run.stderr.splitlines() == [
-        f"kvd: {url}: a token is needed, or this one is wrong; see --token-file and KVD_TOKEN"
+        f"kvd: {url}: a token is needed, or this one is wrong; see --token-file and KVD_TOKEN, or have a user and a "
+        "password in KVD_HTTP_URL"
     ]
