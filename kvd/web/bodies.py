@@ -8,6 +8,7 @@ instead of the answer. `DRAIN_BYTES_MAX` ends even that.
 from __future__ import annotations
 
 import io
+import logging
 from typing import Any, Final
 
 from python_multipart import MultipartParser
@@ -17,6 +18,9 @@ from python_multipart.multipart import parse_options_header
 from kvd import json_text
 from kvd.web.errors import Refused
 from protocol.http_errors import HttpError
+
+# The parser warns of each malformed form. Without a handler that would go to standard error, around the daemon's log.
+logging.getLogger("python_multipart").addHandler(logging.NullHandler())
 
 # What a refused body may be at most before the connection is closed on it.
 DRAIN_BYTES_MAX: Final = 1 << 30

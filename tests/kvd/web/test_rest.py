@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -410,6 +411,14 @@ def test_bulk_get(web: Web, ns: str) -> None:
 
 
 # ---------------------------------------------------------------- errors and stubs
+
+
+def test_a_malformed_form_writes_nothing_around_the_log(
+    web: Web, ns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])  # as in the daemon; those of the test runner hide it
+    assert web.put(f"{ns}/values/a", b"--another", content_type=FORM).status == 400
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
