@@ -12,7 +12,7 @@ import click
 
 from kvd.cli.client import CommandFailed
 from kvd.cli.rest import Refused, Rest, Space, details_path, value_path
-from kvd.cli.rest_options import asks_rest, confirm, in_namespace, print_json
+from kvd.cli.rest_options import asks_rest, confirm, in_namespace, print_json, print_stored
 
 
 @click.group(
@@ -143,7 +143,7 @@ def list_(rest: Rest, prefix: str, limit: int | None, is_long: bool, namespace: 
         print_json([{field: row[field] for field in kept if field in row} for row in rows])
         return
     for row in rows:
-        click.echo(_long(row) if is_long else row["name"])
+        print_stored(_long(row) if is_long else row["name"])
 
 
 def _long(row: dict[str, Any]) -> str:

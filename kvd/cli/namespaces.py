@@ -6,7 +6,7 @@ import click
 
 from kvd.cli.client import CommandFailed
 from kvd.cli.rest import Rest, Space
-from kvd.cli.rest_options import asks_rest, confirm, print_json
+from kvd.cli.rest_options import asks_rest, confirm, print_json, print_stored
 
 
 @click.group(
@@ -45,7 +45,7 @@ def list_(rest: Rest, as_json: bool) -> None:
     for each in found:
         keys = f"{each['keys']:,}" if each["is_carried"] else "not carried"
         group = f"  (group {each['group']})" if each["group"] else ""
-        click.echo(f"{each['id']:32}  {keys:>12}  {each['title']}{group}")
+        print_stored(f"{each['id']:32}  {keys:>12}  {each['title']}{group}")
 
 
 @namespace.command()

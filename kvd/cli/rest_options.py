@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from kvd.cli.client import CommandFailed
 from kvd.cli.errors import EXIT_FAILED, describe
 from kvd.cli.rest import Rest
 
+# Those of ASCII and of Latin-1, which some terminals obey as well.
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _DEFAULT_URL: Final = "http://127.0.0.1:8379"
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -77,6 +80,20 @@ def in_namespace(function: FunctionT) -> FunctionT:
 
 def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_stored(line: str) -> None:
+    """Print a line with what clients have stored. On a terminal it cannot act: control characters are shown escaped."""
+    # With `color`, which makes none: programs get the line as it is, without it click takes out what looks like colours.
+    click.echo(_CONTROLS.sub(_escaped, line) if _is_terminal() else line, color=True)
+
+
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return repr(match[0])[1:-1]
 
 
 def confirm(question: str, *, is_sure: bool) -> None:

@@ -16,7 +16,7 @@ import click
 from kvd.cli.client import CommandFailed
 from kvd.cli.errors import EXIT_FAILED, describe, fail
 from kvd.cli.options import encryption_key_option, load_keys
-from kvd.cli.rest_options import client_options, open_rest
+from kvd.cli.rest_options import client_options, open_rest, print_stored
 from storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def list_(
         return
     for one in found:
         where = ", ".join(one["namespaces"]) if one["namespaces"] is not None else "all namespaces"
-        click.echo(
+        print_stored(
             f"{one['id']}  {one['right']:5}  {_expiry(one['expires_ms']):20}  {one['name'] or '-'}  ({where})"
         )
 

@@ -152,6 +152,16 @@ def test_a_daemon_with_a_password_is_asked_by_a_user_and_gets_its_first_token_so
         assert "eim" not in cli.fails("namespace", "list", "--url", user.replace(str(port), "1"))
 
 
+def test_what_is_stored_cannot_act_on_a_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "a\x1b[2J\nb\x9b1m ż"
+    cli.ok("bulk", "put", "-n", "shop", "-", stdin=json.dumps([{"key": name, "value": ""}]).encode())
+    cli.ok("namespace", "rename", "shop", "sh\x1bop")
+    assert cli.ok("key", "list", "-n", "sh\x1bop") == f"{name}\n", "programs get it as it is"
+    monkeypatch.setattr("kvd.cli.rest_options._is_terminal", lambda: True)
+    assert cli.ok("key", "list", "-n", "sh\x1bop") == "a\\x1b[2J\\nb\\x9b1m ż\n"
+    assert cli.ok("namespace", "list").endswith("  sh\\x1bop\n")
+
+
 def test_errors_say_what_to_do(cli: Cli, tmp_path: Path) -> None:
     assert "is the daemon running there?" in cli.fails("namespace", "list", "--url", "http://127.0.0.1:1")
     assert "write http://host:port" in cli.fails("namespace", "list", "--url", "redis://x")
