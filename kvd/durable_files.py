@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 
@@ -29,10 +30,18 @@ def replace_file(path: Path, content: bytes, *, mode: int) -> None:
 
 def check_directory(path: Path) -> None:
     """Raise OSError, which names `path`, unless it is a directory that this user may work in."""
+    wrong = 0
     if path.exists() and not path.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        wrong = errno.ENOTDIR
+    elif not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        wrong = errno.EROFS if _is_read_only(path) else errno.EACCES
+    if wrong:
+        raise OSError(wrong, os.strerror(wrong), str(path))
+
+
+def _is_read_only(path: Path) -> bool:
+    """Tell whether the file system takes no writes from anybody. Windows does not say."""
+    return sys.platform != "win32" and bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
 def sync_directory(path: Path) -> None:

@@ -421,7 +421,7 @@ def _find_member(peers: Peers, text: bytes) -> bytes:
     found = [node for node in (*roster.remaining(), *roster.departed()) if node.hex().startswith(prefix)]
     found = list(dict.fromkeys(found))
     if not found:
-        raise ErrorReply("ERR no member's id begins like this; see KV.MEMBERS")
+        raise ErrorReply("ERR no member's id begins like this; KV.MEMBERS, or `kvd cluster members`, has all")
     if len(found) > 1:
         raise ErrorReply("ERR several members' ids begin like this; give more digits")
     if found[0] == own:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import types
 from pathlib import Path
 
 import pytest
 
-from kvd.durable_files import replace_file
+from kvd.durable_files import check_directory, replace_file
 
 
 def test_a_new_file_gets_the_mode_asked_for(tmp_path: Path) -> None:
@@ -41,3 +43,15 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
         replace_file(file, b"new", mode=0o600)
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
     assert file.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(("flags", "expected"), [(os.ST_RDONLY, errno.EROFS), (0, errno.EACCES)])
+def test_a_directory_without_the_right_to_write_says_whether_anybody_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: int, expected: int
+) -> None:
+    check_directory(tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "statvfs", lambda _: types.SimpleNamespace(f_flag=flags))
+    with pytest.raises(OSError, match=str(tmp_path)) as caught:
+        check_directory(tmp_path)
+    assert (caught.value.errno, caught.value.filename) == (expected, str(tmp_path))
