@@ -134,6 +134,8 @@ def status(url: str, as_json: bool) -> None:
     click.echo(f"cluster    {answer['cluster']}")
     click.echo(f"node       {answer['node']}")
     click.echo(f"standing   {answer['standing']}{_progress(answer['bootstrap'])}")
+    if answer["standing"] == "joining" and not any(row["linked"] for row in answer["members"]):
+        click.echo("links      none yet: see peers.join, the credential, and the log of this node")
     click.echo(
         f"writes     {'accepted' if answer['writable'] else answer['refusal'] or 'refused by the store'}"
     )

@@ -52,6 +52,21 @@ def test_status_shows_what_is_caught_up_with(monkeypatch: pytest.MonkeyPatch) ->
     assert f"catches up from 02020202, group 7, 25.0 {progress}\n" in shown.output
 
 
+@pytest.mark.parametrize(("linked", "is_told"), [(0, True), (1, False)])
+def test_who_joins_and_reaches_nobody_is_told_where_to_look(
+    monkeypatch: pytest.MonkeyPatch, linked: int, is_told: bool
+) -> None:
+    unknown = dict.fromkeys(("rtt_us", "clock_offset_ms"))
+    nothing = dict.fromkeys(("self", "lag_dots", "lag_ms", "queue_bytes", "behind", "blocks_gc"), 0)
+    texts = {"id": "b" * 32, "state": "alive", "zone": "", "addresses": [], "groups": []}
+    member = {**unknown, **nothing, **texts, "linked": linked}
+    answer = {**ANSWER, "standing": "joining", "catching_up": [], "members": [member]}
+    monkeypatch.setattr("kvd.cli.cluster_online._ask", lambda *_arguments, **_options: answer)
+    shown = CliRunner().invoke(main, ["cluster", "status"])
+    assert shown.exit_code == 0, shown.output
+    assert ("none yet: see peers.join, the credential, and the log of this node" in shown.output) is is_told
+
+
 @pytest.mark.parametrize(
     ("held", "told"),
     [
