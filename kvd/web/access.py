@@ -212,7 +212,10 @@ class Gatekeeper:
         """Refuse who is not on this machine, and pages of strangers in a browser that is."""
         session, request = exchange.session, exchange.request
         if not session.is_local:
-            raise Refused(403, "without any API token kvd answers on its own machine only", AUTHENTICATION)
+            text = (
+                "without any API token kvd answers on its own machine only; make one there: kvd token create"
+            )
+            raise Refused(403, text, AUTHENTICATION)
         headers = request.headers
         host = headers.get(b"host", b"") if request.authority is None else request.authority
         if host != session.known_host:

@@ -40,7 +40,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from kvd.web import api_keys, api_server, api_tokens
-from kvd.web.errors import AUTHENTICATION, NO_ROUTE, Refused, as_envelope
+from kvd.web.errors import as_envelope
+from kvd.web.front import route_of
 
 if TYPE_CHECKING:
     from kvd.web.exchange import Exchange
@@ -53,16 +54,7 @@ def route(exchange: Exchange) -> Route:
     """Return the route of a request under /api."""
     exchange.dialect = as_envelope
     exchange.kind = "dashboard"
-    methods = _find(exchange, exchange.request.path[len(_BASE) :])
-    if methods is None:
-        raise Refused(404, "No route for that URI", NO_ROUTE)
-    method = exchange.request.method
-    found = methods.get(b"GET" if method == b"HEAD" else method)
-    if found is None:
-        raise Refused(
-            405, "Method not allowed", AUTHENTICATION, b"Allow: %b\r\n" % b", ".join(sorted(methods))
-        )
-    return found
+    return route_of(_find(exchange, exchange.request.path[len(_BASE) :]), exchange.request.method)
 
 
 def _find(exchange: Exchange, path: bytes) -> dict[bytes, Route] | None:

@@ -31,7 +31,7 @@ from protocol.replies import ErrorReply
 from storage.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from kvd.server import Server
     from kvd.session import Endpoint
@@ -63,6 +63,17 @@ class Route:
     open: Callable[[Exchange], Body | None] | None = None
     is_public: bool = False
     writes: bool = False
+
+
+def route_of(methods: Mapping[bytes, Route] | None, method: bytes) -> Route:
+    """Return the route of a method among those of a path; HEAD goes where GET goes. Raise `Refused`, as REST v4 does."""
+    if methods is None:
+        raise Refused(404, "No route for that URI", errors.NO_ROUTE)
+    found = methods.get(b"GET" if method == b"HEAD" else method)
+    if found is None:
+        allowed = b", ".join(sorted({*methods, b"HEAD"} if b"GET" in methods else methods))
+        raise Refused(405, "Method not allowed", errors.AUTHENTICATION, b"Allow: %b\r\n" % allowed)
+    return found
 
 
 class Late:

@@ -14,8 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from kvd.web import envelope, rest_bulk, rest_namespaces, rest_values
-from kvd.web.errors import AUTHENTICATION, NO_ROUTE, Refused, as_envelope
-from kvd.web.front import Route
+from kvd.web.errors import as_envelope
+from kvd.web.front import Route, route_of
 
 if TYPE_CHECKING:
     from kvd.web.exchange import Exchange, Handler
@@ -77,15 +77,7 @@ def route(exchange: Exchange) -> Route:
     """Return the route of a request under /client/v4."""
     exchange.dialect = as_envelope
     exchange.kind = "rest"
-    methods = _find(exchange, exchange.request.path[len(_BASE) :])
-    if methods is None:
-        raise Refused(404, "No route for that URI", NO_ROUTE)
-    method = exchange.request.method
-    found = methods.get(b"GET" if method == b"HEAD" else method)
-    if found is None:
-        allowed = b", ".join(sorted(methods))
-        raise Refused(405, "Method not allowed", AUTHENTICATION, b"Allow: %b\r\n" % allowed)
-    return found
+    return route_of(_find(exchange, exchange.request.path[len(_BASE) :]), exchange.request.method)
 
 
 def _find(exchange: Exchange, path: bytes) -> dict[bytes, Route] | None:

@@ -452,7 +452,8 @@ def test_unknown_path_and_method(web: Web, ns: str) -> None:
     assert web.get(f"{ns}/nothing").error[0] == 7000
     answer = web.send("PATCH", f"{ns}/values/k", b"x")
     assert (answer.status, answer.error) == (405, (10000, "Method not allowed"))
-    assert answer.headers["allow"] == "DELETE, GET, PUT"
+    assert answer.headers["allow"] == "DELETE, GET, HEAD, PUT"
+    assert web.send("OPTIONS", f"{ns}/bulk/delete", b"").headers["allow"] == "POST"
 
 
 def test_stubs_for_wrangler(web: Web) -> None:
