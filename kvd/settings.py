@@ -909,7 +909,8 @@ def _peer_contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "peers.cert_file", "is needed beside key_file and ca_file"
     elif not peers.secret_file and not has_certificate:
         yield "peers.port", "needs a credential, secret_file or cert_file; `kvd cluster init` makes either"
-    if peers.port > 0 and peers.port in {settings.server.port, settings.server.tls_port}:
+    server, http = settings.server, settings.http
+    if peers.port > 0 and peers.port in {server.port, server.tls_port, http.port, http.tls_port}:
         yield "peers.port", "is a port for clients already; peers need one of their own"
     if not peers.dialable and peers.advertise:
         yield "peers.advertise", "says how others reach this node, which dialable = false denies"

@@ -100,6 +100,7 @@ def check_config(file: Path | None, assignments: tuple[str, ...], **shortcuts: S
     _check_users(settings)
     _check_keys(settings)
     _check_tls(settings)
+    _check_credentials(settings)
     for section in SECTIONS:
         click.echo(f"[{section}]")
         for setting in SETTINGS.values():
@@ -128,6 +129,21 @@ def _check_tls(settings: Settings) -> None:
         tls_context(settings.server)
     except OSError as error:
         fail_config(ConfigError([Problem("TLS", describe(error))]))
+
+
+def _check_credentials(settings: Settings) -> None:
+    """Print what is wrong with the credential for peers, if there are to be any, and exit if something is."""
+    if settings.peers.port < 0:
+        return
+    # Imported here: only a node among others needs replication.
+    from kvd.peering.start import read_credentials  # noqa: PLC0415
+    from replication.errors import CredentialError  # noqa: PLC0415
+
+    try:
+        read_credentials(settings.peers)
+    except CredentialError as error:
+        name = "peers.secret_file" if settings.peers.secret_file else "peers.cert_file"
+        fail_config(ConfigError([Problem(name, str(error))]))
 
 
 def _check_users(settings: Settings) -> None:

@@ -38,7 +38,7 @@ def open_peers(settings: Settings, server: Server, hub: Hub) -> Peers | None:
         return None
     allowed = tuple(ipaddress.ip_network(network) for network in wanted.allow)
     try:
-        credentials = _credentials(wanted)
+        credentials = read_credentials(wanted)
         network = _Network(credentials, listen=format_address(wanted.bind, wanted.port), allow=allowed)
         peers = Peers(server, hub, network, credentials, peer_options(settings, wanted.port), allowed)
         server.peers = peers
@@ -74,7 +74,8 @@ def _stay_apart(store: Store) -> None:
         )
 
 
-def _credentials(wanted: PeersSettings) -> Credentials:
+def read_credentials(wanted: PeersSettings) -> Credentials:
+    """Return what proves that this node belongs to its cluster. Raise `CredentialError`."""
     if wanted.secret_file:
         return SecretCredentials(Path(wanted.secret_file))
     further = [Path(file) for file in (wanted.key_file, wanted.ca_file) if file]

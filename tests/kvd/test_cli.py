@@ -90,6 +90,19 @@ def test_the_configuration_file_can_come_from_the_environment(tmp_path: Path) ->
     assert "port = 1234" in run("check-config", KVD_CONFIG=str(file)).stdout
 
 
+@pytest.mark.parametrize(
+    ("flag", "name"), [("--cluster-secret-file", "secret_file"), ("--peer-cert", "cert_file")]
+)
+def test_the_credential_for_peers_is_checked_if_there_are_to_be_any(
+    tmp_path: Path, flag: str, name: str
+) -> None:
+    file = tmp_path / "credential"
+    result = run("check-config", "--peer-port", "7379", flag, str(file))
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[1].startswith(f"  peers.{name}: {file} does not exist; make it with ")
+    assert run("check-config", flag, str(file)).exit_code == 0, "a node without its peers for once"
+
+
 def test_what_is_printed_does_not_make_a_password_of_what_it_hides(tmp_path: Path) -> None:
     file = tmp_path / "kvd.toml"
     file.write_text(run("check-config", "--set", "security.requirepass=hunter2").stdout)

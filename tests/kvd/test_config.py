@@ -179,6 +179,19 @@ def test_a_daemon_that_nobody_could_reach_is_refused(given: tuple[str, ...]) -> 
     assert problem.endswith("leaves no way in; open a port, with an address in server.bind, or a unix socket")
 
 
+@pytest.mark.parametrize("name", ["server.port", "server.tls_port", "http.port", "http.tls_port"])
+def test_peers_need_a_port_of_their_own(name: str) -> None:
+    texts = (
+        f"{name}=7379",
+        "peers.port=7379",
+        "peers.secret_file=f",
+        "server.tls_cert_file=f",
+        "server.tls_key_file=f",
+    )
+    (problem,) = problems_of(flags=tuple(parse_flag(text) for text in texts))
+    assert problem == "--set peers.port: is a port for clients already; peers need one of their own"
+
+
 def test_a_wrong_value_is_an_error_even_where_a_flag_overrides_it(tmp_path: Path) -> None:
     file = written(tmp_path, "[server]\nport = 70000\n")
     assert problems_of(file, {}, (parse_flag("server.port=1"),)) == [
