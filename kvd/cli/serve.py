@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import click
 import structlog
@@ -16,7 +18,7 @@ from kvd.cli.errors import describe, fail, fail_config
 from kvd.cli.options import Shortcut, load_keys, load_settings, settings_options
 from kvd.config import ConfigError, Problem
 from kvd.peering.errors import CannotJoin
-from kvd.settings import SECTIONS, SETTINGS, Settings
+from kvd.settings import SECTIONS, SETTINGS, LogSettings, Settings
 from storage.errors import StorageError
 
 log = structlog.get_logger()
@@ -97,10 +99,10 @@ def check_config(file: Path | None, assignments: tuple[str, ...], **shortcuts: S
     Prints every problem and exits with 2 if there is one. Secrets are not shown.
     """
     settings = load_settings(file, assignments, shortcuts)
-    _check_users(settings)
-    _check_keys(settings)
-    _check_tls(settings)
-    _check_credentials(settings)
+    logs.configure(LogSettings())  # what is read may warn, and standard output is for the settings
+    problems = [problem for look in _LOOKS for problem in look(settings)]
+    if problems:
+        fail_config(ConfigError(problems))
     for section in SECTIONS:
         click.echo(f"[{section}]")
         for setting in SETTINGS.values():
@@ -109,17 +111,29 @@ def check_config(file: Path | None, assignments: tuple[str, ...], **shortcuts: S
         click.echo()
 
 
-def _check_keys(settings: Settings) -> None:
-    """Print what is wrong with the encryption keys, and exit if something is."""
+# What is wrong with the files that settings name.
+
+
+def _look_at_users(settings: Settings) -> Iterator[Problem]:
+    # Imported here: only users need to know the commands.
+    from kvd.acl import Acl  # noqa: PLC0415
+    from kvd.commands.table import CommandTable  # noqa: PLC0415
+
+    try:
+        Acl(settings, CommandTable.standard())
+    except ConfigError as error:
+        yield from error.problems
+
+
+def _look_at_keys(settings: Settings) -> Iterator[Problem]:
     name = "storage.encryption_key_file"
     try:
         load_keys(Path(settings.value(name)) if settings.value(name) else None)
     except StorageError as error:
-        fail_config(ConfigError([Problem(name, str(error))]))
+        yield Problem(name, str(error))
 
 
-def _check_tls(settings: Settings) -> None:
-    """Print what is wrong with the TLS files, if they are in use, and exit if something is."""
+def _look_at_tls(settings: Settings) -> Iterator[Problem]:
     if max(settings.server.tls_port, settings.http.tls_port) < 0:
         return
     # Imported here: only the listeners need the parts of a session.
@@ -128,11 +142,10 @@ def _check_tls(settings: Settings) -> None:
     try:
         tls_context(settings.server)
     except OSError as error:
-        fail_config(ConfigError([Problem("TLS", describe(error))]))
+        yield Problem("TLS", describe(error))
 
 
-def _check_credentials(settings: Settings) -> None:
-    """Print what is wrong with the credential for peers, if there are to be any, and exit if something is."""
+def _look_at_credential(settings: Settings) -> Iterator[Problem]:
     if settings.peers.port < 0:
         return
     # Imported here: only a node among others needs replication.
@@ -142,17 +155,7 @@ def _check_credentials(settings: Settings) -> None:
     try:
         read_credentials(settings.peers)
     except CredentialError as error:
-        name = "peers.secret_file" if settings.peers.secret_file else "peers.cert_file"
-        fail_config(ConfigError([Problem(name, str(error))]))
+        yield Problem("peers.secret_file" if settings.peers.secret_file else "peers.cert_file", str(error))
 
 
-def _check_users(settings: Settings) -> None:
-    """Print every problem of the users that the settings hold or name, and exit if there is one."""
-    # Imported here: only users need to know the commands.
-    from kvd.acl import Acl  # noqa: PLC0415
-    from kvd.commands.table import CommandTable  # noqa: PLC0415
-
-    try:
-        Acl(settings, CommandTable.standard())
-    except ConfigError as error:
-        fail_config(error)
+_LOOKS: Final = (_look_at_users, _look_at_keys, _look_at_tls, _look_at_credential)

@@ -103,6 +103,28 @@ def test_the_credential_for_peers_is_checked_if_there_are_to_be_any(
     assert run("check-config", flag, str(file)).exit_code == 0, "a node without its peers for once"
 
 
+def test_what_is_wrong_with_several_files_comes_at_once(tmp_path: Path) -> None:
+    names = ("security.acl_file", "storage.encryption_key_file", "server.tls_cert_file", "peers.secret_file")
+    files = [f"--set={name}={tmp_path / name}" for name in (*names, "server.tls_key_file")]
+    result = run("check-config", *files, "--peer-port", "7379", "--set", "server.tls_port=0")
+    assert [line.split(": ")[0].strip() for line in result.stderr.splitlines()] == [
+        "kvd",
+        "security.acl_file",
+        "storage.encryption_key_file",
+        "TLS",
+        "peers.secret_file",
+    ]
+
+
+def test_a_warning_does_not_stand_among_the_settings(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    assert run("cluster", "init", str(secret)).exit_code == 0
+    secret.chmod(0o644)
+    result = run("check-config", "--peer-port", "7379", "--cluster-secret-file", str(secret))
+    assert "every user of this machine can read the cluster's secret" in result.stderr
+    assert tomllib.loads(result.stdout)["peers"]["port"] == 7379
+
+
 def test_what_is_printed_does_not_make_a_password_of_what_it_hides(tmp_path: Path) -> None:
     file = tmp_path / "kvd.toml"
     file.write_text(run("check-config", "--set", "security.requirepass=hunter2").stdout)
