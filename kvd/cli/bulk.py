@@ -14,17 +14,19 @@ from kvd.cli.entries import BATCH_ENTRIES, Item, Source, Writer, goes_alone, num
 from kvd.cli.progress import Progress
 from kvd.cli.rest import Refused, Rest, Space, value_path
 from kvd.cli.rest_options import asks_rest, confirm, in_namespace, print_json
+from kvd.cli.verbs import Verbs
 
 _GET_KEYS_MAX: Final = 100
 
 
 @click.group(
+    cls=Verbs,
     epilog="""\b
 Examples:
   kvd bulk put -n shop data.json
   kvd bulk get -n shop keys.json
   kvd key list -n shop --prefix old: --json | kvd bulk delete -n shop - --yes
-"""
+""",
 )
 def bulk() -> None:
     """Read, write and delete many keys from a file (`-`: the standard input)."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from kvd.cli import cluster_offline, cluster_online
+from kvd.cli.verbs import Verbs
 
 
-@click.group()
+@click.group(cls=Verbs)
 def cluster() -> None:
     """Make a cluster of nodes, and look after it."""
 

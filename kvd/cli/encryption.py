@@ -18,6 +18,7 @@ import click
 
 from kvd.cli.errors import EXIT_FAILED, fail
 from kvd.cli.options import encryption_key_option, load_keys
+from kvd.cli.verbs import Verbs
 from kvd.durable_files import replace_file
 from storage.errors import StorageError
 from storage.keyring import (
@@ -37,7 +38,7 @@ _RELOAD: Final = "then reload it: kill -HUP, or KV.ENCRYPTION RELOAD"
 _file = click.argument("file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
 
 
-@click.group("encryption-key")
+@click.group("encryption-key", cls=Verbs)
 def encryption_key() -> None:
     """Make and change the keys that values and metadata are encrypted with on the disk.
 

@@ -13,9 +13,11 @@ import click
 from kvd.cli.client import CommandFailed
 from kvd.cli.rest import Refused, Rest, Space, details_path, value_path
 from kvd.cli.rest_options import asks_rest, confirm, in_namespace, print_json, print_stored
+from kvd.cli.verbs import Verbs
 
 
 @click.group(
+    cls=Verbs,
     epilog="""\b
 Examples:
   kvd key put -n shop greeting hello --ttl 3600 --metadata '{"lang":"en"}'
@@ -23,7 +25,7 @@ Examples:
   kvd key get -n shop logo > copy.png
   kvd key list -n shop --prefix cart: --long
   kvd key delete -n shop greeting
-"""
+""",
 )
 def key() -> None:
     """Read and write single keys."""

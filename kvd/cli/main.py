@@ -17,9 +17,11 @@ from kvd.cli.namespaces import namespace
 from kvd.cli.serve import check_config, serve
 from kvd.cli.token import token
 from kvd.cli.transfer import export, import_
+from kvd.cli.verbs import Verbs
 
 
 @click.group(
+    cls=Verbs,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""\b
 Examples:

@@ -7,16 +7,18 @@ import click
 from kvd.cli.client import CommandFailed
 from kvd.cli.rest import Rest, Space
 from kvd.cli.rest_options import asks_rest, confirm, print_json, print_stored
+from kvd.cli.verbs import Verbs
 
 
 @click.group(
+    cls=Verbs,
     epilog="""\b
 Examples:
   kvd namespace create shop
   kvd namespace list
   kvd namespace rename shop store
   kvd namespace delete store --yes
-"""
+""",
 )
 def namespace() -> None:
     """Make and look after namespaces."""

@@ -17,6 +17,7 @@ from kvd.cli.client import CommandFailed
 from kvd.cli.errors import EXIT_FAILED, describe, fail
 from kvd.cli.options import encryption_key_option, load_keys
 from kvd.cli.rest_options import client_options, open_rest, print_stored
+from kvd.cli.verbs import Verbs
 from storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ _data_dir = click.option(
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group()
+@click.group(cls=Verbs)
 def token() -> None:
     """Make, list and revoke API tokens for HTTP.
 

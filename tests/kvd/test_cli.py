@@ -44,6 +44,13 @@ def test_every_verb_explains_itself(verb: str) -> None:
     assert result.output.startswith(f"Usage: kvd {verb}") or result.output.startswith(f"Usage: main {verb}")
 
 
+@pytest.mark.parametrize("group", ["", "bulk", "cluster", "encryption-key", "key", "namespace", "token"])
+def test_a_group_tells_of_its_verbs_in_whole_sentences(group: str) -> None:
+    listed = run(*group.split(), "--help").output.partition("Commands:")[2].partition("Examples:")[0]
+    assert "..." not in listed
+    assert len(listed.splitlines()) > 3
+
+
 @pytest.mark.parametrize("verb", ["serve", "check-config", "verify"])
 def test_verbs_with_flags_show_examples(verb: str) -> None:
     assert "Examples:\n  " in run(verb, "--help").output
