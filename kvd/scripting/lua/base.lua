@@ -100,6 +100,9 @@ function globals.unpack(list, first, last)
     if first > last then
         return
     end
+    if first == 1 and last == #list then
+        return unpack(list) -- two arguments less are room for two results more
+    end
     return unpack(list, first, last)
 end
 
