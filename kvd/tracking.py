@@ -16,8 +16,8 @@ Source: Redis 7.2 documentation, "Client-side caching in Redis"; `CLIENT TRACKIN
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 
@@ -38,6 +38,9 @@ INVALIDATION_CHANNEL: Final = b"__redis__:invalidate"
 _READERS_PER_KEY: Final = 4
 
 _ENCODERS: Final = {2: encoder(2), 3: encoder(3)}
+
+# A key, who wrote it and does not want to hear of it, and whether that one has read it since.
+_Change: TypeAlias = "tuple[bytes | None, TrackingState | None, bool]"
 
 
 @attrs.define(eq=False)
@@ -81,6 +84,8 @@ class Tracking:
         self._prefixes: PrefixIndex[dict[int, TrackingState]] = PrefixIndex()
         # Which of this tick's changes were made by a session that does not want to hear of its own.
         self._writers: dict[int, TrackingState] = {}
+        # How many changes the tick had when such a session last read a key: it holds what these left. No more than readers.
+        self._reads: dict[tuple[TrackingState, bytes], int] = {}
 
     @property
     def active(self) -> bool:
@@ -142,6 +147,7 @@ class Tracking:
     def _forget_keys(self) -> None:
         self._readers.clear()
         self._reader_count = 0
+        self._reads.clear()
 
     # --- what they read and write
 
@@ -159,7 +165,10 @@ class Tracking:
         with the state of its caller.
         """
         if Flag.READONLY in spec.flags and Flag.PUBSUB not in spec.flags and state.remembers:
-            self._remember(spec.key_arguments(request), state.session.id)
+            keys = spec.key_arguments(request)
+            self._remember(keys, state.session.id)
+            if state.no_loop and changes_before:
+                self._reads.update(((state, key), changes_before) for key in keys)
         if state.no_loop:
             for position in range(changes_before, self._server.store.change_count):
                 self._writers[position] = state
@@ -196,26 +205,28 @@ class Tracking:
     def invalidate(self, changes: Iterable[tuple[int, Keyspace, bytes | None]]) -> None:
         """Tell of changes that are committed, as `Store.changes` gives them."""
         writers, self._writers = self._writers, {}
-        self._tell_changes((key, writers.get(number)) for number, _, key in changes)
+        reads, self._reads = self._reads, {}
+        self._tell_changes(_writes(changes, writers, reads))
 
     def expired(self, keys: Iterable[bytes]) -> None:
         """Tell of keys that the sweep has removed."""
-        self._tell_changes((key, None) for key in keys)
+        self._tell_changes((key, None, False) for key in keys)
 
     def applied(self, keys: Iterable[bytes | None]) -> None:
         """Tell of keys that other nodes have changed, committed here; None stands for all keys."""
-        self._tell_changes((key, None) for key in keys)
+        self._tell_changes((key, None, False) for key in keys)
 
-    def _tell_changes(self, changes: Iterable[tuple[bytes | None, TrackingState | None]]) -> None:
-        """Tell of each (key, who wrote it and does not want to hear of it)."""
+    def _tell_changes(self, changes: Iterable[_Change]) -> None:
         broadcasts: dict[bytes, dict[bytes, TrackingState | None]] = {}
         flushed = False
-        for key, writer in changes:
+        for key, writer, holds_it in changes:
             if key is None:
                 flushed = True
                 continue
             if key in self._readers:
                 self._tell_readers(key, writer)
+                if writer is not None and holds_it:
+                    self._remember((key,), writer.session.id)
             for prefix, _ in self._prefixes.matching(key):
                 broadcasts.setdefault(prefix, {})[key] = writer
         for prefix, keys in broadcasts.items():
@@ -226,6 +237,7 @@ class Tracking:
     def discard(self) -> None:
         """Forget about the changes of a tick whose commit failed."""
         self._writers.clear()
+        self._reads.clear()
 
     def _tell_readers(self, key: bytes, writer: TrackingState | None) -> None:
         known = self._readers.pop(key)
@@ -234,7 +246,10 @@ class Tracking:
         encoded: dict[int, bytes] = {}
         for session_id in ids:
             state = self._sessions.get(session_id)
-            if state is not None and not state.broadcast and state is not writer:
+            if state is None:
+                continue
+            self._reads.pop((state, key), None)
+            if not state.broadcast and state is not writer:
                 self._tell(state, [key], encoded)
 
     def _broadcast(self, prefix: bytes, keys: dict[bytes, TrackingState | None]) -> None:
@@ -277,6 +292,17 @@ class Tracking:
         state.broken_redirect = True
         if state.session.proto == 3:
             state.session.push(Push((b"tracking-redir-broken", state.redirect)))
+
+
+def _writes(
+    changes: Iterable[tuple[int, Keyspace, bytes | None]],
+    writers: dict[int, TrackingState],
+    reads: dict[tuple[TrackingState, bytes], int],
+) -> Iterator[_Change]:
+    for number, _, key in changes:
+        writer = writers.get(number)
+        holds_it = writer is not None and key is not None and reads.get((writer, key), 0) > number
+        yield key, writer, holds_it
 
 
 def _invalidation(proto: int, keys: list[bytes] | None) -> Push:

@@ -70,6 +70,38 @@ def test_who_wrote_is_told_apart_within_one_tick(server: InProcessServer) -> Non
     assert heard(client) == [b"OK", b"OK", [b"invalidate", [b"theirs"]]]
 
 
+def test_what_is_read_behind_ones_own_write_is_told_of_later(server: InProcessServer) -> None:
+    client = tracked(server, "NOLOOP")
+    client.raw(encode("SET", "k", "1"), encode("GET", "k"), encode("SET", "gone", "1"))
+    assert heard(client) == []
+    Client(server).send("MSET", "k", "2", "gone", "2")
+    assert heard(client) == [[b"invalidate", [b"k"]]]
+
+
+def test_what_is_read_between_two_own_writes_is_not_held_any_more(server: InProcessServer) -> None:
+    client = tracked(server, "NOLOOP")
+    client.raw(encode("SET", "k", "1"), encode("GET", "k"), encode("SET", "k", "2"))
+    Client(server).send("SET", "k", "3")
+    assert heard(client) == []
+
+
+def test_what_is_read_in_a_transaction_that_has_written_it_is_told_of_later(server: InProcessServer) -> None:
+    client = tracked(server, "NOLOOP")
+    client.raw(encode("MULTI"), encode("SET", "k", "1"), encode("GET", "k"), encode("EXEC"))
+    Client(server).send("SET", "k", "2")
+    assert heard(client) == [[b"invalidate", [b"k"]]]
+
+
+def test_reads_of_a_failed_tick_say_nothing_about_the_next(server: InProcessServer) -> None:
+    client = tracked(server, "NOLOOP")
+    server.engine.fail_next(NoSpace("memory"))
+    client.raw(encode("SET", "a", "1"), encode("SET", "b", "1"), encode("GET", "k"))
+    server.store.probe()
+    client.send("SET", "k", "1")
+    Client(server).send("SET", "k", "2")
+    assert heard(client) == []
+
+
 def test_a_broadcast_names_every_key_of_the_tick_once(server: InProcessServer) -> None:
     client = tracked(server, "BCAST", "PREFIX", "a", "PREFIX", "b")
     other = Client(server)
