@@ -235,6 +235,14 @@ def test_too_many_prefixes_are_refused(server: InProcessServer) -> None:
     assert "cannot track more than" in error(client.send("CLIENT", "TRACKING", "ON", "BCAST", *prefixes))
 
 
+def test_a_prefix_that_no_key_can_have_is_refused(server: InProcessServer) -> None:
+    client = Client(server)
+    longest = server.store.limits.key_bytes_max
+    refused = error(client.send("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", b"x" * (longest + 1)))
+    assert "longer than a key may be" in refused
+    assert client.send("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", b"x" * longest) == b"OK"
+
+
 def test_reset_and_resp2_tracking_stop_the_messages(server: InProcessServer) -> None:
     client = tracked(server)
     client.send("GET", "k")
