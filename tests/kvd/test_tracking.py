@@ -78,6 +78,27 @@ def test_what_is_read_behind_ones_own_write_is_told_of_later(server: InProcessSe
     assert heard(client) == [[b"invalidate", [b"k"]]]
 
 
+def test_what_is_read_behind_a_write_is_not_void_with_it(server: InProcessServer) -> None:
+    client, other = tracked(server), Client(server)
+    write = encode("SET", "k", "1")
+    tick(server, (other.session, write), (client.session, encode("GET", "k") + write + encode("PING")))
+    assert heard(client) == [b"1", b"OK", b"PONG", [b"invalidate", [b"k"]]]
+    client.raw(encode("MULTI"), encode("SET", "k", "2"), encode("GET", "k"), encode("EXEC"))
+    assert heard(client) == []
+    other.send("SET", "k", "3")
+    assert heard(client) == [[b"invalidate", [b"k"]]]
+
+
+def test_what_was_read_before_a_write_is_void_though_read_again_behind_it(server: InProcessServer) -> None:
+    for options in ((), ("NOLOOP",)):
+        client = tracked(server, *options)
+        client.send("GET", "k")
+        tick(
+            server, (Client(server).session, encode("SET", "k", "1")), (client.session, encode("STRLEN", "k"))
+        )
+        assert heard(client) == [1, [b"invalidate", [b"k"]]]
+
+
 def test_what_is_read_between_two_own_writes_is_not_held_any_more(server: InProcessServer) -> None:
     client = tracked(server, "NOLOOP")
     client.raw(encode("SET", "k", "1"), encode("GET", "k"), encode("SET", "k", "2"))
