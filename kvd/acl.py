@@ -243,4 +243,5 @@ def _context(session: Session) -> str:
 
 
 def _password_rules(password: str) -> list[bytes]:
-    return [b"resetpass", b">" + password.encode()] if password else [b"nopass"]
+    # What is not UTF-8 came as surrogate escapes, from CONFIG SET or the environment.
+    return [b"resetpass", b">" + password.encode("utf-8", "surrogateescape")] if password else [b"nopass"]

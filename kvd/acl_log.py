@@ -15,6 +15,12 @@ from protocol.replies import Reply
 _SAME_ENTRY_MS: Final = 60_000
 # How many of the newest entries are looked at for one to count up.
 _RECENT_ENTRIES: Final = 10
+# How much of a key, a channel or a name is kept: who is refused may send any.
+_SHOWN_BYTES: Final = 1024
+
+
+def _shortened(value: bytes) -> bytes:
+    return value[:_SHOWN_BYTES]
 
 
 @attrs.frozen
@@ -23,8 +29,8 @@ class Refusal:
 
     reason: str  # command, key, channel, auth
     context: str  # toplevel, multi, lua
-    object: bytes
-    username: bytes
+    object: bytes = attrs.field(converter=_shortened)
+    username: bytes = attrs.field(converter=_shortened)
 
 
 @attrs.define

@@ -39,6 +39,8 @@ def rewrite(file: Path, settings: Settings, changed: Iterable[str]) -> None:
     _check(before, after, settings, changed)
     try:
         replace_file(file, after.encode(), mode=0o600)
+    except UnicodeEncodeError as error:
+        raise RewriteError("a value that was set is not UTF-8, which the file has to be") from error
     except OSError as error:
         raise RewriteError(f"cannot write {file}: {error}") from error
 

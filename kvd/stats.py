@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+# How many code words of errors are kept apart, and how much of one: a script may make up any.
+# Source: Redis 7.2 `errorstats`, which stops telling words apart at the same number.
+_ERROR_CODES_MAX: Final = 128
+_ERROR_CODE_CHARS_MAX: Final = 64
+# What would end a line of INFO or a name in it. Source: Redis 7.2 `getSafeInfoString`.
+_UNSAFE: Final = str.maketrans("#:\r\n", "____")
+
 
 class ServerStats:
     """Totals since the start or CONFIG RESETSTAT. Plain integers, written by one thread."""
@@ -34,11 +43,15 @@ class ServerStats:
         self.error_codes: dict[str, int] = {}
 
     def count_error(self, text: str) -> None:
-        """Count an error reply by its code word. At most 128 different words are kept apart.
-
-        Source: Redis 7.2 `errorstats`, which stops telling words apart at the same number.
-        """
+        """Count an error reply by its code word."""
         self.errors += 1
-        code = text.split(" ", 1)[0]
-        if code in self.error_codes or len(self.error_codes) < 128:
+        code = text[:_ERROR_CODE_CHARS_MAX].split(" ", 1)[0]
+        if code not in self.error_codes:
+            code = _showable(code)
+        if code in self.error_codes or len(self.error_codes) < _ERROR_CODES_MAX:
             self.error_codes[code] = self.error_codes.get(code, 0) + 1
+
+
+def _showable(code: str) -> str:
+    """Return a code word as INFO and the metrics can show it; what is not UTF-8 came as surrogate escapes."""
+    return code.translate(_UNSAFE).encode("utf-8", "surrogateescape").decode("utf-8", "replace")

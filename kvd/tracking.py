@@ -16,8 +16,9 @@ Source: Redis 7.2 documentation, "Client-side caching in Redis"; `CLIENT TRACKIN
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 
@@ -38,6 +39,11 @@ INVALIDATION_CHANNEL: Final = b"__redis__:invalidate"
 _READERS_PER_KEY: Final = 4
 
 _ENCODERS: Final = {2: encoder(2), 3: encoder(3)}
+
+# A key, who wrote it and does not want to hear of it, and the change's number in the tick.
+_Change: TypeAlias = "tuple[bytes | None, TrackingState | None, int]"
+# The number of a change that nobody can have read yet.
+_BEHIND_ALL: Final = sys.maxsize
 
 
 @attrs.define(eq=False)
@@ -81,6 +87,9 @@ class Tracking:
         self._prefixes: PrefixIndex[dict[int, TrackingState]] = PrefixIndex()
         # Which of this tick's changes were made by a session that does not want to hear of its own.
         self._writers: dict[int, TrackingState] = {}
+        # How many changes the tick had when a session became a reader of a key, 0 if it was one before, and when it
+        # read it last. No more entries than readers.
+        self._reads: dict[tuple[TrackingState, bytes], tuple[int, int]] = {}
 
     @property
     def active(self) -> bool:
@@ -142,6 +151,7 @@ class Tracking:
     def _forget_keys(self) -> None:
         self._readers.clear()
         self._reader_count = 0
+        self._reads.clear()
 
     # --- what they read and write
 
@@ -159,11 +169,29 @@ class Tracking:
         with the state of its caller.
         """
         if Flag.READONLY in spec.flags and Flag.PUBSUB not in spec.flags and state.remembers:
-            self._remember(spec.key_arguments(request), state.session.id)
+            keys = spec.key_arguments(request)
+            if changes_before:
+                self._note_reads(state, keys, changes_before)
+            self._remember(keys, state.session.id)
         if state.no_loop:
             for position in range(changes_before, self._server.store.change_count):
                 self._writers[position] = state
         state.command_ended(session, spec.name)
+
+    def _note_reads(self, state: TrackingState, keys: Iterable[bytes], position: int) -> None:
+        """Note that `position` changes of the tick are in what a session has read.
+
+        It needs not hear of them, unless it has read the key before: what it keeps may come from another command.
+        """
+        for key in keys:
+            noted = self._reads.get((state, key))
+            if noted is None:
+                noted = (0 if self._is_reader(key, state.session.id) else position, position)
+            self._reads[state, key] = (noted[0], position)
+
+    def _is_reader(self, key: bytes, session_id: int) -> bool:
+        known = self._readers.get(key)
+        return session_id in known if isinstance(known, set) else known == session_id
 
     def _remember(self, keys: Iterable[bytes], session_id: int) -> None:
         readers = self._readers
@@ -189,33 +217,33 @@ class Tracking:
         if not limit:
             return
         while len(self._readers) > limit or self._reader_count > limit * _READERS_PER_KEY:
-            self._tell_readers(next(iter(self._readers)), None)
+            self._tell_readers(next(iter(self._readers)), None, _BEHIND_ALL)
 
     # --- telling them
 
     def invalidate(self, changes: Iterable[tuple[int, Keyspace, bytes | None]]) -> None:
         """Tell of changes that are committed, as `Store.changes` gives them."""
         writers, self._writers = self._writers, {}
-        self._tell_changes((key, writers.get(number)) for number, _, key in changes)
+        self._tell_changes((key, writers.get(number), number) for number, _, key in changes)
+        self._reads.clear()
 
     def expired(self, keys: Iterable[bytes]) -> None:
         """Tell of keys that the sweep has removed."""
-        self._tell_changes((key, None) for key in keys)
+        self._tell_changes((key, None, _BEHIND_ALL) for key in keys)
 
     def applied(self, keys: Iterable[bytes | None]) -> None:
         """Tell of keys that other nodes have changed, committed here; None stands for all keys."""
-        self._tell_changes((key, None) for key in keys)
+        self._tell_changes((key, None, _BEHIND_ALL) for key in keys)
 
-    def _tell_changes(self, changes: Iterable[tuple[bytes | None, TrackingState | None]]) -> None:
-        """Tell of each (key, who wrote it and does not want to hear of it)."""
+    def _tell_changes(self, changes: Iterable[_Change]) -> None:
         broadcasts: dict[bytes, dict[bytes, TrackingState | None]] = {}
         flushed = False
-        for key, writer in changes:
+        for key, writer, number in changes:
             if key is None:
                 flushed = True
                 continue
             if key in self._readers:
-                self._tell_readers(key, writer)
+                self._tell_readers(key, writer, number)
             for prefix, _ in self._prefixes.matching(key):
                 broadcasts.setdefault(prefix, {})[key] = writer
         for prefix, keys in broadcasts.items():
@@ -226,15 +254,25 @@ class Tracking:
     def discard(self) -> None:
         """Forget about the changes of a tick whose commit failed."""
         self._writers.clear()
+        self._reads.clear()
 
-    def _tell_readers(self, key: bytes, writer: TrackingState | None) -> None:
+    def _tell_readers(self, key: bytes, writer: TrackingState | None, number: int) -> None:
+        """Tell those that have read `key` before its change, and forget them."""
         known = self._readers.pop(key)
         ids = known if isinstance(known, set) else (known,)
         self._reader_count -= len(ids)
         encoded: dict[int, bytes] = {}
         for session_id in ids:
             state = self._sessions.get(session_id)
-            if state is not None and not state.broadcast and state is not writer:
+            if state is None:
+                continue
+            became_reader, last_read = self._reads.get((state, key), (0, 0))
+            # A writer that does not want to hear of it knows what it did; what it read since is what counts.
+            if (last_read if state is writer else became_reader) > number:
+                self._remember((key,), session_id)
+                continue
+            self._reads.pop((state, key), None)
+            if not state.broadcast and state is not writer:
                 self._tell(state, [key], encoded)
 
     def _broadcast(self, prefix: bytes, keys: dict[bytes, TrackingState | None]) -> None:

@@ -96,10 +96,18 @@ def _parse(session: Session, request: Request) -> _Options:
         if option == b"REDIRECT" and value is not None:
             options.redirect = _parse_redirect(session, options, value)
         elif option == b"PREFIX" and value is not None:
-            options.prefixes.append(value)
+            options.prefixes.append(_possible(session, value))
         else:
             raise ErrorReply(SYNTAX_ERROR)
     return options
+
+
+def _possible(session: Session, prefix: bytes) -> bytes:
+    """Return a prefix that a key may have; the others would be kept for nothing."""
+    longest = session.server.store.limits.key_bytes_max
+    if len(prefix) > longest:
+        raise ErrorReply(f"ERR a prefix of {len(prefix)} bytes is longer than a key may be ({longest} bytes)")
+    return prefix
 
 
 def _parse_redirect(session: Session, options: _Options, value: bytes) -> int:

@@ -230,6 +230,14 @@ def test_the_log_is_bounded() -> None:
     assert Client(nothing).send("ACL", "LOG") == []
 
 
+def test_no_entry_of_the_log_is_large(server: InProcessServer) -> None:
+    bob = logged_in(server, "bob", "+get")
+    bob.send("GET", b"k" * 1_000_000)
+    bob.send("AUTH", b"n" * 1_000_000, "wrong")
+    entries = [dict(zip(entry[::2], entry[1::2], strict=True)) for entry in Client(server).send("ACL", "LOG")]
+    assert [len(entries[0][b"username"]), len(entries[1][b"object"])] == [1024, 1024]
+
+
 # ---------------------------------------------------------------- where users come from
 
 

@@ -70,6 +70,59 @@ def test_who_wrote_is_told_apart_within_one_tick(server: InProcessServer) -> Non
     assert heard(client) == [b"OK", b"OK", [b"invalidate", [b"theirs"]]]
 
 
+def test_what_is_read_behind_ones_own_write_is_told_of_later(server: InProcessServer) -> None:
+    client = tracked(server, "NOLOOP")
+    client.raw(encode("SET", "k", "1"), encode("GET", "k"), encode("SET", "gone", "1"))
+    assert heard(client) == []
+    Client(server).send("MSET", "k", "2", "gone", "2")
+    assert heard(client) == [[b"invalidate", [b"k"]]]
+
+
+def test_what_is_read_behind_a_write_is_not_void_with_it(server: InProcessServer) -> None:
+    client, other = tracked(server), Client(server)
+    write = encode("SET", "k", "1")
+    tick(server, (other.session, write), (client.session, encode("GET", "k") + write + encode("PING")))
+    assert heard(client) == [b"1", b"OK", b"PONG", [b"invalidate", [b"k"]]]
+    client.raw(encode("MULTI"), encode("SET", "k", "2"), encode("GET", "k"), encode("EXEC"))
+    assert heard(client) == []
+    other.send("SET", "k", "3")
+    assert heard(client) == [[b"invalidate", [b"k"]]]
+
+
+def test_what_was_read_before_a_write_is_void_though_read_again_behind_it(server: InProcessServer) -> None:
+    for options in ((), ("NOLOOP",)):
+        client = tracked(server, *options)
+        client.send("GET", "k")
+        tick(
+            server, (Client(server).session, encode("SET", "k", "1")), (client.session, encode("STRLEN", "k"))
+        )
+        assert heard(client) == [1, [b"invalidate", [b"k"]]]
+
+
+def test_what_is_read_between_two_own_writes_is_not_held_any_more(server: InProcessServer) -> None:
+    client = tracked(server, "NOLOOP")
+    client.raw(encode("SET", "k", "1"), encode("GET", "k"), encode("SET", "k", "2"))
+    Client(server).send("SET", "k", "3")
+    assert heard(client) == []
+
+
+def test_what_is_read_in_a_transaction_that_has_written_it_is_told_of_later(server: InProcessServer) -> None:
+    client = tracked(server, "NOLOOP")
+    client.raw(encode("MULTI"), encode("SET", "k", "1"), encode("GET", "k"), encode("EXEC"))
+    Client(server).send("SET", "k", "2")
+    assert heard(client) == [[b"invalidate", [b"k"]]]
+
+
+def test_reads_of_a_failed_tick_say_nothing_about_the_next(server: InProcessServer) -> None:
+    client = tracked(server, "NOLOOP")
+    server.engine.fail_next(NoSpace("memory"))
+    client.raw(encode("SET", "a", "1"), encode("SET", "b", "1"), encode("GET", "k"))
+    server.store.probe()
+    client.send("SET", "k", "1")
+    Client(server).send("SET", "k", "2")
+    assert heard(client) == []
+
+
 def test_a_broadcast_names_every_key_of_the_tick_once(server: InProcessServer) -> None:
     client = tracked(server, "BCAST", "PREFIX", "a", "PREFIX", "b")
     other = Client(server)
@@ -201,6 +254,14 @@ def test_too_many_prefixes_are_refused(server: InProcessServer) -> None:
     client = Client(server)
     prefixes = [word for number in range(1001) for word in ("PREFIX", f"p{number}:")]
     assert "cannot track more than" in error(client.send("CLIENT", "TRACKING", "ON", "BCAST", *prefixes))
+
+
+def test_a_prefix_that_no_key_can_have_is_refused(server: InProcessServer) -> None:
+    client = Client(server)
+    longest = server.store.limits.key_bytes_max
+    refused = error(client.send("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", b"x" * (longest + 1)))
+    assert "longer than a key may be" in refused
+    assert client.send("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", b"x" * longest) == b"OK"
 
 
 def test_reset_and_resp2_tracking_stop_the_messages(server: InProcessServer) -> None:

@@ -280,6 +280,19 @@ def test_without_a_file_there_is_nothing_to_rewrite(client: Client) -> None:
     assert error(client.send("CONFIG", "REWRITE")) == "ERR The server is running without a config file"
 
 
+def test_a_value_that_is_not_utf_8_holds_and_cannot_be_written(tmp_path: Path) -> None:
+    file = tmp_path / "kvd.toml"
+    file.write_text(FILE)
+    server = InProcessServer(load(file, {}, []))
+    server.config_file = file
+    client = Client(server)
+    assert client.send("CONFIG", "SET", "requirepass", b"p\xe4ss") == b"OK"
+    assert Client(server).send("AUTH", b"p\xe4ss") == b"OK"
+    assert error(Client(server).send("AUTH", "pass")).startswith("WRONGPASS")
+    assert "is not UTF-8" in error(client.send("CONFIG", "REWRITE"))
+    assert file.read_text() == FILE
+
+
 def test_a_file_that_is_gone_is_an_error(tmp_path: Path, server: InProcessServer, client: Client) -> None:
     server.config_file = tmp_path / "gone.toml"
     client.send("CONFIG", "SET", "timeout", 5)

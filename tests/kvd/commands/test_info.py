@@ -13,6 +13,7 @@ from kvd.commands.spec import CommandStats
 from kvd.info import human, percentile_nanoseconds
 from kvd.sampler import Sampler
 from kvd.settings import Settings
+from kvd.web import metrics
 from tests.kvd.harness import Client, InProcessServer, encode
 
 # What redis_exporter, redis-cli --stat, ioredis, BullMQ and Sidekiq read, as far as kvd has it.
@@ -121,6 +122,15 @@ def test_calls_refusals_and_failures_are_counted_by_command(client: Client) -> N
     assert found["errorstat_ERR"] == {"count": 2}
     assert found["total_error_replies"] == 2
     assert found["total_commands_processed"] == 3  # INFO itself is booked when it returns
+
+
+def test_any_error_of_a_script_is_shown_in_a_line_of_its_own(server: InProcessServer, client: Client) -> None:
+    for word in (b"\xff\xc3\xa9", b"A:b#c", b"A\r\nuptime_in_seconds:7", b"x" * 1000):
+        client.send("EVAL", "return {err = ARGV[1] .. ' text'}", 0, word)
+    lines = client.send("INFO", "errorstats").decode().splitlines()
+    words = ["\ufffd\u00e9", "A_b_c", "A__uptime_in_seconds_7", "x" * 64]
+    assert lines == ["# Errorstats", *(f"errorstat_{word}:count=1" for word in words)]
+    assert 'err="\ufffd\u00e9"' in metrics.render(server)
 
 
 def test_a_pipeline_of_plain_commands_is_counted_whole(client: Client) -> None:

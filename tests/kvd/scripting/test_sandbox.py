@@ -290,6 +290,11 @@ def test_garbage_of_one_script_does_not_fail_the_next(server: InProcessServer, c
     assert server.scripts.used_bytes < 32 << 20
 
 
+def test_large_texts_that_are_not_kept_are_collected_in_time(client: ScriptClient) -> None:
+    client.run("local t = {} for i = 1, 3e5 do t[i] = {} end return 1")  # a collection has much to go through
+    assert client.run("local s = ('x'):rep(5e6) for i = 1, 300 do local longer = s .. i end return 1") == 1
+
+
 def test_the_collector_cannot_be_stopped(client: ScriptClient) -> None:
     script = "collectgarbage('stop') collectgarbage('setpause', 1e9) collectgarbage('setstepmul', 0) return 1"
     assert client.run(script) == 1
