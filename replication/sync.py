@@ -60,6 +60,10 @@ _TELL_SECONDS: Final = 5.0
 # sync reads them side by side, at half the cost.
 _BATCH_CHANGES_MAX: Final = 64
 _FULL_BATCH_CHANGES: Final = 128
+# Of a full sync, in one turn: they are full but where most rows are not for the asker.
+_SLICES_AT_ONCE: Final = 2
+# Runs or slices that are read without a batch. Where most was superseded, or is not for the asker, many have nothing.
+_READS_MAX: Final = 64
 
 
 @attrs.define(eq=False)
@@ -70,7 +74,7 @@ class _Serving:
     number: int
     full: bool
     feed: ChangeFeed
-    batches: Iterator[SyncBatch]
+    batches: Iterator[SyncBatch | None]
     credit: int
     progress_at: float
     started: bool = False
@@ -524,7 +528,10 @@ class Syncs:
             self._core.hurry()
 
     def _pump(self, key: tuple[int, int], session: _Serving) -> None:
-        """Send one batch, if there is credit. Clients wait for as long as it is read: never two in one turn."""
+        """Read on, if there is credit, and send the batch that this completes.
+
+        Clients wait for as long as it takes: never two steps in one turn.
+        """
         if session.ended_at is not None or session.credit <= 0 or self._core.now < session.resume_at:
             return
         if session.link.data_bytes > self._core.options.queue_bytes_max // 2:
@@ -533,13 +540,16 @@ class Syncs:
             session.progress_at = self._core.now
             return
         try:
-            batch = next(session.batches, None)
+            batch = next(session.batches)
+        except StopIteration:
+            self._send_end(session)
+            return
         except Exception:
             # An iterator that has failed only seems to be at its end: nothing may be granted for it.
             self._cancel_serving(key)
             raise
+        session.progress_at = self._core.now
         if batch is None:
-            self._send_end(session)
             return
         session.count += sum(len(run.changes) for run in batch.runs)
         size = sum(run_bytes(run) for run in batch.runs)
@@ -647,33 +657,50 @@ def _is_undecided(walk: Walk) -> bool:
     return any(change.seq > walk.vector[run.origin] for run in walk.unlisted for change in run.changes)
 
 
-def _incremental_batches(feed: ChangeFeed, request: SyncRequest, bytes_max: int) -> Iterator[SyncBatch]:
+def _incremental_batches(
+    feed: ChangeFeed, request: SyncRequest, bytes_max: int
+) -> Iterator[SyncBatch | None]:
+    """Yield the batches, and None after each run that was read and has completed none.
+
+    After `_READS_MAX` of these comes what there is, be it nothing: the asker sees that it goes on.
+    """
     runs: list[Run] = []
-    size = count = 0
-    for run in (part for whole in feed.runs_after(request.vector) for part in _cut(whole, bytes_max)):
-        more = run_bytes(run)
-        if runs and (size + more > bytes_max or count + len(run.changes) > _BATCH_CHANGES_MAX):
+    size = count = reads = 0
+    for whole in feed.runs_after(request.vector):
+        reads += 1
+        for run in _cut(whole, bytes_max):
+            more = run_bytes(run)
+            if runs and (size + more > bytes_max or count + len(run.changes) > _BATCH_CHANGES_MAX):
+                yield SyncBatch(request.number, tuple(runs))
+                runs, size, count, reads = [], 0, 0, 0
+            runs.append(run)
+            size += more
+            count += len(run.changes)
+        if reads >= _READS_MAX:
             yield SyncBatch(request.number, tuple(runs))
-            runs, size, count = [], 0, 0
-        runs.append(run)
-        size += more
-        count += len(run.changes)
+            runs, size, count, reads = [], 0, 0, 0
+        elif reads:
+            yield None
     if runs:
         yield SyncBatch(request.number, tuple(runs))
 
 
-def _full_batches(feed: ChangeFeed, request: SyncRequest, bytes_max: int) -> Iterator[SyncBatch]:
+def _full_batches(feed: ChangeFeed, request: SyncRequest, bytes_max: int) -> Iterator[SyncBatch | None]:
+    """Yield the batches, as `_incremental_batches` does."""
     start = request.cursor
     runs: list[Run] = []
-    size = count = 0
+    size = count = slices = 0
     following = start
     for following, slice_runs in feed.runs_by_place(start):
         runs.extend(slice_runs)
         size += sum(run_bytes(run) for run in slice_runs)
         count += sum(len(run.changes) for run in slice_runs)
-        if size >= bytes_max or count >= _FULL_BATCH_CHANGES:
+        slices += 1
+        if size >= bytes_max or count >= _FULL_BATCH_CHANGES or slices >= _READS_MAX:
             yield SyncBatch(request.number, tuple(runs), following, start)
-            runs, size, count, start = [], 0, 0, following
+            runs, size, count, slices, start = [], 0, 0, 0, following
+        elif slices % _SLICES_AT_ONCE == 0:
+            yield None
     if start < END_OF_PLACES:
         yield SyncBatch(request.number, tuple(runs), END_OF_PLACES, start)
 
@@ -689,7 +716,8 @@ def _cut(run: Run, bytes_max: int) -> Iterator[Run]:
             changes, size, after = [], 0, changes[-1].seq
         changes.append(change)
         size += more
-    yield run._replace(after=after, changes=changes)
+    if changes:
+        yield run._replace(after=after, changes=changes)
 
 
 def _cut_at_bodies(run: Run) -> list[Run]:

@@ -262,7 +262,8 @@ class ChangeFeed(Protocol):
 
         Dots beyond `vector()` are included: cells of an unfinished sync, which may have superseded what `vector`
         claims. Each run's `after` is where the origin's run before it ended. Values over `INLINE_BYTES_MAX` are
-        given as sizes. Rows that cannot be decoded are passed over.
+        given as sizes. Rows that cannot be decoded are passed over. Where much was superseded a run may have few
+        changes, or none: what one costs is bounded, so that others can have their turn behind it.
         """
         ...
 

@@ -46,6 +46,7 @@ RUN_BYTES_MAX: Final = 64 * 1024
 _SLICE_ROWS: Final = 64
 _SLICE_DOTS: Final = 128  # of the log alone
 _ROWS_AT_ONCE: Final = 32  # that are looked up together
+_LOOKED_AT_MAX: Final = 128  # dots, alive or superseded, until the caller has its turn
 _SEQ_MAX: Final = 2**63
 _CHANGE_BYTES: Final = 64  # of a change beside its place and content, roughly
 
@@ -104,25 +105,33 @@ class SnapshotFeed:
                 yield from self._runs_of(number, vector.get(origin, 0))
 
     def _runs_of(self, number: int, after: int) -> Iterator[Run]:
-        """Yield the runs of one origin. A group of dots stays in one run."""
+        """Yield the runs of one origin. A group of dots stays in one run; one that has nothing alive may be empty."""
         origin = self._origins[number]
         changes: list[Change] = []
-        size = 0
-        for change in self._changes_of(number, after):
-            full = size > RUN_BYTES_MAX or len(changes) >= RUN_CHANGES_MAX
-            if full and change.seq > changes[-1].group_end:
-                upto = changes[-1].seq
+        size = looked_at = 0
+        for last, found in self._changes_of(number, after):
+            for change in found:
+                full = size > RUN_BYTES_MAX or len(changes) >= RUN_CHANGES_MAX
+                if full and change.seq > changes[-1].group_end:
+                    upto = changes[-1].seq
+                    yield Run(origin, after, upto, changes)
+                    changes, size, looked_at, after = [], 0, 0, upto
+                changes.append(change)
+                size += size_of(change)
+            looked_at += _ROWS_AT_ONCE
+            if looked_at >= _LOOKED_AT_MAX and (not changes or changes[-1].group_end <= last):
+                upto = changes[-1].seq if changes else after
                 yield Run(origin, after, upto, changes)
-                changes, size, after = [], 0, upto
-            changes.append(change)
-            size += size_of(change)
+                changes, size, looked_at, after = [], 0, 0, upto
         if changes:
             yield Run(origin, after, changes[-1].seq, changes)
 
-    def _changes_of(self, number: int, after: int) -> Iterator[Change]:
+    def _changes_of(self, number: int, after: int) -> Iterator[tuple[int, list[Change]]]:
+        """Yield (the last dot that was looked at, what is alive of those since the one before)."""
         for dots in self._slices_of(number, min(after, _SEQ_MAX)):
             for first in range(0, len(dots), _ROWS_AT_ONCE):
-                yield from self._alive(number, dots[first : first + _ROWS_AT_ONCE])
+                part = dots[first : first + _ROWS_AT_ONCE]
+                yield part[-1][0], list(self._alive(number, part))
 
     def _slices_of(self, number: int, after: int) -> Iterator[list[tuple[int, Place, int]]]:
         """Yield (seq, place, last seq of the group) of what the log names, in slices: each is a walk of its own."""

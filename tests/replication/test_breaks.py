@@ -301,7 +301,7 @@ def test_a_full_sync_whose_commit_failed_goes_on_where_the_store_is(kind: type) 
     c = lab.add("c", options=options)
     wire = lab.link("a", "c")
     breaking = Breaking(lab, wire, c, kind)
-    lab.run(0.5)
+    lab.run(0.8)
     assert breaking.is_done
     assert standing(c) == Standing.JOINING
     assert not c.replicator.vectors.ready
@@ -343,6 +343,44 @@ def test_a_sync_whose_reading_fails_grants_nothing(monkeypatch: pytest.MonkeyPat
     assert not b.replica.vector().covers(a.replica.vector())
     lab.run(3.0)
     assert is_equal([a, b])
+
+
+def test_a_server_reads_on_in_steps_where_much_was_superseded(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = ready(Lab("a", "b"))
+    a, b = lab["a"], lab["b"]
+    lab.cut(lab.wire("a", "b"))
+    a.put("key", "x")
+    lab.run(0.1)
+    feed, tick, reads = a.replica.feed, a.replicator.syncs.tick, [0]
+
+    def long_feed() -> ModelFeed:
+        found = feed()
+        assert isinstance(found, ModelFeed)
+        runs = found.runs_after
+
+        def runs_after(vector: Mapping[bytes, int]) -> Iterator[Run]:
+            for _ in range(200):
+                reads[-1] += 1
+                yield Run(b"o" * 16, 0, 0, [])
+            yield from runs(vector)
+
+        monkeypatch.setattr(found, "runs_after", runs_after)
+        return found
+
+    def counted_tick(now: float) -> float:
+        reads.append(0)
+        return tick(now)
+
+    monkeypatch.setattr(a.replica, "feed", long_feed)
+    monkeypatch.setattr(a.replicator.syncs, "tick", counted_tick)
+    wire = lab.link("a", "b")
+    lab.run(5.0)
+    assert is_equal([a, b])
+    assert sum(reads) >= 200
+    assert max(reads) == 1  # clients have their turn between two
+    assert (
+        len([batch for batch in lab_messages(wire, m.SyncBatch) if not batch.runs]) >= 3
+    )  # it is not given up
 
 
 def be_asked(options: Options) -> tuple[Lab, Link]:

@@ -221,6 +221,29 @@ def test_runs_have_a_size_and_do_not_cut_groups(store: Store, monkeypatch: pytes
     assert [change.group_end for change in found[2].changes] == [0, 15, 15, 15, 15, 15, 15]
 
 
+@pytest.mark.parametrize("looked_at_max", [1, 6])
+def test_where_much_was_superseded_the_caller_has_its_turn(
+    store: Store, monkeypatch: pytest.MonkeyPatch, looked_at_max: int
+) -> None:
+    monkeypatch.setattr(feed_module, "_ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(feed_module, "_LOOKED_AT_MAX", looked_at_max)
+    keyspace = store.keyspace(0)
+    for name in (b"again", b"once", b"again"):
+        for _ in range(1 if name == b"once" else 12):
+            keyspace.put(name, b"v")
+            store.commit()
+    with store.atomic():
+        for number in range(6):
+            keyspace.put(b"g%d" % number, b"v")
+    store.commit()
+    found = runs(store)
+    assert sum(not run.changes for run in found) >= 10 // looked_at_max
+    assert [change.seq for run in found for change in run.changes] == [13, 25, *range(26, 32)]
+    assert [run.after for run in found] == [0, *(run.upto for run in found[:-1])]
+    ends = [run.upto for run in found]
+    assert not any(26 <= end < 31 for end in ends)  # what was written together stays together
+
+
 def test_what_is_not_replicated_is_nowhere_in_the_feed(store: Store) -> None:
     local = store.keyspaces.create("here", Policy(replicate="none"))
     local.put(b"k", b"v")
