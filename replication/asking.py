@@ -55,9 +55,8 @@ class Walk:
     vector: VersionVector | None = None  # the least of the starts
     seen: VersionVector = attrs.field(factory=VersionVector)  # the greatest: what any of the servers covered
     stretches: list[Stretch] = attrs.field(factory=list)  # in the order of places
-    furthest: Stretch | None = (
-        None  # of the server that had purged furthest, whether it has sent anything or not
-    )
+    # Of the server that had purged furthest, whether it has sent anything or not.
+    furthest: Stretch | None = None
     floors: VersionVector = attrs.field(factory=VersionVector)
     horizon: int = 0
     unlisted: list[Run] = attrs.field(factory=list)

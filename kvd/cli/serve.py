@@ -19,6 +19,7 @@ from kvd.cli.options import Shortcut, load_keys, load_settings, settings_options
 from kvd.config import ConfigError, Problem
 from kvd.peering.errors import CannotJoin
 from kvd.settings import SECTIONS, SETTINGS, LogSettings, Settings
+from replication.errors import CredentialError
 from storage.errors import StorageError
 
 log = structlog.get_logger()
@@ -150,7 +151,6 @@ def _look_at_credential(settings: Settings) -> Iterator[Problem]:
         return
     # Imported here: only a node among others needs replication.
     from kvd.peering.start import read_credentials  # noqa: PLC0415
-    from replication.errors import CredentialError  # noqa: PLC0415
 
     try:
         read_credentials(settings.peers)
