@@ -6,7 +6,9 @@
                     └──full sync, stale writes──▶ READY
 
 If all that remain of the cluster are rejoining, restored from backups, say, nobody is whole to sync from. Then one that
-is below nobody's floors takes what it has for the whole.
+is below the floors of the fewest, nobody's as a rule, takes what it has for the whole.
+
+If those that are whole have never seen what this node has purged, it cannot sync from them before it gives way (`parting`).
 
 A node that is not ready neither pushes nor serves, and takes no writes of clients. The state is kept in the data
 directory, so a restart in the middle goes on.
@@ -30,6 +32,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from replication.core import Core, Link
+from replication.parting import Lasting, Parting
 from replication.stability import former_origins
 from replication.sync import is_below
 from replication.vectors import Known, Vectors
@@ -96,7 +99,9 @@ class Rejoin:
         self.on_change: Callable[[Standing], None] = _ignore
         # Keeps writes that are about to be undone: (stamp, change) each, oldest first.
         self.dead_letter: Callable[[list[tuple[Stamp, Change]]], None] = _no_dead_letters
-        self._alone_since: float | None = None
+        self._alone = Lasting()
+        self._parting = Parting(core, participants, vectors)
+        syncs.on_walked = self._parting.delete_again
         self._ahead: Stretch | None = None  # who covers more, at the horizon of this node
         syncs.may_serve_all = self._bears_horizon
 
@@ -166,6 +171,7 @@ class Rejoin:
             self._settle(list({**stale, **strange}.items()))
         if self.standing.is_catching_up:
             self._ahead = walk.ahead()
+            self._parting.end()
             self.enter(Standing.READY)
 
     def _bears_horizon(self) -> bool:
@@ -196,25 +202,23 @@ class Rejoin:
         if self.standing == Standing.JOINING and self.is_first():
             self._be_whole(now)
             return
+        if self.standing == Standing.REJOINING:
+            self._parting.tick(now)
         may_end = {Standing.JOINING: self._may_found, Standing.REJOINING: self._may_stay}.get(self.standing)
-        if may_end is None or not may_end():
-            self._alone_since = None
-            return
-        if self._alone_since is None:
-            self._alone_since = now
-        elif now - self._alone_since > 2 * self._core.options.start_gate:
+        if self._alone.lasts(may_end is not None and may_end(), now, 2 * self._core.options.start_gate):
             self._core.log.warning("all wait for each other: this node begins", standing=str(self.standing))
             self._be_whole(now)
 
     def _be_whole(self, now: float) -> None:
         """Take what is here for all that there is."""
         self._syncs.walk = None
+        self._parting.end()
         self.on_begin()
         self._participants.admit(self._core.identity.node, now)
         self.enter(Standing.READY)
 
     def _may_stay(self) -> bool:
-        """Tell whether every other member is linked and waits, and this node is the least of those that may go first."""
+        """Tell whether every other member is linked and waits, and this node is the least of those that have seen most die."""
         own = self._core.identity.node
         others = [node for node in self._participants.remaining() if node != own]
         known = [self._vectors.known.get(node) for node in others if node in self._core.links]
@@ -224,9 +228,9 @@ class Rejoin:
         replica = self._core.replica
         held = replica.vector().merged(replica.uncovered())  # more than is covered, after a cut
         vectors = {own: held, **{one.node: one.vector.merged(one.have) for one in waiting}}
-        floors = [self._core.replica.floors(), *(one.floors for one in waiting)]
-        whole = [node for node, vector in vectors.items() if not any(is_below(vector, one) for one in floors)]
-        return bool(whole) and min(whole) == own
+        floors = [replica.floors(), *(one.floors for one in waiting)]
+        lacking = {node: sum(is_below(vector, one) for one in floors) for node, vector in vectors.items()}
+        return min(lacking, key=lambda node: (lacking[node], node)) == own
 
     def _may_found(self) -> bool:
         """Tell whether every address to join was reached, none of them is ready, and this node is the least.

@@ -24,7 +24,7 @@ and the evidence has been purged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -115,6 +115,9 @@ class Syncs:
         # full one has ended.
         self.on_covered: Callable[[list[bytes], Walk | None], None] = _ignore_raised
         self.on_served: Callable[[Link], None] = _ignore  # a peer has got all
+        self.on_walked: Callable[[Sequence[Run]], None] = (
+            _ignore_runs  # all that a server holds of a slice was merged
+        )
         self.on_need_full: Callable[[Link], None] = _ignore
         bodies.read_session = self._read_body
 
@@ -267,6 +270,7 @@ class Syncs:
         session.take_in(size, self._core.now)
         self._core.count("sync_bytes_total", size)
         if session.full and self.walk is not None:
+            self.on_walked(runs)
             self._note_unlisted(self.walk, session, batch)
             self.walk.cursor = batch.cursor
             self.walk.changes += sum(len(run.changes) for run in batch.runs)
@@ -746,6 +750,10 @@ def _is_never(run: Run) -> bool:
 
 def _ignore_raised(raised: list[bytes], ended: Walk | None) -> None:
     """Stand in for a callback that the replicator sets."""
+
+
+def _ignore_runs(runs: Sequence[Run]) -> None:
+    """Stand in for a callback that `Rejoin` sets."""
 
 
 def _always(link: Link) -> bool:

@@ -242,8 +242,9 @@ class Voiding:
         return {None: Settled.ALL, _WHOLE: Settled.NOTHING}.get(was, Settled.STRANGE)
 
     def cover_all(self, exchange: Exchange) -> None:
-        """Take all that is here for covered again: there is nobody to catch up from. In a tick."""
-        self._cover(exchange, exchange.core.replica.uncovered())
+        """Take all that is here, or was purged here, for covered again: there is nobody to catch up from. In a tick."""
+        replica = exchange.core.replica
+        self._cover(exchange, replica.uncovered().merged(replica.floors()))
 
     def _cover(self, exchange: Exchange, vector: Mapping[bytes, int]) -> None:
         replica = exchange.core.replica

@@ -396,6 +396,10 @@ class Replica(Protocol):
         """Raise vector, purge floors and horizon, pointwise, and the clock above the horizon."""
         ...
 
+    def forget_purges(self) -> None:
+        """Take back all purge floors, and the horizon. What was purged is not brought back by that."""
+        ...
+
     def unlisted(self, start: bytes, end: bytes, listed: Sequence[Run]) -> list[Run]:
         """Return the registers in start <= place < end, dots only, that `listed` does not name.
 

@@ -293,10 +293,19 @@ class Sweeper:
             if horizon.seqs.get(number, 0) > seq:
                 horizon.seqs[number] = seq
                 puts.append((Family.META, purged_key(number), dumps(seq)))
-        for group, purged in horizon.hlcs.items():
-            if purged > hlc:
-                horizon.hlcs[group] = hlc
-                puts.append((Family.META, purged_hlc_key(group), dumps(hlc)))
+        for group in horizon.hlcs:
+            self._lower_hlc(group, hlc)
+
+    def forget_horizon(self, group: int) -> None:
+        """Take note in the tick that nothing of a group counts as purged."""
+        groups = self._state.ledger.groups
+        self.lower_horizon({number: 0 for number in self.horizon.seqs if groups[number] == group}, HLC_MAX)
+        self._lower_hlc(group, 0)
+
+    def _lower_hlc(self, group: int, hlc: int) -> None:
+        if self.horizon.hlc_of(group) > hlc:
+            self.horizon.hlcs[group] = hlc
+            self._state.txn.puts.append((Family.META, purged_hlc_key(group), dumps(hlc)))
 
     def want(self, row_key: bytes, record: Record) -> None:
         """Take note in the tick that the value of a record is wanted back."""

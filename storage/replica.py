@@ -211,6 +211,9 @@ class StoreReplica:
         self._sweeper.raise_horizon(self.group, raised, horizon)
         self.observe(horizon)
 
+    def forget_purges(self) -> None:
+        self._sweeper.forget_horizon(self.group)
+
     def _is_ours(self, origin: bytes) -> bool:
         return len(origin) == ORIGIN_BYTES and group_of(origin) == self.group
 

@@ -39,6 +39,8 @@ COUNTERS: Final = (
     "voided_total",
     "clock_jumps_total",
     "stale_writes_total",
+    "given_way_total",
+    "deleted_again_total",
     "divergence_total",
     "rollbacks_total",
     "protocol_errors_total",

@@ -259,6 +259,9 @@ class ModelReplica:
         self.observe(horizon)
         self._settle()
 
+    def forget_purges(self) -> None:
+        self._floors, self._horizon = {}, 0
+
     def unlisted(self, start: bytes, end: bytes, listed: Sequence[Run]) -> list[Run]:
         named = {(run.origin, change.seq) for run in listed for change in run.changes}
         return [

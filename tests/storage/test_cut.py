@@ -185,6 +185,23 @@ def test_what_was_purged_of_what_is_void_does_not_count(nodes: Nodes) -> None:
         nodes.reopen(node)
 
 
+def test_nothing_counts_as_purged_once_that_is_forgotten(nodes: Nodes) -> None:
+    node = nodes()
+    node.receive([run_of(dot(1, content=None, kind=Kind.FLOOR))])
+    node.store.begin(NOW_MS + DAY_MS)
+    node.store.sweep(10)
+    assert node.replica.floors()
+    vector = node.replica.vector()
+    node.replica.forget_purges()
+    node.store.commit()
+    for _ in range(2):
+        assert node.replica.floors() == VersionVector()
+        assert node.replica.horizon() == 0
+        assert node.replica.vector() == vector
+        nodes.reopen(node)
+    assert findings(node.store) == []
+
+
 def test_own_logs_that_go_beyond_a_clock_value_are_found(nodes: Nodes) -> None:
     node = nodes()
     origin, upto = bad(node)

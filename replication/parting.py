@@ -1,0 +1,127 @@
+"""Two histories of one cluster that have parted: each has purged deletions that the other has never seen.
+
+    a restored node is cut off, and told that all whom it knows are gone for good: alone, it purges what it deletes
+    it meets those that have taken their places, and is rejoining, since it has not seen what they purged
+    none of them covers its own purge floors: it cannot tell what they still hold of what has died here
+                        │ all have told what they cover, and that for long
+    gives way: it has purged nothing any more ──▶ full sync, deleting again what has died here ──▶ READY
+
+What a server lists though this node covers that dot and holds neither it nor anything newer in its place has died here, or
+the dot would not be covered. Its mark is purged; so it is deleted with the least stamp above its own, which spreads as any
+write does. So nothing that was deleted comes back, in neither history. One thing cannot be told: a value that has expired
+here, which the others have extended, from one that was deleted here. It lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from replication.core import Core
+from replication.sync import is_below
+from storage.changes import Kind, Run, Stamp
+
+if TYPE_CHECKING:
+    from replication.carriers import Participants
+    from replication.vectors import Vectors
+
+# The local setting of a node that has given way and is not whole yet: the clock value up to which it had purged.
+_GIVEN_WAY: Final = "given_way"
+_HLC_BYTES: Final = 8
+
+
+class Lasting:
+    """Whether something has been so for long."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def lasts(self, is_so: bool, now: float, seconds: float) -> bool:
+        """Take note whether it is so; tell whether it was at each of these calls for more than `seconds`."""
+        if not is_so:
+            self._since = None
+        elif self._since is None:
+            self._since = now
+        return self._since is not None and now - self._since > seconds
+
+
+class Parting:
+    """Lets a node that is rejoining give way to a history that has parted from its own."""
+
+    def __init__(self, core: Core, participants: Participants, vectors: Vectors) -> None:
+        self._core = core
+        self._participants = participants
+        self._vectors = vectors
+        self._shut_out = Lasting()
+
+    def tick(self, now: float) -> None:
+        """Give way if nobody can be synced from otherwise. While this node is rejoining; inside a tick."""
+        if self._shut_out.lasts(self._is_shut_out(), now, 2 * self._core.options.start_gate):
+            self._give_way()
+
+    def _is_shut_out(self) -> bool:
+        """Tell whether no member that is whole covers what this node has purged, and all members have told.
+
+        Who is missing may have seen it. It is waited for, until an operator says that it is gone.
+        """
+        own = self._core.identity.node
+        known = [self._vectors.known.get(node) for node in self._participants.remaining() if node != own]
+        told = [one for one in known if one is not None and one.is_complete]
+        whole = [one.vector for one in told if one.ready]
+        floors = self._core.replica.floors()
+        return len(told) == len(known) and bool(whole) and all(is_below(vector, floors) for vector in whole)
+
+    def _give_way(self) -> None:
+        replica = self._core.replica
+        self._core.log.warning(
+            "no member has seen what was purged here: this node gives way to what they hold"
+        )
+        self._core.count("given_way_total")
+        hlc = max(replica.horizon(), self._purged_hlc())
+        replica.put_local(_GIVEN_WAY, hlc.to_bytes(_HLC_BYTES))
+        replica.forget_purges()
+
+    def _purged_hlc(self) -> int:
+        """Return the clock value up to which this node had purged when it gave way; 0 if it has not."""
+        return int.from_bytes(self._core.replica.get_local(_GIVEN_WAY) or b"")
+
+    def delete_again(self, runs: Sequence[Run]) -> None:
+        """Delete what a server holds of a slice and has died here, once the slice was merged. Inside a tick."""
+        purged_hlc = self._purged_hlc()
+        if not purged_hlc:
+            return
+        seen, extended = self._seen_in(runs, purged_hlc)
+        held = self._held_at([place for place in seen if place not in extended])
+        for place, newest in held.items():
+            if newest is None or newest < seen[place]:
+                self._core.replica.void(place, seen[place])
+                self._core.count("deleted_again_total")
+
+    def _seen_in(self, runs: Sequence[Run], purged_hlc: int) -> tuple[dict[bytes, Stamp], set[bytes]]:
+        """Return the values that this node has seen, by place, and the places where others have set a new expiry."""
+        seen: dict[bytes, Stamp] = {}
+        extended: set[bytes] = set()
+        for run in runs:
+            covered = self._core.replica.covered(run.origin)
+            for change in run.changes:
+                is_seen = change.seq <= covered
+                if change.kind == Kind.EXPIRY and not is_seen:
+                    extended.add(change.place)
+                elif change.kind == Kind.VALUE and is_seen and change.hlc <= purged_hlc:
+                    seen[change.place] = Stamp(change.hlc, run.origin, change.seq)
+        return seen, extended
+
+    def _held_at(self, places: Sequence[bytes]) -> dict[bytes, Stamp | None]:
+        """Return the greatest stamp that this node holds at each place; None where it holds nothing."""
+        held: dict[bytes, Stamp | None] = dict.fromkeys(places)
+        for run in self._core.replica.changes_at(places):
+            for change in run.changes:
+                stamp, newest = Stamp(change.hlc, run.origin, change.seq), held[change.place]
+                if change.kind in {Kind.VALUE, Kind.FLOOR} and (newest is None or newest < stamp):
+                    held[change.place] = stamp
+        return held
+
+    def end(self) -> None:
+        """Take note that this node is whole. Inside a tick."""
+        if self._purged_hlc():
+            self._core.replica.put_local(_GIVEN_WAY, None)
