@@ -16,7 +16,8 @@ import attrs
 
 from replication.core import Link
 from replication.messages import SyncEnd, SyncStart
-from storage.changes import END_OF_PLACES, Change, Run, Stamp, VersionVector
+from replication.unlisted import Unlisted
+from storage.changes import END_OF_PLACES, Change, Stamp, VersionVector
 
 # How much faster than the one that leads a rival has to be to go on. Paces differ from batch to batch, and each change
 # sends some twice.
@@ -59,8 +60,7 @@ class Walk:
     furthest: Stretch | None = None
     floors: VersionVector = attrs.field(factory=VersionVector)
     horizon: int = 0
-    unlisted: list[Run] = attrs.field(factory=list)
-    unlisted_changes: int = 0
+    unlisted: Unlisted = attrs.field(factory=Unlisted)
     changes: int = 0
     bytes: int = 0
     total: int = 0

@@ -350,6 +350,7 @@ class Exchange:
         self.dissemination.release_held()
         if self._may_settle(now):
             self._settle(now)
+        self.syncs.tick_in_store(now)
         self.bodies.tick_in_store(now)
         self.rejoin.tick(now)
 

@@ -69,6 +69,7 @@ class Options:
     sync_timeout: float = 30.0  # without progress
     sync_batch_bytes: int = 32 * KIB
     sync_credit_bytes: int = 1 * MIB
+    sync_look_places: int = 256  # that the asker of a full sync looks at in one turn
     sync_rate_max: int = 0  # bytes a second; 0: no limit
     # Bodies (`bodies`).
     bodies_max: int = 4

@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from replication.bodies import Bodies
     from replication.clock import ClockGate
 
-# What a full sync remembers to drop at its end, some 300 bytes each. See `Syncs._note_unlisted`.
-_UNLISTED_MAX: Final = 65_536
 # Snapshots that one link may keep open: a session, and one that has ended without the asker's having said so.
 _SESSIONS_A_LINK: Final = 2
 _RETRY_SECONDS: Final = 0.5
@@ -154,6 +152,8 @@ class Syncs:
         if session.server is None or now - session.told_at < _TELL_SECONDS:
             return
         session.told_at = now
+        if self._is_looking(session):
+            session.link.send(Credit(session.number, 0))  # the server waits no longer than for so long
         found = self._progress(session)
         self._core.log.info(
             "sync goes on",
@@ -271,7 +271,9 @@ class Syncs:
         self._core.count("sync_bytes_total", size)
         if session.full and self.walk is not None:
             self.on_walked(runs)
-            self._note_unlisted(self.walk, session, batch)
+            unlisted = self.walk.unlisted
+            unlisted.add(batch.start, batch.cursor, runs, session.server.vector)
+            unlisted.look_on(self._core.replica, self._core.options.sync_look_places)
             self.walk.cursor = batch.cursor
             self.walk.changes += sum(len(run.changes) for run in batch.runs)
             self.walk.bytes += size
@@ -285,13 +287,14 @@ class Syncs:
     def _give_credit(self, now: float) -> None:
         """Let the servers send more that do not have to wait for a rival."""
         for session in self.asking.values():
-            if session.credit_due and not session.has_to_wait(now):
+            if session.credit_due and not self._is_looking(session) and not session.has_to_wait(now):
                 session.link.send(Credit(session.number, session.take_credit(now)))
 
     def _note_safe(self, session: Asking) -> None:
-        """Take note that what a full sync has brought so far is committed, unless a large value is still to come."""
+        """Take note that what a full sync has brought so far is committed, unless something of it is still to be done."""
         is_current = self.asking.get(session.number) is session
-        if session.full and is_current and not session.bodies and self.walk is not None:
+        is_done = not session.bodies and not self._is_looking(session)
+        if session.full and is_current and is_done and self.walk is not None:
             self.walk.safe = self.walk.cursor
 
     def _is_absurd(self, claim: SyncStart | SyncEnd) -> bool:
@@ -340,23 +343,25 @@ class Syncs:
         walk = self.walk
         return walk is not None and batch.start == walk.cursor and batch.cursor >= batch.start
 
-    def _note_unlisted(self, walk: Walk, session: Asking, batch: SyncBatch) -> None:
-        """Note what this node still has of the walked slice and its server has not, after the slice was merged.
+    def tick_in_store(self, now: float) -> None:
+        """Look on at what a full sync has shown to be superseded. Inside a tick."""
+        walk = self.walk
+        if walk is None or not walk.unlisted.slices:
+            return
+        walk.unlisted.look_on(self._core.replica, self._core.options.sync_look_places)
+        session = next((one for one in self.asking.values() if one.full), None)
+        if session is not None:
+            session.progress_at = now
+            self._after_commit(lambda: self._looked(session))
+            self._finish(session)
 
-        It is dropped at the end, when all is there that it gave way to. Beyond a bound, after a long absence with
-        many deletions, it is dropped at once: nobody counts on what a node that is not whole says it covers.
-        """
-        assert session.server is not None
-        vector = session.server.vector
-        for run in self._core.replica.unlisted(batch.start, batch.cursor, batch.runs):
-            known = [change for change in run.changes if change.seq <= vector.get(run.origin, 0)]
-            if not known:
-                continue
-            if walk.unlisted_changes < _UNLISTED_MAX:
-                walk.unlisted.append(run._replace(changes=known))
-                walk.unlisted_changes += len(known)
-            else:
-                self._core.replica.drop([run._replace(changes=known)])
+    def _looked(self, session: Asking) -> None:
+        self._note_safe(session)
+        self._give_credit(self._core.now)
+
+    def _is_looking(self, session: Asking) -> bool:
+        """Tell whether what a full sync has brought is more than could be looked at up to now."""
+        return session.full and self.walk is not None and bool(self.walk.unlisted.slices)
 
     def on_end(self, link: Link, end: SyncEnd) -> None:
         """Grant what the session has brought. Inside a tick."""
@@ -374,7 +379,7 @@ class Syncs:
         self._finish(session)
 
     def _finish(self, session: Asking) -> None:
-        if session.bodies or session.end is None:
+        if session.bodies or session.end is None or self._is_looking(session):
             return
         end = session.end
         if session.full:
@@ -382,14 +387,14 @@ class Syncs:
             if walk is None or walk.vector is None or walk.cursor < END_OF_PLACES:
                 self._fail(session, SyncFailure.CANCEL)
                 return
-            if is_below(walk.vector, walk.floors) or _is_undecided(walk):
+            if is_below(walk.vector, walk.floors) or walk.unlisted.is_undecided(walk.vector):
                 # One server had purged what another, itself from the past, had never heard of: the part that
                 # the first has sent lacks what the vector of the second claims. Or the second has never heard of what
                 # the first has seen die: that can neither be dropped, for nobody would bring it again, nor stay.
                 self.walk = Walk(started_at=self._core.now)
                 self._fail(session, SyncFailure.CANCEL)
                 return
-            self._drop_unlisted(walk)
+            walk.unlisted.drop(self._core.replica)
             ended: Walk | None = walk
             raised = self._cover(walk.vector, walk.floors, walk.horizon)
             self.walk = None
@@ -432,10 +437,6 @@ class Syncs:
         replica.cover(vector, floors, horizon)
         return raised
 
-    def _drop_unlisted(self, walk: Walk) -> None:
-        """Remove what the walk has shown to be superseded."""
-        self._core.replica.drop(walk.unlisted)
-
     def on_fail(self, link: Link, failure: SyncFail) -> None:
         """Take note that a session is over, at either end, or that a PULL could not be answered. Inside a tick."""
         if failure.number == 0:
@@ -471,6 +472,7 @@ class Syncs:
         self._forget(session)
         if session.full and self.walk is not None:
             self.walk.cursor = self.walk.safe
+            self.walk.unlisted.slices.clear()  # these come again
         self._core.count("sync_failed_total")
         self._core.log.debug("sync failed", peer=session.link.node.hex()[:8], code=code, full=session.full)
 
@@ -620,6 +622,8 @@ class Syncs:
                 self._tell_progress(session, now)
         self._give_credit(now)
         due = now + 1.0 if not (self._wanted or self.walk) else now + 0.1
+        if self.walk is not None and self.walk.unlisted.slices:
+            due = now
         for key, serving in list(self.serving.items()):
             if now - serving.progress_at > timeout:
                 self._close_serving(key)
@@ -653,12 +657,6 @@ class Syncs:
 def is_below(vector: Mapping[bytes, int], floors: Mapping[bytes, int]) -> bool:
     """Tell whether whoever has `vector` lacks something that was purged under `floors`."""
     return any(vector.get(origin, 0) < seq for origin, seq in floors.items())
-
-
-def _is_undecided(walk: Walk) -> bool:
-    """Tell whether a walk has noted as superseded what the vector that it would grant does not cover."""
-    assert walk.vector is not None
-    return any(change.seq > walk.vector[run.origin] for run in walk.unlisted for change in run.changes)
 
 
 def _incremental_batches(

@@ -400,6 +400,13 @@ class Replica(Protocol):
         """Take back all purge floors, and the horizon. What was purged is not brought back by that."""
         ...
 
+    def place_after(self, start: bytes, end: bytes, places: int) -> bytes:
+        """Return the place that follows the first so many in start <= place < end; `end` if there are no more.
+
+        Costs as much as there are up to there. Places that hold nothing but members count as none.
+        """
+        ...
+
     def unlisted(self, start: bytes, end: bytes, listed: Sequence[Run]) -> list[Run]:
         """Return the registers in start <= place < end, dots only, that `listed` does not name.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import merge
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from typing import Final
 
 from storage.cells import Numbered, changes_of, member_change, runs_of
@@ -318,6 +318,11 @@ class StoreReplica:
                 else:
                     self.void(change.place, Stamp(self._txn.hlc, b"", 0))
 
+    def place_after(self, start: bytes, end: bytes, places: int) -> bytes:
+        ranges = places_between(self.group, start, end)
+        found = chain.from_iterable(self._places_within(first, last) for first, last in ranges)
+        return next(islice(found, places, None), end)
+
     def unlisted(self, start: bytes, end: bytes, listed: Sequence[Run]) -> list[Run]:
         dots = {
             dot_bytes(number, change.seq)
@@ -545,12 +550,17 @@ class StoreReplica:
         for first, last in places_between(self.group, start, end):
             yield from self._changes_within(first, last)
 
-    def _changes_within(self, start: bytes, end: bytes) -> Iterator[Numbered]:
-        stop = None if end >= END_OF_PLACES else end
-        stored = self._state.engine.keys(Family.RECORDS, start, stop)  # there may be millions
+    def _places_within(self, start: bytes, end: bytes) -> Iterator[bytes]:
+        """Yield the places that have a row, in order."""
+        stored = self._state.engine.keys(Family.RECORDS, start, _stop(end))  # there may be millions
         pending = sorted(key for key in self._txn.rows if start <= key < end)
         for place, _ in groupby(merge(stored, pending)):
+            yield place
+
+    def _changes_within(self, start: bytes, end: bytes) -> Iterator[Numbered]:
+        for place in self._places_within(start, end):
             yield from self._changes_of(place, self._read(place))
+        stop = _stop(end)
         members_stop = None if stop is None else members_start(stop)
         for row_key, member in self._state.members.rows(members_start(start), members_stop):
             try:
@@ -559,6 +569,11 @@ class StoreReplica:
                 continue
             if self._ledger.belongs(found[0], self.group):
                 yield found
+
+
+def _stop(end: bytes) -> bytes | None:
+    """Return the end of a range of places for the engine."""
+    return None if end >= END_OF_PLACES else end
 
 
 _NOTHING: Final[Record] = (None, 0, None, None, None, None)

@@ -30,6 +30,7 @@ from replication.replicator import Replicator
 from replication.roster import Roster
 from replication.stability import Stability
 from replication.sync import Syncs
+from replication.unlisted import Unlisted
 from storage import applying
 from storage.applying import Applier
 from storage.changes import Lane, Run, VersionVector
@@ -268,7 +269,7 @@ def _skip_gap() -> list[Patch]:
 
 def _keep_unlisted() -> list[Patch]:
     """A full sync only adds: what the server no longer has stays."""
-    return [(Syncs, "_drop_unlisted", lambda self, walk: None)]
+    return [(Unlisted, "drop", lambda self, replica: None)]
 
 
 def _sweep_nothing_below() -> list[Patch]:

@@ -256,6 +256,7 @@ def draw_options(rng: Random) -> tuple[float, float, Options]:
             purge_interval=purge_interval,
             sync_batch_bytes=batch,
             sync_credit_bytes=3 * batch,
+            sync_look_places=batch // 150,
             sync_interval=rng.choice((2.0, 5.0)),
             history_bytes_max=rng.choice((0, 2048, 16 * 1024)),
         ),

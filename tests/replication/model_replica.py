@@ -262,6 +262,10 @@ class ModelReplica:
     def forget_purges(self) -> None:
         self._floors, self._horizon = {}, 0
 
+    def place_after(self, start: bytes, end: bytes, places: int) -> bytes:
+        found = sorted({cell[0] for cell in self.cells if start <= cell[0] < end})
+        return found[places] if places < len(found) else end
+
     def unlisted(self, start: bytes, end: bytes, listed: Sequence[Run]) -> list[Run]:
         named = {(run.origin, change.seq) for run in listed for change in run.changes}
         return [

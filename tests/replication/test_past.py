@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 
 from replication import messages as m
 from replication.asking import Walk
 from replication.rejoin import Standing
-from storage.changes import INLINE_BYTES_MAX, Change, Kind, Stamp
-from tests.replication.lab import FAST, Lab, Node, Wire, place, ready
+from storage.changes import INLINE_BYTES_MAX, Change, Kind, Run, Stamp
+from tests.replication.lab import FAST, Lab, Node, Wire, contents, place, ready
 from tests.replication.test_breaks import end, standing
 
 LARGE = b"v" * (INLINE_BYTES_MAX * 3 + 1)
@@ -308,3 +310,52 @@ def test_a_server_that_has_sent_nothing_counts_with_what_it_has_purged() -> None
     assert (ahead.node, ahead.horizon) == (b"first", walk.horizon)
     walk.go_on(b"first", m.SyncStart(3, {origin: 3}, {}, 9))
     assert walk.ahead() is None
+
+
+def test_a_long_slice_is_looked_at_piece_by_piece() -> None:
+    lab = ready(Lab("a", "b", options=attrs.evolve(FAST, sync_look_places=3)))
+    a, b = lab["a"], lab["b"]
+    for number in range(40):
+        a.put(f"key{number:02}", "1")
+    lab.run(0.5)
+    lab.cut(lab.wire("a", "b"))
+    for number in range(1, 39):
+        a.delete(f"key{number:02}")
+        forget(a, f"key{number:02}")
+    asked: list[int] = []
+    unlisted = b.replica.unlisted
+
+    def watched(start: bytes, end: bytes, listed: Sequence[Run]) -> list[Run]:
+        asked.append(sum(start <= cell[0] < end for cell in b.replica.cells))
+        return unlisted(start, end, listed)
+
+    b.replica.unlisted = watched  # type: ignore[method-assign]
+    lab.link("a", "b")
+    lab.run(3.0)
+    assert standing(b) == Standing.READY
+    assert contents(a) == contents(b)
+    assert len(contents(b)) == 2
+    assert max(asked) == 3
+    assert len(asked) > 12
+
+
+def test_a_server_that_is_lost_meanwhile_is_not_the_end() -> None:
+    lab = ready(Lab("a", "b", options=attrs.evolve(FAST, sync_look_places=1)))
+    a, b = lab["a"], lab["b"]
+    for number in range(40):
+        a.put(f"key{number:02}", "1")
+    lab.run(0.5)
+    lab.cut(lab.wire("a", "b"))
+    for number in range(1, 39):
+        a.delete(f"key{number:02}")
+        forget(a, f"key{number:02}")
+    wire = lab.link("a", "b")
+    while not (walk := b.replicator.syncs.walk) or not walk.unlisted.slices:
+        lab.run(0.01)
+    lab.cut(wire)
+    assert not walk.unlisted.slices
+    assert walk.cursor == walk.safe < place("key39")
+    lab.link("a", "b")
+    lab.run(3.0)
+    assert standing(b) == Standing.READY
+    assert contents(a) == contents(b)

@@ -503,9 +503,9 @@ def test_nobody_goes_first_while_a_member_is_not_heard() -> None:
 
 
 def test_what_was_purged_is_dropped_at_once_if_there_is_much_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from replication import sync
+    from replication import unlisted
 
-    monkeypatch.setattr(sync, "_UNLISTED_MAX", 3)
+    monkeypatch.setattr(unlisted, "_UNLISTED_MAX", 3)
     lab = ready(Lab("a", "b"))
     for number in range(20):
         lab["a"].put(f"key{number:02}", "1")

@@ -180,6 +180,21 @@ def test_what_a_server_does_not_list_is_dropped(nodes: Nodes) -> None:
     assert findings(b.store) == []
 
 
+def test_the_place_after_some_others_is_found(nodes: Nodes) -> None:
+    node = nodes()
+    for key in (b"a", b"c", b"e"):
+        node.put(key, b"v")
+    node.commit()
+    node.put(b"b", b"v")  # of the tick under way
+    start, end = key_place(b"a"), key_place(b"z")
+    assert [node.replica.place_after(start, end, count) for count in range(5)] == [
+        *(key_place(key) for key in (b"a", b"b", b"c", b"e")),
+        end,
+    ]
+    assert node.replica.place_after(key_place(b"b"), key_place(b"d"), 1) == key_place(b"c")
+    assert node.replica.place_after(key_place(b"b"), key_place(b"d"), 2) == key_place(b"d")
+
+
 def test_what_the_tick_has_merged_is_not_unlisted(nodes: Nodes) -> None:
     node = nodes()
     node.put(b"k", b"old")
