@@ -114,6 +114,7 @@ class Exchange:
         self.vectors.on_rollback = self._on_rollback
         self.vectors.is_current = self._is_current
         self.rejoin.on_change = self._on_standing
+        self.rejoin.parting.on_given_way = self.claim_anew
         self.rejoin.on_begin = lambda: self.voiding.cover_all(self)
 
     @property

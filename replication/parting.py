@@ -6,15 +6,15 @@
                         │ all have told what they cover, and that for long
     gives way: it has purged nothing any more ──▶ full sync, deleting again what has died here ──▶ READY
 
-What a server lists though this node covers that dot and holds neither it nor anything newer in its place has died here, or
-the dot would not be covered. Its mark is purged; so it is deleted with the least stamp above its own, which spreads as any
+What a server lists though this node covers that dot and holds nothing in its place has died here, or the dot would not be
+covered. Its mark is purged; so it is deleted with the least stamp above its own, which spreads as any
 write does. So nothing that was deleted comes back, in neither history. One thing cannot be told: a value that has expired
 here, which the others have extended, from one that was deleted here. It lives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from replication.core import Core
@@ -53,6 +53,8 @@ class Parting:
         self._participants = participants
         self._vectors = vectors
         self._shut_out = Lasting()
+        # What peers know of this node's floors only grows, so they are to be told of them all anew. Set by the exchange.
+        self.on_given_way: Callable[[], None] = _nothing
 
     def tick(self, now: float) -> None:
         """Give way if nobody can be synced from otherwise. While this node is rejoining; inside a tick."""
@@ -80,6 +82,7 @@ class Parting:
         hlc = max(replica.horizon(), self._purged_hlc())
         replica.put_local(_GIVEN_WAY, hlc.to_bytes(_HLC_BYTES))
         replica.forget_purges()
+        self.on_given_way()
 
     def _purged_hlc(self) -> int:
         """Return the clock value up to which this node had purged when it gave way; 0 if it has not."""
@@ -91,10 +94,9 @@ class Parting:
         if not purged_hlc:
             return
         seen, extended = self._seen_in(runs, purged_hlc)
-        held = self._held_at([place for place in seen if place not in extended])
-        for place, newest in held.items():
-            if newest is None or newest < seen[place]:
-                self._core.replica.void(place, seen[place])
+        for place, stamp in seen.items():
+            if place not in extended and self._is_empty(place):
+                self._core.replica.void(place, stamp)
                 self._core.count("deleted_again_total")
 
     def _seen_in(self, runs: Sequence[Run], purged_hlc: int) -> tuple[dict[bytes, Stamp], set[bytes]]:
@@ -111,17 +113,15 @@ class Parting:
                     seen[change.place] = Stamp(change.hlc, run.origin, change.seq)
         return seen, extended
 
-    def _held_at(self, places: Sequence[bytes]) -> dict[bytes, Stamp | None]:
-        """Return the greatest stamp that this node holds at each place; None where it holds nothing."""
-        held: dict[bytes, Stamp | None] = dict.fromkeys(places)
-        for run in self._core.replica.changes_at(places):
-            for change in run.changes:
-                stamp, newest = Stamp(change.hlc, run.origin, change.seq), held[change.place]
-                if change.kind in {Kind.VALUE, Kind.FLOOR} and (newest is None or newest < stamp):
-                    held[change.place] = stamp
-        return held
+    def _is_empty(self, place: bytes) -> bool:
+        """Tell whether nothing is stored at a place. A row that cannot be read any more is no sign of a death."""
+        return self._core.replica.place_after(place, place + b"\0", 0) != place
 
     def end(self) -> None:
         """Take note that this node is whole. Inside a tick."""
         if self._purged_hlc():
             self._core.replica.put_local(_GIVEN_WAY, None)
+
+
+def _nothing() -> None:
+    """Stand in for a callback that the exchange sets."""

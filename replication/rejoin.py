@@ -100,8 +100,8 @@ class Rejoin:
         # Keeps writes that are about to be undone: (stamp, change) each, oldest first.
         self.dead_letter: Callable[[list[tuple[Stamp, Change]]], None] = _no_dead_letters
         self._alone = Lasting()
-        self._parting = Parting(core, participants, vectors)
-        syncs.on_walked = self._parting.delete_again
+        self.parting = Parting(core, participants, vectors)
+        syncs.on_walked = self.parting.delete_again
         self._ahead: Stretch | None = None  # who covers more, at the horizon of this node
         syncs.may_serve_all = self._bears_horizon
 
@@ -171,7 +171,7 @@ class Rejoin:
             self._settle(list({**stale, **strange}.items()))
         if self.standing.is_catching_up:
             self._ahead = walk.ahead()
-            self._parting.end()
+            self.parting.end()
             self.enter(Standing.READY)
 
     def _bears_horizon(self) -> bool:
@@ -203,7 +203,7 @@ class Rejoin:
             self._be_whole(now)
             return
         if self.standing == Standing.REJOINING:
-            self._parting.tick(now)
+            self.parting.tick(now)
         may_end = {Standing.JOINING: self._may_found, Standing.REJOINING: self._may_stay}.get(self.standing)
         if self._alone.lasts(may_end is not None and may_end(), now, 2 * self._core.options.start_gate):
             self._core.log.warning("all wait for each other: this node begins", standing=str(self.standing))
@@ -212,7 +212,7 @@ class Rejoin:
     def _be_whole(self, now: float) -> None:
         """Take what is here for all that there is."""
         self._syncs.walk = None
-        self._parting.end()
+        self.parting.end()
         self.on_begin()
         self._participants.admit(self._core.identity.node, now)
         self.enter(Standing.READY)

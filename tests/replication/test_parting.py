@@ -39,6 +39,15 @@ def is_well(lab: Lab) -> bool:
     return is_ready and gone and is_equal(nodes)
 
 
+def meet(lab: Lab, *pairs: str, seconds: float = 10.0) -> None:
+    """Let time pass, in which the nodes of these pairs are linked, and linked anew where a link ends."""
+    for _ in range(round(seconds * 10)):
+        linked = {"".join(sorted(node.name for node, _ in wire.ends)) for wire in lab.wires}
+        for pair in set(pairs) - linked:
+            lab.link(pair[0], pair[1])
+        lab.run(0.1)
+
+
 def restarted(lab: Lab, node: Node) -> Node:
     for wire in [wire for wire in lab.wires if node in {one for one, _ in wire.ends}]:
         lab.cut(wire)
@@ -50,64 +59,70 @@ def serve(lab: Lab, names: str, *, may: bool) -> None:
         lab[name].replicator.syncs.may_serve = may
 
 
-@pytest.mark.parametrize("order", ["ab bc", "bc ab", "ab"])
-def test_what_was_deleted_in_either_history_stays_deleted(order: str) -> None:
+def rejoining(node: Node) -> None:
+    """Let a node have found out that it is in the past."""
+    node.replicator.rejoin.enter(Standing.REJOINING)
+    node.replicator.after_commit()
+
+
+def given_way(node: Node) -> float:
+    return node.replicator.core.counters.get("given_way_total", 0)
+
+
+@pytest.mark.parametrize("first", ["ab", "bc"])
+def test_what_was_deleted_in_either_history_stays_deleted(first: str) -> None:
     lab = parted()
-    for pair in order.split():
-        lab.link(pair[0], pair[1])
-    lab.run(10.0)
-    if order == "ab":  # "c" is met later
-        lab.link("b", "c")
-        lab.run(10.0)
+    meet(lab, "ac", first)
+    meet(lab, "ab", "ac", "bc")
     assert is_well(lab)
-    assert sum(node.replicator.core.counters.get("given_way_total", 0) for node in lab.nodes.values()) >= 1
+    assert sum(map(given_way, lab.nodes.values())) >= 1
+
+
+def test_the_others_stay_whole() -> None:
+    lab = parted()
+    rejoining(lab["b"])
+    stood: list[Standing] = []
+    for name in "ac":
+        lab[name].replicator.rejoin.on_change = stood.append
+    meet(lab, "ab", "ac", "bc")
+    assert is_well(lab)
+    assert stood == []
+    assert given_way(lab["b"]) == 1
 
 
 def test_who_is_below_the_floors_of_the_fewest_begins_if_all_wait() -> None:
     lab = parted()
-    for name in "abc":
-        with_all = lab[name].replicator
-        with_all.rejoin.enter(Standing.REJOINING)
-        with_all.after_commit()
-    lab.link("a", "b")
-    lab.link("b", "c")
-    lab.run(10.0)
+    for node in lab.nodes.values():
+        rejoining(node)
+    meet(lab, "ab", "ac", "bc")
     assert is_well(lab)
-    assert lab["b"].replicator.core.counters["given_way_total"] == 1
+    assert [given_way(node) for node in lab.nodes.values()] == [0, 1, 0]
 
 
 def test_a_restart_on_the_way_changes_nothing() -> None:
     lab = parted()
-    b = lab["b"]
-    b.replicator.rejoin.enter(Standing.REJOINING)
-    b.replicator.after_commit()
-    for other in "ac":
-        lab.link("b", other)
+    rejoining(lab["b"])
     serve(lab, "ac", may=False)
-    lab.run(3.0)
-    assert b.replicator.core.counters["given_way_total"] == 1
-    assert not b.replica.floors()
-    b = restarted(lab, b)
-    for other in "ac":
-        lab.link("b", other)
+    meet(lab, "ab", "ac", "bc", seconds=3.0)
+    assert given_way(lab["b"]) == 1
+    assert not lab["b"].replica.floors()
+    b = restarted(lab, lab["b"])
     serve(lab, "ac", may=True)
-    lab.run(10.0)
+    meet(lab, "ab", "ac", "bc")
     assert is_well(lab)
+    assert given_way(b) == 0
     assert b.replica.get_local("given_way") is None
 
 
 def test_a_member_that_may_have_seen_what_was_purged_is_waited_for() -> None:
     lab = parted()
     b = lab["b"]
-    b.replicator.rejoin.enter(Standing.REJOINING)
-    b.replicator.after_commit()
+    rejoining(b)
     del b.replicator.vectors.known[lab["c"].id]
-    lab.link("a", "b")
-    lab.run(5.0)
+    meet(lab, "ab", seconds=5.0)
     assert standing(b) == Standing.REJOINING
-    assert b.replica.floors()
-    lab.link("b", "c")
-    lab.run(10.0)
+    assert given_way(b) == 0
+    meet(lab, "ab", "ac", "bc")
     assert is_well(lab)
 
 
