@@ -32,6 +32,9 @@ _OFFERS_MAX: Final = 3
 # Servers, one after the other, that a walk tells apart: a vector is kept for each. Those beyond count as one.
 _STRETCHES_MAX: Final = 64
 
+_ID_BYTES: Final = 16  # of a node, and of an origin
+_SEQ_BYTES: Final = 8
+
 NodeId: TypeAlias = bytes
 
 
@@ -43,6 +46,19 @@ class Stretch:
     node: bytes
     vector: VersionVector
     horizon: int
+
+    def encode(self) -> bytes:
+        """Return who the server is, and what it covered: its 16 bytes, then 16 of the origin and 8 of the seq of each entry."""
+        entries = (origin + seq.to_bytes(_SEQ_BYTES) for origin, seq in self.vector.items())
+        return self.node + b"".join(entries)
+
+    @classmethod
+    def decode(cls, encoded: bytes) -> Stretch:
+        """Return the server of what `encode` gave, without its place and horizon."""
+        ends = range(_ID_BYTES, len(encoded), _ID_BYTES + _SEQ_BYTES)
+        entries = [encoded[at : at + _ID_BYTES + _SEQ_BYTES] for at in ends]
+        vector = {one[:_ID_BYTES]: int.from_bytes(one[_ID_BYTES:]) for one in entries}
+        return cls(b"", encoded[:_ID_BYTES], VersionVector(vector), 0)
 
 
 @attrs.define

@@ -31,6 +31,7 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from replication.asking import Stretch
 from replication.core import Core, Link
 from replication.parting import Lasting, Parting
 from replication.stability import former_origins
@@ -46,11 +47,12 @@ from storage.changes import (
 )
 
 if TYPE_CHECKING:
-    from replication.asking import Stretch, Walk
+    from replication.asking import Walk
     from replication.carriers import Participants
     from replication.sync import Syncs
 
 _STATE: Final = "member_state"
+_AHEAD: Final = "ahead"  # the stretch that a node which is whole has still to catch up with
 # The local setting that makes a data directory a member of a cluster: the cluster's 16 bytes.
 CLUSTER_SETTING: Final = "cluster_id"
 
@@ -114,6 +116,8 @@ class Rejoin:
             raise WrongCluster(cluster.hex(), self._core.identity.cluster.hex())
         if stored is not None:
             self.standing = Standing(stored.decode())
+            ahead = replica.get_local(_AHEAD)
+            self._ahead = None if ahead is None else Stretch.decode(ahead)
             return
         is_common = replica.group == COMMON_GROUP
         if is_common and not founds and len(replica.vector()):
@@ -171,6 +175,7 @@ class Rejoin:
             self._settle(list({**stale, **strange}.items()))
         if self.standing.is_catching_up:
             self._ahead = walk.ahead()
+            self._core.replica.put_local(_AHEAD, None if self._ahead is None else self._ahead.encode())
             self.parting.end()
             self.enter(Standing.READY)
 
@@ -178,7 +183,7 @@ class Rejoin:
         """Tell whether this node covers all that was written up to its purge horizon.
 
         After a walk over two servers, one far behind, it does so only when it has caught up with the other. Who synced
-        fully from it before would take an older write of a member for one from the past. Known until a restart.
+        fully from it before would take an older write of a member for one from the past.
         """
         ahead = self._ahead
         if ahead is not None and (

@@ -275,6 +275,7 @@ def test_what_a_member_wrote_is_not_undone_by_who_catches_up_from_a_node_that_ha
     lab.run(5.0)
     assert standing(new) == Standing.READY
     lab.cut(from_c)
+    new = lab.start("n", new.replica, founds=False)  # it has not forgotten that
     lab.link("n", "b")
     lab.run(5.0)
     assert standing(lab["b"]) == Standing.REJOINING, '"n" does not cover all up to its horizon'
