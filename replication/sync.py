@@ -58,6 +58,8 @@ _TELL_SECONDS: Final = 5.0
 # sync reads them side by side, at half the cost.
 _BATCH_CHANGES_MAX: Final = 64
 _FULL_BATCH_CHANGES: Final = 128
+# What a batch may have beyond its credit, and more: what has come and is not looked at yet is kept.
+_BEYOND_CREDIT_MAX: Final = 16 * 1024 * 1024
 # Of a full sync, in one turn: they are full but where most rows are not for the asker.
 _SLICES_AT_ONCE: Final = 2
 # Runs or slices that are read without a batch. Where most was superseded, or is not for the asker, many have nothing.
@@ -260,6 +262,9 @@ class Syncs:
             return
         if session.full and not self._is_next(batch):
             self._fail(session, SyncFailure.CANCEL)
+            return
+        if session.credit_due > self._core.options.sync_credit_bytes + _BEYOND_CREDIT_MAX:
+            link.drop("a sync that does not wait for credit")
             return
         size = 0
         session.count += sum(len(run.changes) for run in batch.runs)
@@ -637,7 +642,7 @@ class Syncs:
 
         One that waits for a rival has not failed: asked anew, it shows once more who is faster.
         """
-        if session.credit_due:
+        if session.credit_due and not session.full:
             self._ask_anew(session)
         else:
             self._fail(session, SyncFailure.CANCEL)

@@ -40,8 +40,12 @@ class Unlisted:
     changes: int = 0
 
     def add(self, start: bytes, end: bytes, listed: Sequence[Run], vector: Mapping[bytes, int]) -> None:
-        """Look at what is here in a slice, once that is merged."""
-        self.slices.append(_Slice(start, end, listed, vector))
+        """Look at what is here in a slice, once that is merged. It goes on where the one before has ended."""
+        last = self.slices[-1] if self.slices else None
+        if last is not None and not listed and not last.listed:
+            last.end = end  # of one server: with another one all is looked at anew
+        else:
+            self.slices.append(_Slice(start, end, listed, vector))
 
     def look_on(self, replica: Replica, places_max: int) -> None:
         """Look at up to so many places more. Inside a tick."""

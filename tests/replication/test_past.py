@@ -9,6 +9,7 @@ import attrs
 from replication import messages as m
 from replication.asking import Walk
 from replication.rejoin import Standing
+from replication.unlisted import Unlisted
 from storage.changes import INLINE_BYTES_MAX, Change, Kind, Run, Stamp
 from tests.replication.lab import FAST, Lab, Node, Wire, contents, place, ready
 from tests.replication.test_breaks import end, standing
@@ -340,7 +341,8 @@ def test_a_long_slice_is_looked_at_piece_by_piece() -> None:
     assert len(asked) > 12
 
 
-def test_a_server_that_is_lost_meanwhile_is_not_the_end() -> None:
+def looking() -> tuple[Lab, Wire, Walk]:
+    """Return a lab in which "b" looks at what "a" has purged, and has not come to its end."""
     lab = ready(Lab("a", "b", options=attrs.evolve(FAST, sync_look_places=1)))
     a, b = lab["a"], lab["b"]
     for number in range(40):
@@ -353,10 +355,52 @@ def test_a_server_that_is_lost_meanwhile_is_not_the_end() -> None:
     wire = lab.link("a", "b")
     while not (walk := b.replicator.syncs.walk) or not walk.unlisted.slices:
         lab.run(0.01)
+    return lab, wire, walk
+
+
+def becomes_equal(lab: Lab) -> None:
+    if not lab.wires:
+        lab.link("a", "b")
+    lab.run(3.0)
+    assert standing(lab["b"]) == Standing.READY
+    assert contents(lab["a"]) == contents(lab["b"])
+
+
+def test_a_server_that_is_lost_meanwhile_is_not_the_end() -> None:
+    lab, wire, walk = looking()
     lab.cut(wire)
     assert not walk.unlisted.slices
     assert walk.cursor == walk.safe < place("key39")
-    lab.link("a", "b")
-    lab.run(3.0)
-    assert standing(b) == Standing.READY
-    assert contents(a) == contents(b)
+    becomes_equal(lab)
+
+
+def test_after_a_long_stop_meanwhile_it_goes_on_from_where_all_is_safe() -> None:
+    lab, _, walk = looking()
+    lab.now += FAST.sync_timeout + 1
+    syncs = lab["b"].replicator.syncs
+    syncs.tick(lab.now)
+    assert not syncs.asking
+    assert not walk.unlisted.slices
+    assert walk.cursor == walk.safe < place("key39")
+    becomes_equal(lab)
+
+
+def test_who_sends_on_though_nothing_is_looked_at_loses_the_link() -> None:
+    lab, wire, walk = looking()
+    (session,) = lab["b"].replicator.syncs.asking.values()
+    session.credit_due = 1 << 30
+    batch = m.SyncBatch(session.number, (), walk.cursor, walk.cursor)
+    node, link = next(one for one in wire.ends if one[0] is lab["b"])
+    node.replicator.on_messages(link, [batch], lab.now)
+    assert link.dropped
+    node.replicator.after_commit()
+    lab.run(0.1)
+    becomes_equal(lab)
+
+
+def test_slices_of_nothing_are_one() -> None:
+    unlisted = Unlisted()
+    run = Run(b"o" * 16, 0, 0, [Change(1, 1, Kind.VALUE, b"c", b"")])
+    for first, last, listed in ((b"a", b"b", ()), (b"b", b"c", ()), (b"c", b"d", (run,)), (b"d", b"e", ())):
+        unlisted.add(first, last, listed, {})
+    assert [(one.start, one.end) for one in unlisted.slices] == [(b"a", b"c"), (b"c", b"d"), (b"d", b"e")]
