@@ -8,20 +8,25 @@
 
 What a server lists though this node covers that dot and holds nothing in its place has died here, or the dot would not be
 covered. Its mark is purged; so it is deleted with the least stamp above its own, which spreads as any
-write does. So nothing that was deleted comes back, in neither history. One thing cannot be told: a value that has expired
-here, which the others have extended, from one that was deleted here. It lives.
+write does. So nothing that was deleted comes back, in neither history. Two things cannot be told any more, and live: a value
+that this node had never seen when it deleted its key, and one that has expired here, which the others have extended.
+
+What the server has not got yet, but another member has, this node would never be sent. So the walk ends only if it has shown
+all that any member holds of what this node covers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Final
 
 from replication.core import Core
 from replication.sync import is_below
-from storage.changes import Kind, Run, Stamp
+from storage.changes import Kind, Run, Stamp, VersionVector
 
 if TYPE_CHECKING:
+    from replication.asking import Walk
     from replication.carriers import Participants
     from replication.vectors import Vectors
 
@@ -66,12 +71,29 @@ class Parting:
 
         Who is missing may have seen it. It is waited for, until an operator says that it is gone.
         """
+        floors = self._core.replica.floors()
+        whole = self._whole()
+        return bool(whole) and all(is_below(vector, floors) for vector in whole)
+
+    def _whole(self) -> list[VersionVector]:
+        """Return what each of the members that are whole covers; nothing as long as any member has not told."""
         own = self._core.identity.node
         known = [self._vectors.known.get(node) for node in self._participants.remaining() if node != own]
         told = [one for one in known if one is not None and one.is_complete]
-        whole = [one.vector for one in told if one.ready]
-        floors = self._core.replica.floors()
-        return len(told) == len(known) and bool(whole) and all(is_below(vector, floors) for vector in whole)
+        return [one.vector for one in told if one.ready] if len(told) == len(known) else []
+
+    def may_end(self, walk: Walk) -> bool:
+        """Tell whether a walk has shown all that anybody holds of what has died here.
+
+        Its server may not have got yet what another member has. This node would never be sent that, for it covers it.
+        """
+        whole = self._whole()
+        if not self._purged_hlc():
+            return True
+        if not whole or walk.vector is None:
+            return False
+        anybody = reduce(VersionVector.merged, whole)
+        return walk.vector.covers(anybody.common(self._core.replica.vector()))
 
     def _give_way(self) -> None:
         replica = self._core.replica

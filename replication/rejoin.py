@@ -103,7 +103,7 @@ class Rejoin:
         self.dead_letter: Callable[[list[tuple[Stamp, Change]]], None] = _no_dead_letters
         self._alone = Lasting()
         self.parting = Parting(core, participants, vectors)
-        syncs.on_walked = self.parting.delete_again
+        syncs.on_walked, syncs.may_end = self.parting.delete_again, self.parting.may_end
         self._ahead: Stretch | None = None  # who covers more, at the horizon of this node
         syncs.may_serve_all = self._bears_horizon
 

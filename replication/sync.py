@@ -115,6 +115,7 @@ class Syncs:
         # full one has ended.
         self.on_covered: Callable[[list[bytes], Walk | None], None] = _ignore_raised
         self.on_served: Callable[[Link], None] = _ignore  # a peer has got all
+        self.may_end: Callable[[Walk], bool] = _has_all  # whether a walk that is at its end has shown enough
         self.on_walked: Callable[[Sequence[Run]], None] = (
             _ignore_runs  # all that a server holds of a slice was merged
         )
@@ -392,7 +393,8 @@ class Syncs:
             if walk is None or walk.vector is None or walk.cursor < END_OF_PLACES:
                 self._fail(session, SyncFailure.CANCEL)
                 return
-            if is_below(walk.vector, walk.floors) or walk.unlisted.is_undecided(walk.vector):
+            is_odd = is_below(walk.vector, walk.floors) or walk.unlisted.is_undecided(walk.vector)
+            if is_odd or not self.may_end(walk):
                 # One server had purged what another, itself from the past, had never heard of: the part that
                 # the first has sent lacks what the vector of the second claims. Or the second has never heard of what
                 # the first has seen die: that can neither be dropped, for nobody would bring it again, nor stay.
@@ -753,6 +755,10 @@ def _is_never(run: Run) -> bool:
 
 def _ignore_raised(raised: list[bytes], ended: Walk | None) -> None:
     """Stand in for a callback that the replicator sets."""
+
+
+def _has_all(walk: Walk) -> bool:
+    return True
 
 
 def _ignore_runs(runs: Sequence[Run]) -> None:

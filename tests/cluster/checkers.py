@@ -164,7 +164,7 @@ def _check_place(
             raise Violation(f"I3: {host.name} covers {expiry} and holds {held}")
     if value is not None or floor is None or _was_cut(world, floor):
         return
-    if held.value is not None and held.value < floor.stamp:
+    if held.value is not None and held.value < floor.stamp and not _was_forgotten(world, place, held):
         raise Violation(f"I3: {host.name} covers the deletion {floor} and holds {held}")
 
 
@@ -174,6 +174,20 @@ def _was_cut(world: World, write: Write) -> bool:
     Then it may be nowhere; a deletion is made anew.
     """
     return world.hosts[write.host].was_cut
+
+
+def _was_forgotten(world: World, place: bytes, held: Registers) -> bool:
+    """Tell whether a value is dead by a deletion whose host had not seen it, and gave way when the mark was purged."""
+    if held.value is None:
+        return False
+    _, origin, seq = held.value
+    deletions = world.history.places[place].get(Kind.FLOOR, ())
+    return any(
+        write.stamp > held.value
+        and (seen := world.hosts[write.host].gave_way) is not None
+        and seen[origin] < seq
+        for write in deletions
+    )
 
 
 def _may_be_gone(expected: Expected, now_ms: int) -> bool:
@@ -393,7 +407,8 @@ def check_winners(world: World, host: Host, vector: VersionVector, state: Mappin
         due = expected.expires_at_ms
         is_dead = expected.value is None or (due is not None and due <= now_ms)
         if is_dead:
-            if not _is_dead(held, now_ms) and not _is_by_stamps(held, expected):
+            is_known = _is_by_stamps(held, expected) or _was_forgotten(world, place, held)
+            if not _is_dead(held, now_ms) and not is_known:
                 raise Violation(f"I2: {host.name} holds {held} of {place!r}, expected was {expected}")
             continue
         assert expected.value is not None

@@ -100,6 +100,50 @@ def test_f11_away_longer_than_allowed(seeds: Sequence[int]) -> None:
 
 
 @seeds(quick=1)
+def test_who_has_purged_alone_gives_way_and_nothing_deleted_comes_back(seeds: Sequence[int]) -> None:
+    """All whom an old copy knows have been replaced: it is told that they are gone, and purges by itself until it meets the others."""
+
+    async def story(world: World) -> None:
+        hosts = await form(world, 3)
+        victim, others = hosts[0], hosts[1:]
+        for key in ("here", "there", "newer"):
+            assert put(hosts[1], key, "before the copy")
+        await write_for(world, hosts, 2, 10, deletes=0.5)
+        assert await world.wait_until(world.is_converged, 20)
+        faults.backup(world, victim.name)
+        former = [host.member for host in others]
+        for host in others:
+            await faults.wipe(world, host.name)
+            faults.start(world, host)
+            assert await world.wait_until(lambda host=host: host.standing == Standing.READY, 20)  # type: ignore[misc]
+            faults.remove(world)
+        assert delete(others[0], "there")
+        await write_for(world, hosts, 5, 10, deletes=0.8)
+        assert await world.wait_until(lambda: all(host.replica.floors() for host in others), 30)
+        await faults.restore(world, victim.name)
+        part(world, [victim], others)
+        faults.start(world, victim)
+        for node in former:
+            assert victim.remove_member(node)
+        assert await world.wait_until(lambda: victim.may_write_to(0), 10)
+        for key in ("here", "newer"):
+            assert delete(victim, key)
+        await trio.sleep(0.1)
+        assert put(others[0], "newer", "than the deletion")
+        for group in ([victim], others):
+            await write_for(world, group, 5, 10, deletes=0.8)
+        assert await world.wait_until(lambda: bool(victim.replica.floors()), 30)
+        join(world, [victim], others)
+        await end(world)
+        assert counter(victim, "given_way_total") == 1
+        assert is_seen(hosts, "here", None)
+        assert is_seen(hosts, "there", None)
+        assert is_seen(hosts, "newer", b"than the deletion")
+
+    play("parted", story, seeds)
+
+
+@seeds(quick=1)
 def test_f11_stale_writes_become_dead_letters(seeds: Sequence[int]) -> None:
     """A restored member writes alone, then finds that the others have purged: those writes are kept apart."""
 

@@ -161,6 +161,7 @@ class Host:
         # Its disk lost what it had claimed: an image was restored, or it was deleted.
         self.rolled_back = False
         self.was_cut = False  # it has voided what it covered
+        self.gave_way: VersionVector | None = None  # what it covered when it forgot what it had purged
         self.was_synced = False  # a sync has granted something in the tick under way, or since the last look
         self.seen_vector = VersionVector()
         self.claimed = VersionVector()  # everything that its disk was ever known to keep, of all groups
@@ -314,6 +315,13 @@ class Host:
             return cut(limits)
 
         replica.cut = watched  # type: ignore[method-assign]
+        forget_purges = replica.forget_purges
+
+        def forgetting() -> None:
+            self.gave_way = replica.vector().merged(self.gave_way or {})
+            forget_purges()
+
+        replica.forget_purges = forgetting  # type: ignore[method-assign]
 
     def _watch_syncs(self, syncs: Syncs) -> None:
         covered = syncs.on_covered

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from replication import messages as m
 from replication.rejoin import Standing
 from storage.changes import Change, Kind, Run
 from tests.replication.lab import Lab, Node, contents, is_equal, place, ready
 from tests.replication.test_breaks import standing
-from tests.replication.test_past import forget
+from tests.replication.test_past import forget, kept_back
 
 
 def parted() -> Lab:
@@ -97,6 +98,36 @@ def test_who_is_below_the_floors_of_the_fewest_begins_if_all_wait() -> None:
     meet(lab, "ab", "ac", "bc")
     assert is_well(lab)
     assert [given_way(node) for node in lab.nodes.values()] == [0, 1, 0]
+
+
+def test_what_the_server_has_not_got_yet_does_not_come_back_by_another_member() -> None:
+    lab = ready(Lab("a", "b", "c"))
+    a, b, c = lab.nodes.values()
+    for pair in ("ab", "ac"):
+        lab.cut(lab.wire(*pair))
+    c.put("key", "1")
+    lab.run(0.2)
+    assert b.get("key") == b"1"
+    lab.cut(lab.wire("b", "c"))
+    b.delete("key")
+    forget(b, "key")
+    to_a = lab.link("a", "c")
+    kept_back(to_a, "c", m.Push, m.SyncStart, m.SyncBatch, m.SyncEnd)
+    a.delete("other")
+    lab.run(0.5)
+    assert a.get("key") is None
+    for node in (a, c):
+        forget(node, "other")
+    lab.cut(to_a)
+    rejoining(b)
+    serve(lab, "c", may=False)
+    meet(lab, "ab", "bc", seconds=5.0)
+    assert given_way(b) == 1
+    serve(lab, "c", may=True)
+    meet(lab, "ab", "ac", "bc")
+    assert {standing(node) for node in lab.nodes.values()} == {Standing.READY}
+    assert [node.get("key") for node in lab.nodes.values()] == [None] * 3
+    assert is_equal(list(lab.nodes.values()))
 
 
 def test_a_restart_on_the_way_changes_nothing() -> None:
