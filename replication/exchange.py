@@ -114,7 +114,7 @@ class Exchange:
         self.vectors.on_rollback = self._on_rollback
         self.vectors.is_current = self._is_current
         self.rejoin.on_change = self._on_standing
-        self.rejoin.parting.on_given_way = self.claim_anew
+        self.rejoin.parting.on_given_way = self._on_given_way
         self.rejoin.on_begin = lambda: self.voiding.cover_all(self)
 
     @property
@@ -273,6 +273,11 @@ class Exchange:
         self.on_standing(standing)
         self._deferred.append(self._reconsider)
         self._staged.append(self.vectors.tell_all)
+
+    def _on_given_way(self) -> None:
+        """Nothing counts as purged here any more. What a walk has shown before was not looked at for what has died here."""
+        self.syncs.start_over()
+        self.claim_anew()
 
     # --- messages
 

@@ -58,7 +58,8 @@ class Parting:
         self._participants = participants
         self._vectors = vectors
         self._shut_out = Lasting()
-        # What peers know of this node's floors only grows, so they are to be told of them all anew. Set by the exchange.
+        # What peers know of this node's floors only grows, so they are to be told of them all anew; and a walk begins anew.
+        # Set by the exchange.
         self.on_given_way: Callable[[], None] = _nothing
 
     def tick(self, now: float) -> None:

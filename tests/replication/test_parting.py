@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from replication import messages as m
 from replication.rejoin import Standing
 from storage.changes import Change, Kind, Run
-from tests.replication.lab import Lab, Node, contents, is_equal, place, ready
+from tests.replication.lab import FAST, Lab, Node, contents, is_equal, place, ready
 from tests.replication.test_breaks import standing
-from tests.replication.test_past import forget, kept_back
+from tests.replication.test_past import forget, kept_back, walking_past
 
 
 def parted() -> Lab:
@@ -172,3 +173,32 @@ def test_what_others_have_extended_lives_and_what_is_newer_stays() -> None:
     assert contents(b) == before
     b.replicator.syncs.on_walked(runs)
     assert set(contents(b)) - set(before) == {(place("here"), int(Kind.FLOOR), b"")}
+
+
+def test_what_was_shown_before_is_looked_at_again() -> None:
+    """A server of its own history has sent a part, and is gone for good: the others still hold what has died there."""
+    lab = ready(
+        Lab("a", "b", "c", "d", options=attrs.evolve(FAST, sync_credit_bytes=2000, sync_batch_bytes=2000))
+    )
+    a, b, c, d = lab.nodes.values()
+    a.put("here", "1")
+    for number in range(20):
+        a.put(f"more{number:02}", "x" * 1000)
+    lab.run(0.5)
+    for pair in ("ab", "bc", "ad", "cd"):
+        lab.cut(lab.wire(*pair))
+    b.delete("here")
+    lab.run(0.2)
+    assert d.get("here") is None
+    forget(b, "here")
+    lab.cut(lab.wire("b", "d"))
+    rejoining(b)
+    from_d = walking_past(lab, "d", b, "here")
+    lab.cut(from_d)
+    for node in (a, b, c):
+        node.replicator.roster.remove(d.id)
+        node.replicator.after_commit()
+    meet(lab, "ab", "ac", "bc")
+    assert given_way(b) == 1
+    assert [node.get("here") for node in (a, b, c)] == [None] * 3
+    assert is_equal([a, b, c])
