@@ -183,6 +183,9 @@ class Exchange:
             and known.ready
             and not is_below(known.vector, self.core.replica.floors())
             and not self._cuts.is_beyond(known.vector)
+            and self.rejoin.parting.is_enough(
+                known.vector
+            )  # or its walk would never end, and begin again and again
         )
 
     def _on_known(self, link: Link, known: Known) -> None:

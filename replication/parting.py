@@ -84,17 +84,21 @@ class Parting:
         return [one.vector for one in told if one.ready] if len(told) == len(known) else []
 
     def may_end(self, walk: Walk) -> bool:
-        """Tell whether a walk has shown all that anybody holds of what has died here.
+        """Tell whether a walk has shown all that anybody holds of what has died here."""
+        return walk.vector is not None and self.is_enough(walk.vector)
 
-        Its server may not have got yet what another member has. This node would never be sent that, for it covers it.
+    def is_enough(self, vector: VersionVector) -> bool:
+        """Tell whether who covers so much can show all that anybody holds of what has died here.
+
+        A server may not have got yet what another member has. This node would never be sent that, for it covers it.
         """
-        whole = self._whole()
         if not self._purged_hlc():
             return True
-        if not whole or walk.vector is None:
+        whole = self._whole()
+        if not whole:
             return False
         anybody = reduce(VersionVector.merged, whole)
-        return walk.vector.covers(anybody.common(self._core.replica.vector()))
+        return vector.covers(anybody.common(self._core.replica.vector()))
 
     def _give_way(self) -> None:
         replica = self._core.replica

@@ -146,6 +146,21 @@ def test_a_restart_on_the_way_changes_nothing() -> None:
     assert b.replica.get_local("given_way") is None
 
 
+def test_who_cannot_be_whole_yet_does_not_sync_over_and_over() -> None:
+    lab = parted()
+    rejoining(lab["b"])
+    serve(lab, "ac", may=False)
+    meet(lab, "ab", "ac", "bc", seconds=3.0)
+    b = restarted(lab, lab["b"])
+    lab.cut(lab.wire("a", "c"))
+    serve(lab, "ac", may=True)
+    meet(lab, "ab", seconds=10.0)
+    assert standing(b) == Standing.REJOINING, '"c" has not told what it has'
+    assert b.replicator.core.counters.get("sync_started_total", 0) == 0
+    meet(lab, "ab", "ac", "bc")
+    assert is_well(lab)
+
+
 def test_a_member_that_may_have_seen_what_was_purged_is_waited_for() -> None:
     lab = parted()
     b = lab["b"]
