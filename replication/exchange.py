@@ -175,7 +175,10 @@ class Exchange:
             link.send(m.SyncFail(0, m.SyncFailure.NEED_SYNC))
 
     def _is_usable(self, link: Link) -> bool:
-        """Tell whether a peer may serve this node: it is whole, not from a past that was purged here, and holds nothing void."""
+        """Tell whether a peer may serve this node: it is whole, not from a past that was purged here, and holds nothing void.
+
+        And a full sync from it can end: otherwise that would begin again and again.
+        """
         known = self.vectors.known.get(link.node)
         return (
             known is not None
@@ -183,9 +186,7 @@ class Exchange:
             and known.ready
             and not is_below(known.vector, self.core.replica.floors())
             and not self._cuts.is_beyond(known.vector)
-            and self.rejoin.parting.is_enough(
-                known.vector
-            )  # or its walk would never end, and begin again and again
+            and (not self.is_catching_up or self.rejoin.parting.is_enough(known.vector))
         )
 
     def _on_known(self, link: Link, known: Known) -> None:

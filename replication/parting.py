@@ -22,6 +22,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Final
 
 from replication.core import Core
+from replication.lasting import Lasting
 from replication.sync import is_below
 from storage.changes import Kind, Run, Stamp, VersionVector
 
@@ -33,21 +34,6 @@ if TYPE_CHECKING:
 # The local setting of a node that has given way and is not whole yet: the clock value up to which it had purged.
 _GIVEN_WAY: Final = "given_way"
 _HLC_BYTES: Final = 8
-
-
-class Lasting:
-    """Whether something has been so for long."""
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-
-    def lasts(self, is_so: bool, now: float, seconds: float) -> bool:
-        """Take note whether it is so; tell whether it was at each of these calls for more than `seconds`."""
-        if not is_so:
-            self._since = None
-        elif self._since is None:
-            self._since = now
-        return self._since is not None and now - self._since > seconds
 
 
 class Parting:
@@ -146,6 +132,7 @@ class Parting:
 
     def end(self) -> None:
         """Take note that this node is whole. Inside a tick."""
+        self._shut_out = Lasting()
         if self._purged_hlc():
             self._core.replica.put_local(_GIVEN_WAY, None)
 

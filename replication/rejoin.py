@@ -33,7 +33,8 @@ from typing import TYPE_CHECKING, Final
 
 from replication.asking import Stretch
 from replication.core import Core, Link
-from replication.parting import Lasting, Parting
+from replication.lasting import Lasting
+from replication.parting import Parting
 from replication.stability import former_origins
 from replication.sync import is_below
 from replication.vectors import Known, Vectors

@@ -30,8 +30,9 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from replication.asking import Asking, Progress, Walk
+from replication.batches import full_batches, incremental_batches
 from replication.core import Core, Link
-from replication.dissemination import change_bytes, is_bodied, run_bytes
+from replication.dissemination import is_bodied, run_bytes
 from replication.messages import (
     Credit,
     SyncBatch,
@@ -41,7 +42,7 @@ from replication.messages import (
     SyncRequest,
     SyncStart,
 )
-from storage.changes import END_OF_PLACES, Change, ChangeFeed, Run, has_numbers
+from storage.changes import END_OF_PLACES, Change, ChangeFeed, Run, VersionVector, has_numbers
 
 if TYPE_CHECKING:
     from replication.bodies import Bodies
@@ -54,16 +55,8 @@ _RETRY_SECONDS: Final = 0.5
 _ROOM_SECONDS: Final = 0.05
 # Between two lines of the log about a session that takes long.
 _TELL_SECONDS: Final = 5.0
-# In one batch, which is read in one turn: clients wait meanwhile, and small records cost as much as larger ones. A full
-# sync reads them side by side, at half the cost.
-_BATCH_CHANGES_MAX: Final = 64
-_FULL_BATCH_CHANGES: Final = 128
 # What a batch may have beyond its credit, and more: what has come and is not looked at yet is kept.
 _BEYOND_CREDIT_MAX: Final = 16 * 1024 * 1024
-# Of a full sync, in one turn: they are full but where most rows are not for the asker.
-_SLICES_AT_ONCE: Final = 2
-# Runs or slices that are read without a batch. Where most was superseded, or is not for the asker, many have nothing.
-_READS_MAX: Final = 64
 
 
 @attrs.define(eq=False)
@@ -116,9 +109,8 @@ class Syncs:
         self.on_covered: Callable[[list[bytes], Walk | None], None] = _ignore_raised
         self.on_served: Callable[[Link], None] = _ignore  # a peer has got all
         self.may_end: Callable[[Walk], bool] = _has_all  # whether a walk that is at its end has shown enough
-        self.on_walked: Callable[[Sequence[Run]], None] = (
-            _ignore_runs  # all that a server holds of a slice was merged
-        )
+        # All that a server holds of a slice was merged.
+        self.on_walked: Callable[[Sequence[Run]], None] = _ignore_runs
         self.on_need_full: Callable[[Link], None] = _ignore
         bodies.read_session = self._read_body
 
@@ -393,11 +385,7 @@ class Syncs:
             if walk is None or walk.vector is None or walk.cursor < END_OF_PLACES:
                 self._fail(session, SyncFailure.CANCEL)
                 return
-            is_odd = is_below(walk.vector, walk.floors) or walk.unlisted.is_undecided(walk.vector)
-            if is_odd or not self.may_end(walk):
-                # One server had purged what another, itself from the past, had never heard of: the part that
-                # the first has sent lacks what the vector of the second claims. Or the second has never heard of what
-                # the first has seen die: that can neither be dropped, for nobody would bring it again, nor stay.
+            if not self._is_sound(walk, walk.vector):
                 self.walk = Walk(started_at=self._core.now)
                 self._fail(session, SyncFailure.CANCEL)
                 return
@@ -424,6 +412,16 @@ class Syncs:
                 bytes=session.bytes,
             )
         self.on_covered(raised, ended)
+
+    def _is_sound(self, walk: Walk, vector: VersionVector) -> bool:
+        """Tell whether a walk may end, and grant its vector.
+
+        Not if one server had purged what another, itself from the past, had never heard of: the part that the first has sent
+        lacks what the vector of the second claims. Nor if the second has never heard of what the first has seen die: that can
+        neither be dropped, for nobody would bring it again, nor stay.
+        """
+        is_mixed = is_below(vector, walk.floors) or walk.unlisted.is_undecided(vector)
+        return not is_mixed and self.may_end(walk)
 
     def _ask_anew(self, session: Asking) -> None:
         """Give up what would bring again what another has brought, or is bringing, and ask for the rest."""
@@ -513,9 +511,9 @@ class Syncs:
             link.send(SyncFail(request.number, SyncFailure.NEED_FULL))
             return
         batches = (
-            _full_batches(feed, request, self._core.options.sync_batch_bytes)
+            full_batches(feed, request, self._core.options.sync_batch_bytes)
             if request.full
-            else _incremental_batches(feed, request, self._core.options.sync_batch_bytes)
+            else incremental_batches(feed, request, self._core.options.sync_batch_bytes)
         )
         credit = min(request.credit, 4 * self._core.options.sync_credit_bytes)
         self.serving[key] = _Serving(
@@ -664,69 +662,6 @@ class Syncs:
 def is_below(vector: Mapping[bytes, int], floors: Mapping[bytes, int]) -> bool:
     """Tell whether whoever has `vector` lacks something that was purged under `floors`."""
     return any(vector.get(origin, 0) < seq for origin, seq in floors.items())
-
-
-def _incremental_batches(
-    feed: ChangeFeed, request: SyncRequest, bytes_max: int
-) -> Iterator[SyncBatch | None]:
-    """Yield the batches, and None after each run that was read and has completed none.
-
-    After `_READS_MAX` of these comes what there is, be it nothing: the asker sees that it goes on.
-    """
-    runs: list[Run] = []
-    size = count = reads = 0
-    for whole in feed.runs_after(request.vector):
-        reads += 1
-        for run in _cut(whole, bytes_max):
-            more = run_bytes(run)
-            if runs and (size + more > bytes_max or count + len(run.changes) > _BATCH_CHANGES_MAX):
-                yield SyncBatch(request.number, tuple(runs))
-                runs, size, count, reads = [], 0, 0, 0
-            runs.append(run)
-            size += more
-            count += len(run.changes)
-        if reads >= _READS_MAX:
-            yield SyncBatch(request.number, tuple(runs))
-            runs, size, count, reads = [], 0, 0, 0
-        elif reads:
-            yield None
-    if runs:
-        yield SyncBatch(request.number, tuple(runs))
-
-
-def _full_batches(feed: ChangeFeed, request: SyncRequest, bytes_max: int) -> Iterator[SyncBatch | None]:
-    """Yield the batches, as `_incremental_batches` does."""
-    start = request.cursor
-    runs: list[Run] = []
-    size = count = slices = 0
-    following = start
-    for following, slice_runs in feed.runs_by_place(start):
-        runs.extend(slice_runs)
-        size += sum(run_bytes(run) for run in slice_runs)
-        count += sum(len(run.changes) for run in slice_runs)
-        slices += 1
-        if size >= bytes_max or count >= _FULL_BATCH_CHANGES or slices >= _READS_MAX:
-            yield SyncBatch(request.number, tuple(runs), following, start)
-            runs, size, count, slices, start = [], 0, 0, 0, following
-        elif slices % _SLICES_AT_ONCE == 0:
-            yield None
-    if start < END_OF_PLACES:
-        yield SyncBatch(request.number, tuple(runs), END_OF_PLACES, start)
-
-
-def _cut(run: Run, bytes_max: int) -> Iterator[Run]:
-    """Cut a run to what fits into a batch: the feed keeps groups together, and a group may be large."""
-    changes: list[Change] = []
-    size, after = 0, run.after
-    for change in run.changes:
-        more = change_bytes(change)
-        if changes and (size + more > bytes_max or len(changes) >= _BATCH_CHANGES_MAX):
-            yield run._replace(after=after, upto=changes[-1].seq, changes=changes)
-            changes, size, after = [], 0, changes[-1].seq
-        changes.append(change)
-        size += more
-    if changes:
-        yield run._replace(after=after, changes=changes)
 
 
 def _cut_at_bodies(run: Run) -> list[Run]:
