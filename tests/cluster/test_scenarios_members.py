@@ -6,6 +6,7 @@ The numbers are those of the specification (section 16); durations are the scale
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -99,6 +100,10 @@ def test_f11_away_longer_than_allowed(seeds: Sequence[int]) -> None:
     play("F11", story, seeds)
 
 
+def is_ready(host: Host) -> bool:
+    return host.standing == Standing.READY
+
+
 @seeds(quick=1)
 def test_who_has_purged_alone_gives_way_and_nothing_deleted_comes_back(seeds: Sequence[int]) -> None:
     """All whom an old copy knows have been replaced: it is told that they are gone, and purges by itself until it meets the others."""
@@ -115,7 +120,7 @@ def test_who_has_purged_alone_gives_way_and_nothing_deleted_comes_back(seeds: Se
         for host in others:
             await faults.wipe(world, host.name)
             faults.start(world, host)
-            assert await world.wait_until(lambda host=host: host.standing == Standing.READY, 20)  # type: ignore[misc]
+            assert await world.wait_until(partial(is_ready, host), 20)
             faults.remove(world)
         assert delete(others[0], "there")
         await write_for(world, hosts, 5, 10, deletes=0.8)

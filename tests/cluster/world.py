@@ -28,6 +28,7 @@ import structlog
 import trio
 
 from replication import messages as m
+from replication.exchange import Exchange
 from replication.handshake import Authenticator, Role, Transcript
 from replication.messages import decode_record
 from replication.node import PeerNode, StoreFailed
@@ -296,13 +297,16 @@ class Host:
 
         def open_watched(group: int) -> None:
             open_group(group)
-            self._watch_syncs(replicator.exchanges[group].syncs)
-            self._watch_cuts(replicator.exchanges[group].core.replica)
+            self._watch_exchange(replicator.exchanges[group])
 
         replicator._open_group = open_watched  # type: ignore[method-assign]
-        self._watch_syncs(replicator.syncs)
-        self._watch_cuts(self._replica)
+        self._watch_exchange(replicator.exchanges[COMMON_GROUP])
         self.node.open(founds=founds)
+
+    def _watch_exchange(self, exchange: Exchange) -> None:
+        self._watch_syncs(exchange.syncs)
+        self._watch_cuts(exchange.core.replica)
+        self._watch_parting(exchange)
 
     def _watch_cuts(self, replica: Replica) -> None:
         """Take note that what the host covered is void: from then on it need not have what it had claimed."""
@@ -315,13 +319,16 @@ class Host:
             return cut(limits)
 
         replica.cut = watched  # type: ignore[method-assign]
-        forget_purges = replica.forget_purges
 
-        def forgetting() -> None:
-            self.gave_way = replica.vector().merged(self.gave_way or {})
-            forget_purges()
+    def _watch_parting(self, exchange: Exchange) -> None:
+        """Take note of what the host covers when it forgets what it has purged."""
+        given_way = exchange.rejoin.parting.on_given_way
 
-        replica.forget_purges = forgetting  # type: ignore[method-assign]
+        def on_given_way() -> None:
+            self.gave_way = exchange.core.replica.vector().merged(self.gave_way or {})
+            given_way()
+
+        exchange.rejoin.parting.on_given_way = on_given_way
 
     def _watch_syncs(self, syncs: Syncs) -> None:
         covered = syncs.on_covered
