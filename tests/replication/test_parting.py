@@ -7,6 +7,7 @@ import pytest
 
 from replication import messages as m
 from replication.rejoin import Standing
+from replication.voiding import VOIDED
 from storage.changes import Change, Kind, Run
 from tests.replication.lab import FAST, Lab, Node, contents, is_equal, place, ready
 from tests.replication.test_breaks import standing
@@ -217,3 +218,29 @@ def test_what_was_shown_before_is_looked_at_again() -> None:
     assert given_way(b) == 1
     assert [node.get("here") for node in (a, b, c)] == [None] * 3
     assert is_equal([a, b, c])
+
+
+def test_who_waits_once_more_waits_as_long_as_the_first_time() -> None:
+    lab = parted()
+    b = lab["b"]
+    rejoining(b)
+    serve(lab, "ac", may=False)
+    meet(lab, "ab", "ac", "bc", seconds=0.8)
+    assert given_way(b) == 0
+    b.replicator.rejoin.parting.end()
+    meet(lab, "ab", "ac", "bc", seconds=0.8)
+    assert given_way(b) == 0
+    meet(lab, "ab", "ac", "bc", seconds=0.8)
+    assert given_way(b) == 1
+
+
+def test_who_takes_what_it_has_for_the_whole_covers_what_it_has_purged() -> None:
+    """After a cut it covered nothing, and what it had purged is in no log."""
+    lab = ready(Lab("a"))
+    a = lab["a"]
+    a.replica.cover({}, {b"o" * 16: 5}, 0)
+    a.replica.put_local(VOIDED, b"behind")
+    rejoining(a)
+    lab.run(3.0)
+    assert standing(a) == Standing.READY
+    assert a.replica.covered(b"o" * 16) == 5
