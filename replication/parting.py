@@ -108,7 +108,8 @@ class Parting:
             return
         seen, extended = self._seen_in(runs, purged_hlc)
         for place, stamp in seen.items():
-            if place not in extended and self._is_empty(place):
+            # A row that cannot be read any more is no sign of a death.
+            if place not in extended and not self._core.replica.holds(place):
                 self._core.replica.void(place, stamp)
                 self._core.count("deleted_again_total")
 
@@ -125,10 +126,6 @@ class Parting:
                 elif change.kind == Kind.VALUE and is_seen and change.hlc <= purged_hlc:
                     seen[change.place] = Stamp(change.hlc, run.origin, change.seq)
         return seen, extended
-
-    def _is_empty(self, place: bytes) -> bool:
-        """Tell whether nothing is stored at a place. A row that cannot be read any more is no sign of a death."""
-        return self._core.replica.place_after(place, place + b"\0", 0) != place
 
     def end(self) -> None:
         """Take note that this node is whole. Inside a tick."""

@@ -52,13 +52,12 @@ class Unlisted:
         if not self.slices:
             return
         one = self.slices[0]
-        upto = replica.place_after(one.start, one.end, places_max)
-        for run in replica.unlisted(one.start, upto, one.listed):
+        unlisted, one.start = replica.unlisted(one.start, one.end, one.listed, places_max)
+        for run in unlisted:
             known = [change for change in run.changes if change.seq <= one.vector.get(run.origin, 0)]
             if known:
                 self._note(replica, run._replace(changes=known))
-        one.start = upto
-        if upto >= one.end:
+        if one.start >= one.end:
             self.slices.popleft()
 
     def _note(self, replica: Replica, run: Run) -> None:

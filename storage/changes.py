@@ -400,17 +400,18 @@ class Replica(Protocol):
         """Take back all purge floors, and the horizon. What was purged is not brought back by that."""
         ...
 
-    def place_after(self, start: bytes, end: bytes, places: int) -> bytes:
-        """Return the place that follows the first so many in start <= place < end; `end` if there are no more.
-
-        Costs as much as there are up to there. Places that hold nothing but members count as none.
-        """
+    def holds(self, place: bytes) -> bool:
+        """Tell whether a row is stored at a place, be it one that cannot be read."""
         ...
 
-    def unlisted(self, start: bytes, end: bytes, listed: Sequence[Run]) -> list[Run]:
-        """Return the registers in start <= place < end, dots only, that `listed` does not name.
+    def unlisted(
+        self, start: bytes, end: bytes, listed: Sequence[Run], places: int
+    ) -> tuple[list[Run], bytes]:
+        """Return the registers, dots only, of the first `places` that have a row in start <= place < end, and where to go on.
 
-        For a full sync: the sender of all that it has in this range does not have these.
+        Without those that `listed` names. For a full sync: the sender of all that it has in this range does not have these.
+        Costs as much as there is up to where to go on, which is `end` if there is no more. What a place has of members alone
+        does not count for `places`.
         """
         ...
 

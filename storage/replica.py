@@ -318,24 +318,28 @@ class StoreReplica:
                 else:
                     self.void(change.place, Stamp(self._txn.hlc, b"", 0))
 
-    def place_after(self, start: bytes, end: bytes, places: int) -> bytes:
-        ranges = places_between(self.group, start, end)
-        found = chain.from_iterable(self._places_within(first, last) for first, last in ranges)
-        return next(islice(found, places, None), end)
+    def holds(self, place: bytes) -> bool:
+        return place in self._txn.rows or self._state.engine.get(Family.RECORDS, place) is not None
 
-    def unlisted(self, start: bytes, end: bytes, listed: Sequence[Run]) -> list[Run]:
+    def unlisted(
+        self, start: bytes, end: bytes, listed: Sequence[Run], places: int
+    ) -> tuple[list[Run], bytes]:
         dots = {
             dot_bytes(number, change.seq)
             for run in listed
             if (number := self._ledger.find(run.origin))
             for change in run.changes
         }
+        ranges = places_between(self.group, start, end)
+        all_places = chain.from_iterable(self._places_within(first, last) for first, last in ranges)
+        looked_at = list(islice(all_places, places))
+        upto = next(all_places, end)
         found = [
             (number, change._replace(content=None, metadata=None))
-            for number, change in self._changes_between(start, end)
+            for number, change in chain(self._changes_at(looked_at), self._members_between(start, upto))
             if dot_bytes(number, change.seq) not in dots
         ]
-        return runs_of(found, self._origins)
+        return runs_of(found, self._origins), upto
 
     def restore_body(self, place: bytes, stamp: Stamp, value: bytes, metadata: bytes | None) -> bool:
         number = self._ledger.find(stamp.origin)
@@ -545,30 +549,31 @@ class StoreReplica:
             if self._ledger.belongs(found[0], self.group):
                 yield found
 
-    def _changes_between(self, start: bytes, end: bytes) -> Iterator[Numbered]:
-        """Yield the registers in a range of the group's places, as the tick under way sees them, one key after the other."""
-        for first, last in places_between(self.group, start, end):
-            yield from self._changes_within(first, last)
-
     def _places_within(self, start: bytes, end: bytes) -> Iterator[bytes]:
-        """Yield the places that have a row, in order."""
+        """Yield the places that have a row, as the tick under way sees them, in order."""
         stored = self._state.engine.keys(Family.RECORDS, start, _stop(end))  # there may be millions
         pending = sorted(key for key in self._txn.rows if start <= key < end)
         for place, _ in groupby(merge(stored, pending)):
             yield place
 
-    def _changes_within(self, start: bytes, end: bytes) -> Iterator[Numbered]:
-        for place in self._places_within(start, end):
+    def _changes_at(self, places: Sequence[bytes]) -> Iterator[Numbered]:
+        for place in places:
             yield from self._changes_of(place, self._read(place))
-        stop = _stop(end)
-        members_stop = None if stop is None else members_start(stop)
-        for row_key, member in self._state.members.rows(members_start(start), members_stop):
-            try:
-                found = member_change(*parse_place(row_key), member, self._origins)
-            except RecordError:
-                continue
-            if self._ledger.belongs(found[0], self.group):
-                yield found
+
+    def _members_between(self, start: bytes, end: bytes) -> Iterator[Numbered]:
+        """Yield the registers of members in a range of the group's places."""
+        for first, last in places_between(self.group, start, end):
+            stop = _stop(last)
+            rows = self._state.members.rows(
+                members_start(first), None if stop is None else members_start(stop)
+            )
+            for row_key, member in rows:
+                try:
+                    found = member_change(*parse_place(row_key), member, self._origins)
+                except RecordError:
+                    continue
+                if self._ledger.belongs(found[0], self.group):
+                    yield found
 
 
 def _stop(end: bytes) -> bytes | None:

@@ -30,7 +30,7 @@ from storage.store import StoreOptions
 from storage.version import hlc_at
 from tests.budget import examples
 from tests.storage.helpers import findings
-from tests.storage.replicas import Node, contents, digest_of, with_bodies
+from tests.storage.replicas import Node, contents, digest_of, unlisted, with_bodies
 
 START_MS = 1_700_000_000_000
 GC_MIN_AGE_MS = 60_000
@@ -265,7 +265,7 @@ class Exchange(RuleBasedStateMachine):
         for following, runs in shown.runs_by_place(b""):
             for run in runs:
                 node.replica.merge(with_bodies(run, source))
-            dropped.extend(node.replica.unlisted(start, following, runs))
+            dropped.extend(unlisted(node.replica, start, following, runs))
             start = following
             self.finish(node)
         vector = shown.vector()

@@ -262,17 +262,21 @@ class ModelReplica:
     def forget_purges(self) -> None:
         self._floors, self._horizon = {}, 0
 
-    def place_after(self, start: bytes, end: bytes, places: int) -> bytes:
-        found = sorted({cell[0] for cell in self.cells if start <= cell[0] < end})
-        return found[places] if places < len(found) else end
+    def holds(self, place: bytes) -> bool:
+        return any(cell[0] == place for cell in self.cells)
 
-    def unlisted(self, start: bytes, end: bytes, listed: Sequence[Run]) -> list[Run]:
+    def unlisted(
+        self, start: bytes, end: bytes, listed: Sequence[Run], places: int
+    ) -> tuple[list[Run], bytes]:
         named = {(run.origin, change.seq) for run in listed for change in run.changes}
-        return [
+        all_places = sorted({cell[0] for cell in self.cells if start <= cell[0] < end})
+        upto = all_places[places] if places < len(all_places) else end
+        found = [
             Run(stamp.origin, 0, 0, [change._replace(content=None)])
             for stamp, change in self.cells.values()
-            if start <= change.place < end and (stamp.origin, stamp.seq) not in named
+            if start <= change.place < upto and (stamp.origin, stamp.seq) not in named
         ]
+        return found, upto
 
     def drop(self, runs: Sequence[Run]) -> int:
         dots = {(run.origin, change.seq) for run in runs for change in run.changes}

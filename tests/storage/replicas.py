@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,13 @@ def entropy_of(seed: bytes) -> Callable[[int], bytes]:
         return blake2b(seed + b"%d" % counter, digest_size=size).digest()
 
     return entropy
+
+
+def unlisted(replica: Replica, start: bytes, end: bytes, listed: Sequence[Run]) -> list[Run]:
+    """Return what is unlisted in all of a range."""
+    found, upto = replica.unlisted(start, end, listed, 1 << 30)
+    assert upto == end
+    return found
 
 
 class Node:

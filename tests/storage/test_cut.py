@@ -11,7 +11,19 @@ from storage.layout import change_key, parse_change_key
 from storage.record import EXPIRES_AT, NEVER
 from storage.version import hlc_at
 from tests.storage.helpers import findings, keys_of, raw_put
-from tests.storage.replicas import BIG, NOW_MS, Node, Nodes, X, all_changes, contents, dot, key_place, run_of
+from tests.storage.replicas import (
+    BIG,
+    NOW_MS,
+    Node,
+    Nodes,
+    X,
+    all_changes,
+    contents,
+    dot,
+    key_place,
+    run_of,
+    unlisted,
+)
 
 DAY_MS = 86_400_000
 HLC = hlc_at(NOW_MS + 1)  # of the others
@@ -125,7 +137,7 @@ def test_a_full_sync_brings_back_what_had_been_replaced(nodes: Nodes) -> None:
     for _, runs in feed.runs_by_place(b""):
         for run in runs:
             b.replica.merge(run)
-    assert b.replica.drop(b.replica.unlisted(b"", END_OF_PLACES, list(feed.runs_after({})))) == 0
+    assert b.replica.drop(unlisted(b.replica, b"", END_OF_PLACES, list(feed.runs_after({})))) == 0
     b.replica.cover(feed.vector(), feed.floors(), feed.horizon())
     feed.close()
     b.store.commit()

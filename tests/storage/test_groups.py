@@ -39,6 +39,7 @@ from tests.storage.replicas import (
     dot,
     entropy_of,
     run_of,
+    unlisted,
     walked_changes,
 )
 
@@ -300,9 +301,9 @@ def test_a_full_sync_of_a_group_drops_what_its_server_has_not_in_this_group_alon
     kept = [
         run._replace(changes=[one for one in run.changes if one.place != made.id + b"dead"]) for run in listed
     ]
-    unlisted = b.replica.unlisted(b"", END_OF_PLACES, kept)
-    assert [one.place for run in unlisted for one in run.changes] == [made.id + b"dead"]
-    assert b.replica.drop(unlisted) == 1
+    gone = unlisted(b.replica, b"", END_OF_PLACES, kept)
+    assert [one.place for run in gone for one in run.changes] == [made.id + b"dead"]
+    assert b.replica.drop(gone) == 1
     b.node.store.commit()
     assert b.keyspace.get(b"dead") is None
     assert b.keyspace.get(b"k") is not None
@@ -511,7 +512,7 @@ def test_an_index_of_members_does_not_show_other_groups(grouped: Callable[..., G
     for replica, count in ((a.replica, 2), (a.node.replica, 0)):
         assert len([one for one in walked_changes(replica) if one.kind == 70]) == count
         missing = [
-            one for run in replica.unlisted(b"", END_OF_PLACES, []) for one in run.changes if one.kind == 70
+            one for run in unlisted(replica, b"", END_OF_PLACES, []) for one in run.changes if one.kind == 70
         ]
         assert len(missing) == count
 
@@ -548,7 +549,7 @@ def test_a_walk_reads_the_rows_of_its_group_alone(
     watch(feed._snapshot)
     assert [change.kind for _, runs in feed.runs_by_place(b"") for run in runs for change in run.changes]
     feed.close()
-    assert a.replica.unlisted(b"", END_OF_PLACES, [])
+    assert unlisted(a.replica, b"", END_OF_PLACES, [])
     assert read
     assert {group_of(key) for key in read} == {3}
 

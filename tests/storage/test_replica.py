@@ -25,6 +25,7 @@ from tests.storage.replicas import (
     dot,
     key_place,
     run_of,
+    unlisted,
 )
 
 # Values that do not travel in their change.
@@ -162,7 +163,7 @@ def test_what_a_server_does_not_list_is_dropped(nodes: Nodes) -> None:
     feed = a.replica.feed()
     ((following, runs),) = feed.runs_by_place(b"")
     feed.close()
-    (missing,) = b.replica.unlisted(b"", following, runs)
+    (missing,) = unlisted(b.replica, b"", following, runs)
     assert missing.origin == X
     assert [(change.seq, change.kind, change.content) for change in missing.changes] == [
         (2, Kind.VALUE, None),
@@ -170,7 +171,7 @@ def test_what_a_server_does_not_list_is_dropped(nodes: Nodes) -> None:
         (5, 64, None),
         (6, Kind.EXPIRY, None),
     ]
-    (part,) = b.replica.unlisted(key_place(b"b\x00"), key_place(b"d"), runs)
+    (part,) = unlisted(b.replica, key_place(b"b\x00"), key_place(b"d"), runs)
     assert [change.seq for change in part.changes] == [3, 5]
     assert b.replica.drop([missing]) == 4
     assert b.replica.drop([missing]) == 0
@@ -180,19 +181,21 @@ def test_what_a_server_does_not_list_is_dropped(nodes: Nodes) -> None:
     assert findings(b.store) == []
 
 
-def test_the_place_after_some_others_is_found(nodes: Nodes) -> None:
+def test_so_many_places_are_looked_at_as_are_asked_for(nodes: Nodes) -> None:
     node = nodes()
     for key in (b"a", b"c", b"e"):
         node.put(key, b"v")
     node.commit()
     node.put(b"b", b"v")  # of the tick under way
     start, end = key_place(b"a"), key_place(b"z")
-    assert [node.replica.place_after(start, end, count) for count in range(5)] == [
-        *(key_place(key) for key in (b"a", b"b", b"c", b"e")),
-        end,
-    ]
-    assert node.replica.place_after(key_place(b"b"), key_place(b"d"), 1) == key_place(b"c")
-    assert node.replica.place_after(key_place(b"b"), key_place(b"d"), 2) == key_place(b"d")
+    for count, (keys, following) in enumerate(
+        [(b"", b"a"), (b"a", b"b"), (b"ab", b"c"), (b"abc", b"e"), (b"abce", b"z")]
+    ):
+        runs, upto = node.replica.unlisted(start, end, [], count)
+        assert b"".join(sorted(one.place[16:] for run in runs for one in run.changes)) == keys
+        assert upto == key_place(following)
+    assert node.replica.unlisted(key_place(b"b"), key_place(b"d"), [], 2)[1] == key_place(b"d")
+    assert [node.replica.holds(key_place(key)) for key in (b"a", b"b", b"d")] == [True, True, False]
 
 
 def test_what_the_tick_has_merged_is_not_unlisted(nodes: Nodes) -> None:
@@ -201,8 +204,8 @@ def test_what_the_tick_has_merged_is_not_unlisted(nodes: Nodes) -> None:
     node.store.commit()
     newer = run_of(dot(1, content=b"new", hlc=node.replica.hlc + 1))
     node.replica.merge(newer)
-    assert node.replica.unlisted(b"", key_place(b"z"), [newer]) == []
-    (mine,) = node.replica.unlisted(b"", key_place(b"z"), [])
+    assert unlisted(node.replica, b"", key_place(b"z"), [newer]) == []
+    (mine,) = unlisted(node.replica, b"", key_place(b"z"), [])
     assert mine.origin == X
 
 
