@@ -53,6 +53,10 @@ class Parting:
         if self._shut_out.lasts(self._is_shut_out(), now, 2 * self._core.options.start_gate):
             self._give_way()
 
+    def is_under_way(self) -> bool:
+        """Tell whether this node is giving way, or will if that lasts."""
+        return bool(self._purged_hlc()) or self._is_shut_out()
+
     def _is_shut_out(self) -> bool:
         """Tell whether no member that is whole covers what this node has purged, and all members have told.
 

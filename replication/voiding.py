@@ -11,6 +11,8 @@ The clock can be lowered only if nothing stays that has a greater stamp, or this
 its own past. So with what was cut goes all else that this node has stamped too far ahead since, which nobody can have
 taken yet: it is cut as well, on its own account. What a peer has is no greater than its clock value; so if that is not ahead, only
 what no such peer has is looked at. A node whose own clock is behind sees all peers ahead, and lowers nothing.
+
+A node that gives way to another history (`parting`) does that first: only what it covers tells what has died there.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ class Voiding:
     def is_due(self, now: float) -> bool:
         """Tell whether `tick` has something to do."""
         is_wanted = self._to_record or self.is_pending() or self._may_write_down()
-        return bool(is_wanted) and self._is_clock_right(now)
+        return bool(is_wanted) and self._is_clock_right(now) and not self._is_parting()
 
     def is_pending(self) -> bool:
         """Tell whether this node holds what is void, or stamps too far ahead: what it wrote now would be void, too."""
@@ -84,6 +86,10 @@ class Voiding:
     def _is_clock_right(self, now: float) -> bool:
         is_member = self._exchanges[COMMON_GROUP].rejoin.standing != Standing.REMOVED
         return is_member and self._clock.refusal(now, self._core.wall_ms()) is None
+
+    def _is_parting(self) -> bool:
+        """Tell whether this node needs what it covers, to tell what has died here."""
+        return any(exchange.rejoin.parting.is_under_way() for exchange in self._exchanges.values())
 
     def tick(self) -> bool:
         """Go on with what is due; tell whether it has. Inside a tick of the store, and nothing else may be done in it."""

@@ -147,6 +147,33 @@ def test_a_restart_on_the_way_changes_nothing() -> None:
     assert b.replica.get_local("given_way") is None
 
 
+def test_what_is_void_goes_when_the_node_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what it covers tells what has died there, and who voids covers nothing any more."""
+    lab = parted()
+    a, b = lab["a"], lab["b"]
+    rejoining(b)
+    serve(lab, "ac", may=False)
+    stood: list[Standing] = []
+    voiding = b.replicator.voiding
+
+    def tick() -> bool:
+        stood.append(standing(b))
+        return False
+
+    monkeypatch.setattr(voiding, "tick", tick)
+    origin = next(one for one, seq in b.replica.vector().items() if seq > a.replica.covered(one))
+    a.replicator.cuts.record(origin, a.replica.covered(origin))
+    for node in (a, b):
+        node.replicator.after_commit()
+    meet(lab, "ab", "ac", "bc", seconds=3.0)
+    assert voiding.is_pending()
+    assert given_way(b) == 1
+    assert stood == []
+    serve(lab, "ac", may=True)
+    meet(lab, "ab", "ac", "bc")
+    assert set(stood) == {Standing.READY}
+
+
 def test_who_cannot_be_whole_yet_does_not_sync_over_and_over() -> None:
     lab = parted()
     rejoining(lab["b"])
