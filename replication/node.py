@@ -278,6 +278,8 @@ class PeerNode:
         while True:
             due = self._tick()
             if due <= trio.current_time():
+                # Twice: what became ready during this turn, such as a client's request, is not after the next one.
+                await trio.lowlevel.checkpoint()
                 await trio.lowlevel.checkpoint()
                 continue
             with trio.move_on_at(due):

@@ -35,7 +35,6 @@ import random
 import selectors
 import socket
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -47,7 +46,7 @@ from kvd.settings import StorageSettings
 from replication.options import Options
 from tests.bench.getter import ASKED, Getter
 from tests.bench.latency import Histogram
-from tests.bench.load import Load, run
+from tests.bench.load import Load, note, run
 from tests.cluster_live.harness import Cluster, Node
 from tests.servers import RunningServer, wait_until
 
@@ -61,10 +60,6 @@ _OTHERS: Final = ("node 0", "node 1")
 _AWAY: Final = "who was away"
 _KEYS: Final = 10_000  # that are written over and over beside a peer in trouble
 _SET_SECONDS: Final = 0.005  # between two of one client
-
-
-def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def percentiles(histogram: Histogram) -> str:

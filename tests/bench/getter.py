@@ -1,11 +1,13 @@
 """A client in a process of its own that asks one node for values, a hundred times a second.
 
-In the process that also generates the load it would wait for that, and the wait would be taken for the node's.
+In the process that also generates the load it would wait for that, and the wait would be taken for the node's. So it would
+if it had to wait for a processor, which a client on a machine of its own has to itself: it has real-time priority, if it may.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import socket
 import time
@@ -13,6 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Final, cast
 
 from tests.bench.latency import Histogram
+from tests.bench.load import note
 
 ASKED: Final = tuple(f"asked:{index}" for index in range(1000))
 _GET_SECONDS: Final = 0.01
@@ -46,6 +49,7 @@ class Getter:
 
 def _ask(port: int, pipe: Connection) -> None:
     """Ask until the other end of the pipe is closed; whatever comes from there is answered with what was measured."""
+    _never_wait_for_a_processor()
     rng, found = random.Random(4), Histogram()
     with socket.create_connection(("127.0.0.1", port)) as sock:
         while True:
@@ -61,3 +65,10 @@ def _ask(port: int, pipe: Connection) -> None:
             sock.sendall(b"GET %s\r\n" % rng.choice(ASKED).encode())
             sock.recv(1024)
             found.add_felt(time.perf_counter_ns() - started, _GET_SECONDS)
+
+
+def _never_wait_for_a_processor() -> None:
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except PermissionError:
+        note("the client may not have real-time priority: it may wait for a processor, not the node")
