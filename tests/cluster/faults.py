@@ -378,7 +378,8 @@ def heal(world: World) -> None:
         if name not in world.gone:
             world.gone[name] = None
             world.nursery.start_soon(world.hosts[name].stop)
-    world.to_remove |= world.removed  # the record of it may have burnt down with the host that wrote it
+    # The record of it may have burnt down with the host that wrote it.
+    world.to_remove |= world.removed | {world.hosts[name].member: None for name in world.expelled}
     remove(world)
 
 
