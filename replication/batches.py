@@ -9,7 +9,7 @@ from replication.dissemination import change_bytes, run_bytes
 from replication.messages import SyncBatch, SyncRequest
 from storage.changes import END_OF_PLACES, Change, ChangeFeed, Run
 
-# In one batch, which is read in one turn: clients wait meanwhile, and small records cost as much as larger ones. A full
+# In one batch, which is read in a turn or two: clients wait meanwhile, and small records cost as much as larger ones. A full
 # sync reads them side by side, at half the cost.
 _BATCH_CHANGES_MAX: Final = 64
 _FULL_BATCH_CHANGES: Final = 128

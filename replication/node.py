@@ -278,7 +278,8 @@ class PeerNode:
         while True:
             due = self._tick()
             if due <= trio.current_time():
-                # Twice: what became ready during this turn, such as a client's request, is not after the next one.
+                # Trio looks after the first for who has become ready, and runs them before the second ends: a client whose
+                # request came during this turn does not wait for the next one.
                 await trio.lowlevel.checkpoint()
                 await trio.lowlevel.checkpoint()
                 continue

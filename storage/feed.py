@@ -40,10 +40,10 @@ from storage.members import Member, decode_member
 from storage.record import VALUE, VALUE_STAMP, Record, decode
 from storage.version import dot_bytes
 
-# What is read at a time. Clients wait meanwhile: less than a millisecond, most of it for decoding the rows. By dot, where
-# each row is looked up, it costs twice as much as by place.
+# What is read at a time. Clients wait meanwhile: a millisecond at most, as a rule, the greater part for decoding the rows.
+# By dot, where each row is looked up, it costs twice as much as by place.
 RUN_CHANGES_MAX: Final = 64
-_RUN_BYTES_MAX: Final = 15 * 1024  # two runs fit into one batch of a sync
+_RUN_BYTES_MAX: Final = 15 * 1024  # two runs of small values fit into one batch of a sync
 _SLICE_ROWS: Final = 64
 _SLICE_BYTES_MAX: Final = 64 * 1024
 _SLICE_DOTS: Final = 128  # of the log alone

@@ -199,9 +199,8 @@ def _may_be_gone(expected: Expected, now_ms: int) -> bool:
 def _is_deleted_by_removed(world: World, host: Host, value: Write) -> bool:
     """Tell whether a member that was removed has deleted a value, which half a sync may have brought, and it was purged."""
     deletions = world.history.places[value.place].get(Kind.FLOOR, ())
-    horizon = host.store.sweeper.horizon.hlc_of(
-        group_of(value.place)
-    )  # before it exchanges the group as well
+    # Of the store, which has it even before the host exchanges the group.
+    horizon = host.store.sweeper.horizon.hlc_of(group_of(value.place))
     return any(
         write.host in world.expelled and value.stamp < write.stamp and write.stamp[0] <= horizon
         for write in deletions

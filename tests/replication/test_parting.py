@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import attrs
 import pytest
 
 from replication import messages as m
 from replication.rejoin import Standing
 from replication.voiding import VOIDED
 from storage.changes import Change, Kind, Run
-from tests.replication.lab import FAST, Lab, Node, contents, is_equal, place, ready
+from tests.replication.lab import Lab, Node, contents, is_equal, place, ready
 from tests.replication.test_breaks import standing
-from tests.replication.test_past import forget, kept_back, walking_past
+from tests.replication.test_past import forget, kept_back, of_many_batches, walking_past
 
 
 def parted() -> Lab:
@@ -220,13 +219,9 @@ def test_what_others_have_extended_lives_and_what_is_newer_stays() -> None:
 
 def test_what_was_shown_before_is_looked_at_again() -> None:
     """A server of its own history has sent a part, and is gone for good: the others still hold what has died there."""
-    lab = ready(
-        Lab("a", "b", "c", "d", options=attrs.evolve(FAST, sync_credit_bytes=2000, sync_batch_bytes=2000))
-    )
+    lab = of_many_batches("a", "b", "c", "d")
     a, b, c, d = lab.nodes.values()
     a.put("here", "1")
-    for number in range(20):
-        a.put(f"more{number:02}", "x" * 1000)
     lab.run(0.5)
     for pair in ("ab", "bc", "ad", "cd"):
         lab.cut(lab.wire(*pair))

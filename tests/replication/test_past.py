@@ -69,6 +69,15 @@ def comes_back(lab: Lab, from_c: Wire, late: list[m.Message]) -> None:
     assert {standing(node) for node in lab.nodes.values()} == {Standing.READY}
 
 
+def of_many_batches(*names: str) -> Lab:
+    """Return a lab in which all have twenty long values: a full sync shows them in as many batches."""
+    lab = ready(Lab(*names, options=attrs.evolve(FAST, sync_credit_bytes=2000, sync_batch_bytes=2000)))
+    for number in range(20):
+        lab[names[0]].put(f"more{number:02}", "x" * 1000)
+    lab.run(1.0)
+    return lab
+
+
 def walking_past(lab: Lab, server: str, node: Node, key: str) -> Wire:
     """Link a node with a server of which it gets a part of all, to beyond a key, and no more."""
     wire = lab.link(node.name, server)
@@ -114,12 +123,8 @@ def test_what_was_purged_does_not_come_back_by_a_push_from_before() -> None:
 
 
 def test_what_was_purged_does_not_stay_because_a_second_server_has_never_heard_of_it() -> None:
-    options = attrs.evolve(FAST, sync_credit_bytes=2000, sync_batch_bytes=2000)
-    lab = ready(Lab("a", "b", "c", options=options))
+    lab = of_many_batches("a", "b", "c")
     a, b = lab["a"], lab["b"]
-    for number in range(20):
-        a.put(f"more{number:02}", "x" * 1000)
-    lab.run(1.0)
     for other in "ab":
         lab.cut(lab.wire(other, "c"))
     b.put("key", "1")
@@ -146,13 +151,10 @@ def test_what_was_purged_does_not_stay_because_a_second_server_has_never_heard_o
 
 
 def test_what_a_server_has_never_seen_does_not_stay_because_another_one_knows_of_it() -> None:
-    options = attrs.evolve(FAST, sync_credit_bytes=2000, sync_batch_bytes=2000)
-    lab = ready(Lab("a", "b", "c", "w", options=options))
+    lab = of_many_batches("a", "b", "c", "w")
     a, b, c, w = (lab[name] for name in "abcw")
     a.put("key", "1")
-    for number in range(20):
-        a.put(f"more{number:02}", "x" * 1000)
-    lab.run(1.0)
+    lab.run(0.5)
     for pair in ("ab", "bc", "aw", "cw"):
         lab.cut(lab.wire(*pair))
     w.put("key", "of the past")  # for "b" and "w" are backups
