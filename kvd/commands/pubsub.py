@@ -165,6 +165,8 @@ def punsubscribe(session: Session, request: Request) -> Reply:
     arguments=(Arg("shardchannel", multiple=True),),
 )
 def ssubscribe(session: Session, request: Request) -> Reply:
+    if not session.may_suspend:
+        raise ErrorReply("ERR SSUBSCRIBE isn't allowed for a DENY BLOCKING client")
     change = session.server.pubsub.subscribe_shard
     return _join(session, request, b"ssubscribe", change, _shard_count)
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -61,6 +62,27 @@ def test_python_dash_m_is_the_same_command() -> None:
     assert (
         subprocess.run(command, capture_output=True, text=True, check=True).stdout == run("--version").output
     )
+
+
+def test_an_interrupt_while_modules_are_imported_ends_the_command_without_a_traceback() -> None:
+    """The one that is imported first stands in for all of them: it interrupts its own process."""
+    program = """
+        import signal, sys
+        from importlib.abc import MetaPathFinder
+
+        class Interrupting(MetaPathFinder):
+            def find_spec(self, name, path, target=None):
+                if name == "kvd.cli.main":
+                    signal.raise_signal(signal.SIGINT)
+
+        sys.meta_path.insert(0, Interrupting())
+        from kvd.__main__ import main
+        main()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
 
 
 # ---------------------------------------------------------------- check-config

@@ -231,6 +231,15 @@ PLAYS = {
         b: PUBLISH ch x
         a?
     """,
+    "subscribing to shard channels in a transaction": """
+        a! MULTI
+        a! SSUBSCRIBE news
+        a! SUBSCRIBE news
+        a! SUNSUBSCRIBE news
+        a! EXEC
+        b: SPUBLISH news x
+        a?
+    """,
     "keyspace events": """
         b: CONFIG SET notify-keyspace-events KEA
         a: PSUBSCRIBE __key*__:*
