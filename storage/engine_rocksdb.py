@@ -407,14 +407,16 @@ class RocksEngine:
     def _check_directory(self, path: Path) -> None:
         """Refuse a directory that RocksDB would misunderstand; make a missing one if that is wanted."""
         try:
-            if not self._create and not (path / "CURRENT").exists():
+            is_there = (path / "CURRENT").exists()
+            # A new database has CURRENT before any of these: who was killed while making one has neither.
+            is_lost = not is_there and any(found.suffix in {".sst", ".log"} for found in path.glob("[0-9]*"))
+            if is_lost:
+                raise DamagedFiles(self._path, "the file CURRENT is missing")
+            if not is_there and not self._create:
                 raise Missing(self._path)
             path.mkdir(parents=True, exist_ok=True)
-            lost = not (path / "CURRENT").exists() and any(path.glob("*.sst"))
         except OSError as error:
             raise Unavailable(self._path, error.strerror or str(error)) from error
-        if lost:
-            raise DamagedFiles(self._path, "the file CURRENT is missing")
 
     def _reopen(self) -> None:
         """Close and open, so that everything lies in files that were synced anew.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,16 +98,22 @@ def test_a_path_that_cannot_be_a_directory_is_told(tmp_path: Path) -> None:
         RocksEngine(tmp_path / "file" / "data")
 
 
-def test_lost_current_file_does_not_make_the_data_vanish(tmp_path: Path) -> None:
-    engine = RocksEngine(tmp_path)
+@pytest.mark.parametrize("create", [True, False])
+@pytest.mark.parametrize("kind", ["*.sst", "*.log"])
+def test_lost_current_file_does_not_make_the_data_vanish(tmp_path: Path, kind: str, create: bool) -> None:
+    """Neither that of a database which was closed, nor that of a young one which was killed and has only a log."""
+    engine = RocksEngine(tmp_path / "data")
     write(engine, b"a")
-    engine.close()
-    tables = sorted(tmp_path.glob("*.sst"))
-    assert tables
-    (tmp_path / "CURRENT").unlink()
+    if kind == "*.sst":
+        engine.close()
+    shutil.copytree(tmp_path / "data", tmp_path / "left")
+    (tmp_path / "left" / "CURRENT").unlink()
+    files = sorted((tmp_path / "left").iterdir())
+    assert any(file.match(kind) for file in files)
     with pytest.raises(DamagedFiles, match="CURRENT is missing"):
-        RocksEngine(tmp_path)
-    assert sorted(tmp_path.glob("*.sst")) == tables
+        RocksEngine(tmp_path / "left", create=create)
+    assert sorted((tmp_path / "left").iterdir()) == files
+    engine.close()
 
 
 def test_damaged_files_are_told_at_open(tmp_path: Path) -> None:
