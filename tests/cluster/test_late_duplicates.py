@@ -34,9 +34,9 @@ def test_what_comes_again_after_its_deletion_was_purged_stays_dead(seeds: Sequen
             world,
             4,
             full_mesh_max=3,
-            degree=2,
-            degree_low=2,
-            degree_high=2,
+            degree=3,  # a partial view, but at first of links with all: the ring is what the cut leaves of them
+            degree_low=3,
+            degree_high=3,
             probe_interval=40.0,
             probe_timeout=30.0,
             queue_bytes_max=1 << 20,
