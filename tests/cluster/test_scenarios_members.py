@@ -392,6 +392,9 @@ def test_f33_change_of_a_later_kind(seeds: Sequence[int]) -> None:
         run = Run(origin, 0, 3, changes)
         hosts[0].node._in_tick(lambda: hosts[0].replica.apply(run))
         assert put(hosts[0], "odd", "even")
+        # Nobody has pushed it, so a sync brings it to the second host, from where it is passed on.
+        asker = hosts[1].node.replicator
+        asker.syncs.want(asker.core.links[hosts[0].member])
         assert await world.wait_until(lambda: all(host.vector[origin] == 3 for host in hosts), 30)
         part(world, hosts[2:], hosts[1:2])
         await kill(world, hosts[2])
