@@ -468,6 +468,7 @@ MUTATIONS: Final = (
         _be_first_at_once,
         True,
         grouped=True,
+        scenario=test_groups.test_two_that_were_first_in_halves_that_grew_apart_purge_nothing_of_each_other,
     ),
     Mutation(
         "purge-from-past",
