@@ -75,6 +75,7 @@ def test_an_interrupt_while_modules_are_imported_ends_the_command_without_a_trac
                 if name == "kvd.cli.main":
                     signal.raise_signal(signal.SIGINT)
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
         sys.meta_path.insert(0, Interrupting())
         from kvd.__main__ import main
         main()
