@@ -10,7 +10,7 @@ def main() -> None:
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:  # not ignored, as it is for what a shell runs in the background
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from kvd.cli.main import main as run  # noqa: PLC0415 - that is what takes long
+    from kvd.cli.main import main as run  # noqa: PLC0415 -- what may be interrupted
 
     if interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -695,7 +695,7 @@ class World:
         return True
 
     def is_formed(self, count: int) -> bool:
-        """Tell whether `count` whole members are linked with each other, as far as the mesh is full."""
+        """Tell whether there are `count` whole members, each linked with each."""
         whole = [host for host in self.hosts.values() if host.is_whole]
         return len(whole) == count and all(
             len(host.node.replicator.core.links) == count - 1 for host in whole
